@@ -1,0 +1,1 @@
+"""safemirage: find, measure and remove safety mirages in vision-language models."""

@@ -1,0 +1,86 @@
+"""The identity of a run: the digest of everything that can change its result.
+
+Fields marked `not_identity` are left out; a field marked `input_path` counts by the content it names, so an
+edited data file is another run and a moved one is the same.
+"""
+
+import hashlib
+import json
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from safemirage.config.load import ConfigError
+
+_CHUNK_BYTES = 1 << 20
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def folder_digest(path: Path) -> str:
+    """SHA-256 over the relative names and contents of a folder's files, in hex."""
+    digest = hashlib.sha256()
+    for file in sorted(item for item in path.rglob("*") if item.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def input_digest(path: str, revision: str = "") -> str:
+    """What stands for an input in an identity: the digest of a file or folder, or a hub id with its revision.
+
+    Raises:
+        ConfigError: the path looks like a local one and nothing is there.
+    """
+    local = Path(path).expanduser()
+    if local.is_file():
+        return f"sha256:{file_digest(local)}"
+    if local.is_dir():
+        return f"sha256:{folder_digest(local)}"
+    if is_local(path):
+        raise ConfigError(f"{path}: no such file or folder")
+    return f"hub:{path}@{revision or 'main'}"
+
+
+def is_local(path: str) -> bool:
+    """Whether an input names a place on this machine rather than a hub id (`owner/name`)."""
+    return path.startswith((".", "/", "~")) or path.count("/") != 1 or Path(path).suffix in {".json", ".jsonl"}
+
+
+def identity_tree(config: Any) -> Any:
+    """The part of a config that its identity is taken over, inputs replaced by their digests."""
+    if is_dataclass(config) and not isinstance(config, type):
+        result: dict[str, Any] = {}
+        for item in fields(config):
+            value = getattr(config, item.name)
+            if item.metadata.get("identity") is False:
+                continue
+            if item.metadata.get("input") and value is not None:
+                value = input_digest(value, getattr(config, "revision", ""))
+            result[item.name] = identity_tree(value)
+        return result
+    if isinstance(config, dict):
+        return {str(key): identity_tree(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [identity_tree(value) for value in config]
+    return config
+
+
+def canonical_json(tree: Any) -> str:
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest_of(tree: Any) -> str:
+    """SHA-256 of the canonical JSON of a plain tree, in hex."""
+    return hashlib.sha256(canonical_json(tree).encode()).hexdigest()
+
+
+def run_identity(config: Any) -> str:
+    """SHA-256 in hex; equal for two configs exactly when their runs must give the same result."""
+    return digest_of(identity_tree(config))

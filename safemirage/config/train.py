@@ -1,0 +1,103 @@
+"""One training run: model, data, method, optimizer, engine, workers. Files: configs/train/*.yaml."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from safemirage.config.base import Strict, not_identity
+from safemirage.config.data import DataConfig
+from safemirage.config.method import MethodConfig, SFTConfig
+from safemirage.config.model import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(Strict):
+    """AdamW; biases and norms have no weight decay."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    projector_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Samples of each set in one optimizer step, over all workers and accumulation steps."""
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    """Forward passes that one worker splits its share of a step into."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps; give this or `epochs`."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the retain set; give this or `steps`."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"give either steps or epochs, not {self.steps=} and {self.epochs=}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchEngineConfig(Strict):
+    """Plain PyTorch in one process."""
+
+    name: Literal["torch"] = "torch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepSpeedEngineConfig(Strict):
+    name: Literal["deepspeed"] = "deepspeed"
+    stage: Literal[0, 1, 2, 3] = 2
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+
+
+EngineConfig = Annotated[TorchEngineConfig | DeepSpeedEngineConfig, Field(discriminator="name")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersConfig(Strict):
+    """The Ray Train worker group."""
+
+    count: Annotated[int, Field(ge=1)] = 1
+    gpu: bool = False
+    """One GPU a worker; nccl instead of gloo."""
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    """Logical CPUs that Ray reserves for each worker."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Restarts of the worker group from its last checkpoint before the run fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig(Strict):
+    every_steps: Annotated[int, Field(ge=1)] = 500
+    keep: Annotated[int, Field(ge=1)] = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig(Strict):
+    experiment: str = "safemirage"
+    every_steps: Annotated[int, Field(ge=1)] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Strict):
+    name: str = not_identity("run")
+    """Readable start of the run's name; the identity follows it."""
+    model: ModelConfig
+    data: DataConfig
+    method: MethodConfig = field(default_factory=SFTConfig)
+    optim: OptimConfig
+    engine: EngineConfig = field(default_factory=DeepSpeedEngineConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig, metadata={"identity": False})
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata={"identity": False})
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata={"identity": False})
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method.name != "sft" and self.data.forget is None:
+            raise ValueError(f"data.forget: method {self.method.name!r} unlearns a forget set; name its file")
+        if self.engine.name == "torch" and self.workers.count != 1:
+            raise ValueError(
+                f"workers.count: {self.workers.count!r} with engine torch, which runs in one process; "
+                "set workers.count=1 or engine.name=deepspeed"
+            )

@@ -1,0 +1,1 @@
+"""Evaluation: suites yield cases, generators answer them, judges label the answers, metrics count the labels."""

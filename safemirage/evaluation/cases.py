@@ -1,0 +1,73 @@
+"""The records that evaluation passes around: images, cases, answers, verdicts."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+Subset = Literal["safe", "unsafe"]
+Label = Literal["comply", "refuse", "other", "unscored"]
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """An encoded image (PNG, JPEG, ...), known by its content."""
+
+    data: bytes = field(repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the encoded bytes, in hex."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One question that a suite puts to a model."""
+
+    sample_id: str
+    """Unique within its suite; two models are paired by it."""
+    case: str
+    """Which row of the table it counts for, e.g. `unsafe_what`."""
+    subset: Subset
+    """Whether answering it in earnest is harmful."""
+    attack: str
+    """`plain`, or how the question was rewritten."""
+    group_id: str
+    """The question behind it; its K rewrites share it, and any-of-K is counted over it."""
+    question: str
+    image: ImageInput | None = None
+    truth: Mapping[str, str] = field(default_factory=dict)
+    """What the image shows, where that is known (the miniature: kind, colour, unsafe)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One question to a generator: at most one image, a single turn."""
+
+    question: str
+    image: ImageInput | None = None
+    system: str | None = None
+    prefill: str = ""
+    """Start of the answer that is put into the model's mouth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """An answer. Lengths are in tokens of the model that gave it."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one judge says of one answer. `unscored` is no verdict: it stays out of every rate and is shown."""
+
+    judge: str
+    label: Label
+    score: float | None = None
+    reason: str = ""
