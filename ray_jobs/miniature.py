@@ -1,0 +1,73 @@
+"""`miniature:` paths in train files.
+
+    miniature:initial        a fresh model with its pre-trained vision tower
+    miniature:base           the export of configs/train/miniature_base.yaml, trained first where it is missing
+    miniature:forget.json    a file (or folder) of the world
+
+The world's seed is the run's `seed`, so one number makes a chain of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+from safemirage.config.load import ConfigError, load_config
+from safemirage.config.train import TrainConfig
+from safemirage.config.world import WorldConfig
+from safemirage.miniature.model import build_initial_model
+from safemirage.miniature.world import World, build_world
+from safemirage.storage import Storage
+
+PREFIX = "miniature:"
+BASE_CONFIG = "train/miniature_base.yaml"
+
+TrainBase = Callable[[TrainConfig], Path]
+"""Trains a config and says where its export lies."""
+
+
+def is_miniature(config: TrainConfig) -> bool:
+    data = config.data
+    paths = (config.model.path, data.retain, data.forget, data.image_folder)
+    return any(path is not None and path.startswith(PREFIX) for path in paths)
+
+
+def base_config(seed: int) -> TrainConfig:
+    """The miniature's base run for one seed."""
+    path = Path(str(files("configs"))) / BASE_CONFIG
+    return load_config(TrainConfig, path, [f"seed={seed}"])
+
+
+def resolve_miniature(config: TrainConfig, storage: Storage, train_base: TrainBase) -> TrainConfig:
+    """`config` with every `miniature:` path replaced by a real one; builds and trains what is missing.
+
+    Raises:
+        ConfigError: a path names no part of the world.
+    """
+    if not is_miniature(config):
+        return config
+    world = build_world(WorldConfig(seed=config.seed), storage)
+    data = replace(
+        config.data,
+        retain=_world_path("data.retain", config.data.retain, world) or config.data.retain,
+        forget=_world_path("data.forget", config.data.forget, world),
+        image_folder=_world_path("data.image_folder", config.data.image_folder, world),
+    )
+    model = config.model.path
+    if model == f"{PREFIX}initial":
+        model = str(build_initial_model(world, storage))
+    elif model == f"{PREFIX}base":
+        model = str(train_base(base_config(config.seed)))
+    elif model.startswith(PREFIX):
+        raise ConfigError(f"model.path: {model!r} is unknown; allowed: {PREFIX}initial, {PREFIX}base")
+    return replace(config, data=data, model=replace(config.model, path=model))
+
+
+def _world_path(key: str, path: str | None, world: World) -> str | None:
+    if path is None or not path.startswith(PREFIX):
+        return path
+    found = world.folder / path.removeprefix(PREFIX)
+    if not found.exists():
+        there = sorted(item.name for item in world.folder.iterdir())
+        raise ConfigError(f"{key}: {path!r} names nothing in the world; there are {there}")
+    return str(found)
