@@ -1,0 +1,45 @@
+"""The store as one object: `open_store(url)` and its parts."""
+
+from types import TracebackType
+from typing import Self
+
+from safemirage.store.engine import Database, open_database
+from safemirage.store.leases import Leases
+from safemirage.store.runs import Runs
+
+
+class Store:
+    """Leases, runs, samples and evaluations over one database. Safe to share between threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.leases = Leases(database)
+        self.runs = Runs(database)
+
+    @property
+    def url(self) -> str:
+        """Where it is, as `open_store` takes it, password included."""
+        return self._database.engine.url.render_as_string(hide_password=False)
+
+    def close(self) -> None:
+        self._database.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_store(url: str) -> Store:
+    """Opens the store at a SQLite or PostgreSQL URL, and creates its tables where they are missing.
+
+    Raises:
+        ConfigError: the URL is not supported, cannot be reached, or another version made its tables.
+    """
+    return Store(open_database(url))

@@ -1,0 +1,179 @@
+"""Opening the database: SQLite in WAL mode or PostgreSQL, tables created once however many processes open it."""
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Table,
+    create_engine,
+    event,
+    make_url,
+    select,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, OperationalError
+
+from safemirage.config.load import ConfigError
+from safemirage.store.schema import SCHEMA_VERSION, metadata, schema_info
+
+_BUSY_TIMEOUT_S = 30.0
+_CREATION_LOCK = 0x5AFE_0001  # any constant: PostgreSQL's advisory lock while tables are created
+_READ_ONLY = "safemirage_read_only"
+_ALLOWED = "allowed: sqlite:////folder/store.db, postgresql://user:password@host/database"
+
+
+class Database:
+    """An engine with two kinds of transaction: `read`, and `write`, which takes SQLite's write lock at its start.
+
+    A SQLite transaction that reads first and writes later fails at once when another process wrote in
+    between, whatever the busy timeout; one that starts as a writer waits its turn instead.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._reader = engine.execution_options(**{_READ_ONLY: True})
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with self.engine.begin() as connection:
+            yield connection
+
+    def upsert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        """An INSERT that knows ON CONFLICT, in the database's dialect."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def insert_new(
+        self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Inserts the rows whose key is not there yet; the first answer wins."""
+        if rows:
+            connection.execute(self.upsert(table).on_conflict_do_nothing(), list(rows))
+
+
+def open_database(url: str) -> Database:
+    """Connects to `url` and creates what is missing.
+
+    Raises:
+        ConfigError: the URL is of an unsupported kind, the database cannot be reached, or another version
+            of safemirage made its tables.
+    """
+    parsed = _parse(url)
+    shown = parsed.render_as_string(hide_password=True)
+    try:
+        engine = _engine(parsed)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"store URL {shown}: {error}; install it with: pip install 'safemirage[postgres]'"
+        ) from error
+    database = Database(engine)
+    try:
+        _create_tables(database)
+    except OperationalError as error:
+        engine.dispose()
+        raise ConfigError(f"store URL {shown}: cannot be opened: {error.orig}") from error
+    _check_version(database, shown)
+    return database
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigError(f"store URL {url!r}: is not a database URL; {_ALLOWED}") from error
+    match parsed.drivername:
+        case "sqlite" | "sqlite+pysqlite":
+            return _sqlite_url(parsed)
+        case "postgresql" | "postgres" | "postgresql+psycopg":
+            return parsed.set(drivername="postgresql+psycopg")
+        case other:
+            raise ConfigError(f"store URL: {other!r} is not supported; {_ALLOWED}")
+
+
+def _sqlite_url(url: URL) -> URL:
+    if url.database in (None, "", ":memory:"):
+        raise ConfigError(
+            f"store URL {url}: a database in memory is seen by one process only; {_ALLOWED}"
+        )
+    path = Path(str(url.database)).expanduser().absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"store URL {url}: {path.parent} cannot be created: {error.strerror}"
+        ) from error
+    return url.set(database=str(path))
+
+
+def _engine(url: URL) -> Engine:
+    serializer = partial(json.dumps, allow_nan=False)
+    if url.drivername.startswith("postgresql"):
+        return create_engine(url, pool_pre_ping=True, json_serializer=serializer)
+    engine = create_engine(
+        url, connect_args={"timeout": _BUSY_TIMEOUT_S}, json_serializer=serializer
+    )
+
+    @event.listens_for(engine, "connect")
+    def connected(dbapi_connection: Any, _record: Any) -> None:
+        dbapi_connection.isolation_level = None  # transactions are begun below, not by the driver
+        dbapi_connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _create_tables(database: Database) -> None:
+    version = {"key": "schema_version", "value": str(SCHEMA_VERSION)}
+    if not database.is_sqlite:
+        with database.write() as connection:
+            connection.execute(
+                text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATION_LOCK}
+            )
+            metadata.create_all(connection)
+            database.insert_new(connection, schema_info, [version])
+        return
+    # The switch to WAL does not wait for the busy timeout, so openers take turns by a lock file.
+    path = Path(str(database.engine.url.database))
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        raw = database.engine.raw_connection()
+        try:
+            raw.cursor().execute("PRAGMA journal_mode=WAL")
+        finally:
+            raw.close()
+        with database.write() as connection:
+            metadata.create_all(connection)
+            database.insert_new(connection, schema_info, [version])
+
+
+def _check_version(database: Database, shown: str) -> None:
+    with database.read() as connection:
+        found = connection.scalar(
+            select(schema_info.c.value).where(schema_info.c.key == "schema_version")
+        )
+    if found != str(SCHEMA_VERSION):
+        raise ConfigError(
+            f"store URL {shown}: has schema version {found}, this safemirage needs {SCHEMA_VERSION}; "
+            "name another database"
+        )

@@ -1,0 +1,89 @@
+"""A store on each database that safemirage supports; PostgreSQL is a real server in a temporary folder."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from safemirage.store import Store, open_store
+
+
+def _postgres_programs() -> Path | None:
+    """The folder that holds `initdb` and `pg_ctl`, off the PATH on Debian."""
+    on_path = shutil.which("initdb")
+    if on_path is not None:
+        return Path(on_path).resolve().parent
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return found[-1].parent if found else None
+
+
+def _as_server_user() -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL prefix of a running server; databases are made by the tests."""
+    programs = _postgres_programs()
+    if programs is None:
+        pytest.skip(
+            "PostgreSQL is not installed (initdb is neither on PATH nor in /usr/lib/postgresql)"
+        )
+    user = _as_server_user()
+    if user and subprocess.run([*user, "true"], capture_output=True).returncode != 0:
+        pytest.skip("running as root, and there is no user postgres to run the server as")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    if user:
+        shutil.chown(folder, "postgres")
+    data = folder / "data"
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    control = [*user, str(programs / "pg_ctl"), "-D", str(data), "-w"]
+    try:
+        _run(
+            [*user, str(programs / "initdb"), "-D", str(data), "-U", "tester", "-A", "trust"],
+            folder,
+        )
+        _run([*control, "-l", str(folder / "log"), "-o", options, "start"], folder)
+        try:
+            yield f"postgresql://tester@127.0.0.1:{port}"
+        finally:
+            _run([*control, "-m", "immediate", "stop"], folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    # The server inherits the output, so a pipe would never see its end: a file.
+    with (folder / "output").open("w+") as output:
+        done = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        output.seek(0)
+        assert done.returncode == 0, output.read()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    import psycopg
+
+    server = request.getfixturevalue("postgres_server")
+    name = f"test_{os.urandom(6).hex()}"
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{server}/{name}"
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    with open_store(store_url) as opened:
+        yield opened
