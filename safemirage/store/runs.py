@@ -14,7 +14,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from sqlalchemy import ColumnElement, false, func, select, update
+from sqlalchemy import ColumnElement, Row, false, func, select, update
 
 from safemirage.store.engine import Database
 from safemirage.store.leases import DEFAULT_TTL_S, Lease, LeaseLost, is_live
@@ -122,7 +122,12 @@ class Runs:
         statement = select(runs, live).outerjoin(leases, held).where(*conditions)
         with self._database.read() as connection:
             rows = connection.execute(statement.order_by(runs.c.created_at, runs.c.id)).all()
-        return [RunRecord(**{**row._asdict(), "is_live": bool(row.is_live)}) for row in rows]
+        return [_record(row) for row in rows]
+
+
+def _record(row: Row[Any]) -> RunRecord:
+    values = row._asdict()
+    return RunRecord(**{**values, "is_live": row.state == "running" and bool(row.is_live)})
 
 
 class RunHandle:

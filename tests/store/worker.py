@@ -2,7 +2,8 @@
 
     python worker.py STORE_URL RUN_ID LOG TTL_S SECONDS [fail]
 
-Each time its work is called it appends a line to LOG; at its end it prints the record as JSON.
+Each time its work is called it appends a line to LOG; at its end it prints the record as JSON. While it waits for
+another process it keeps LOG.followed in being; with `fail` its work fails once that file is there.
 """
 
 import json
@@ -16,6 +17,7 @@ from safemirage.store import RunFailed, RunHandle, open_store, run_once
 
 def main() -> None:
     url, run_id, log, ttl_s, seconds, *mode = sys.argv[1:]
+    followed = Path(f"{log}.followed")
 
     def work(handle: RunHandle) -> dict[str, int]:
         with Path(log).open("a") as stream:
@@ -25,6 +27,8 @@ def main() -> None:
             handle.progress({"pid": os.getpid()})
             time.sleep(0.05)
         if mode == ["fail"]:
+            while not followed.exists():
+                time.sleep(0.05)
             raise RuntimeError("the disk is full")
         return {"pid": os.getpid()}
 
@@ -33,6 +37,7 @@ def main() -> None:
     def waited(_record: object) -> None:
         nonlocal waits
         waits += 1
+        followed.touch()
 
     with open_store(url) as store:
         try:
@@ -48,17 +53,8 @@ def main() -> None:
             )
         except RunFailed as error:
             record = error.record
-        print(
-            json.dumps(
-                {
-                    "state": record.state,
-                    "result": record.result,
-                    "waits": waits,
-                    "attempts": record.attempts,
-                    "pid": os.getpid(),
-                }
-            )
-        )
+        shown = {"state": record.state, "result": record.result, "attempts": record.attempts}
+        sys.stdout.write(json.dumps({**shown, "waits": waits, "pid": os.getpid()}))
 
 
 if __name__ == "__main__":
