@@ -1,14 +1,16 @@
 """Config files: YAML, then `a.b=c` overrides, then one validated tree of frozen dataclasses."""
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+
+from safemirage.config.explain import explain
 
 T = TypeVar("T")
 
@@ -24,6 +26,10 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is not a plain value", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
@@ -32,6 +38,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# A date is text: nothing in the tree is one, and JSON has none.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
@@ -40,7 +51,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    return yaml.load(text, Loader=_Loader)
 
 
 def read_tree(path: Path) -> dict[str, Any]:
@@ -54,13 +65,17 @@ def read_tree(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        raise ConfigError(
+            f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML: {error}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds {type(tree).__name__}, but a config file is a mapping of keys")
+        raise ConfigError(
+            f"{path}: holds {type(tree).__name__}, but a config file is a mapping of keys"
+        )
     return tree
 
 
@@ -99,11 +114,17 @@ def set_path(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def build_config(cls: type[T], tree: Mapping[str, Any], *, source: str = "config") -> T:
-    """The typed config of `tree`. Raises ConfigError that lists every problem with its dotted path."""
+    """The typed config of `tree`. Types are strict: neither "5" nor true is a number.
+
+    Raises:
+        ConfigError: lists every problem with its dotted path.
+    """
+    if foreign := _foreign(tree):
+        raise ConfigError("\n".join(f"{source}: {problem}" for problem in foreign))
     try:
-        return cast(T, TypeAdapter(cls).validate_python(_copy(tree)))
+        return TypeAdapter(cls).validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
-        problems = [f"{source}: {_explain(item, tree)}" for item in error.errors()]
+        problems = [f"{source}: {explain(item, cls)}" for item in error.errors()]
         raise ConfigError("\n".join(problems)) from error
 
 
@@ -136,53 +157,14 @@ def _copy(tree: Any) -> Any:
     return tree
 
 
-def _explain(item: ErrorDetails, tree: Mapping[str, Any]) -> str:
-    path = ".".join(str(part) for part in _without_tags(item["loc"], tree)) or "(whole file)"
-    kind, value = item["type"], item["input"]
-    match kind:
-        case "unexpected_keyword_argument" | "extra_forbidden":
-            return f"{path}: unknown key (value {value!r}); {_options(item, tree)}"
-        case "missing":
-            return f"{path}: missing, and has no default"
-        case "union_tag_not_found":
-            return f"{path}: needs a `name` that says which kind it is"
-        case "union_tag_invalid":
-            allowed = item.get("ctx", {}).get("expected_tags", "")
-            return f"{path}.name: {item.get('ctx', {}).get('tag', value)!r} is unknown; allowed: {allowed}"
-        case "value_error":
-            return f"{path}: {item['ctx']['error']}"
-        case _:
-            return f"{path}: {value!r} is not allowed: {item['msg']}"
-
-
-def _options(item: ErrorDetails, tree: Mapping[str, Any]) -> str:
-    parts = _without_tags(item["loc"], tree)
-    node: Any = tree
-    for part in parts[:-1]:
-        node = node[part]
-    name = node.get("name") if isinstance(node, dict) and len(parts) > 1 else None
-    owner = f"{parts[-2]} {name!r}" if name else (str(parts[-2]) if len(parts) > 1 else "the file")
-    return f"{owner} has no such option"
-
-
-def _without_tags(location: Sequence[int | str], tree: Any) -> list[int | str]:
-    """pydantic puts a union's tag into the path; a user's file has no such level."""
-    path: list[int | str] = []
-    node = tree
-    for index, part in enumerate(location):
-        last = index == len(location) - 1
-        if isinstance(node, Mapping):
-            if part in node:
-                path.append(part)
-                node = node[part]
-            elif part == node.get("name") and not last:
-                continue
-            elif last or isinstance(part, str):
-                if not last:
-                    continue
-                path.append(part)
-        elif isinstance(node, list | tuple) and isinstance(part, int) and part < len(node):
-            path.append(part)
-            node = node[part]
-        # below a scalar: the name of a union's branch, which the file does not have
-    return path
+def _foreign(tree: Any, path: tuple[str, ...] = ()) -> list[str]:
+    """Every value that neither YAML nor JSON can hold, with its dotted path."""
+    if isinstance(tree, Mapping):
+        return [item for key, value in tree.items() for item in _foreign(value, (*path, str(key)))]
+    if isinstance(tree, list | tuple):
+        return [
+            item for key, value in enumerate(tree) for item in _foreign(value, (*path, str(key)))
+        ]
+    if tree is None or isinstance(tree, str | int | float | bool):
+        return []
+    return [f"{'.'.join(path)}: {tree!r} is {type(tree).__name__}, not a plain value"]

@@ -33,7 +33,9 @@ class OptimConfig(Strict):
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"give either steps or epochs, not {self.steps=} and {self.epochs=}")
+            raise ValueError(
+                f"give one of steps and epochs; now steps is {self.steps!r} and epochs is {self.epochs!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +91,17 @@ class TrainConfig(Strict):
     optim: OptimConfig
     engine: EngineConfig = field(default_factory=DeepSpeedEngineConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig, metadata={"identity": False})
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata={"identity": False})
+    checkpoint: CheckpointConfig = field(
+        default_factory=CheckpointConfig, metadata={"identity": False}
+    )
     tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata={"identity": False})
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.method.name != "sft" and self.data.forget is None:
-            raise ValueError(f"data.forget: method {self.method.name!r} unlearns a forget set; name its file")
+            raise ValueError(
+                f"data.forget: method {self.method.name!r} unlearns a forget set; name its file"
+            )
         if self.engine.name == "torch" and self.workers.count != 1:
             raise ValueError(
                 f"workers.count: {self.workers.count!r} with engine torch, which runs in one process; "
