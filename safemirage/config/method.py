@@ -45,7 +45,8 @@ class RMUConfig(Strict):
     steering_coefficient: Positive = 10.0
     """Length c of the control vector."""
     mask: Literal["all", "text", "answer"] = "all"
-    """Which positions count: every one (the original), all but image and padding, or supervised ones."""
+    """Which positions count: every one but padding (the original, whose batches hold one sample), all but image
+    tokens and padding, or supervised ones."""
     forget_weight: NonNegative = 1.0
     alpha: NonNegative = 1.0
     """Weight of the squared distance between retain activations and the reference's."""

@@ -1,5 +1,6 @@
 """The Method seam."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,4 +23,13 @@ class Method(Protocol):
     needs_reference_logps: bool
     """Whether the loop must fill `forget.reference_logps_B` from the initial weights."""
 
-    def loss(self, model: nn.Module, batch: StepBatch) -> LossOutput: ...
+    def prepare(self, model: nn.Module, *, seed: int) -> None:
+        """Called once, with the initial weights in the model and before an engine takes it."""
+
+    def loss(self, model: nn.Module, batch: StepBatch) -> LossOutput:
+        """This worker's share. `model` is the module inside the engine (a PEFT model under LoRA)."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold beside the model's weights."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...

@@ -1,0 +1,80 @@
+"""The arithmetic of the methods: pure functions of tensors. Suffixes: B samples, G groups, T positions, H hidden.
+
+Every loss here is a *share*: divided by a size of the global batch, so that the shares of all workers and
+micro-batches of a step add up to the loss of the global batch.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sequence_logps(logits_BKV: Tensor, targets_BK: Tensor) -> Tensor:
+    """Log-probability of each sample's supervised tokens, summed: (B,), float32, nats. Targets of -100 count nothing.
+
+    float64 logits stay float64.
+    """
+    logits_BKV = logits_BKV if logits_BKV.dtype == torch.float64 else logits_BKV.float()
+    nll_BK = F.cross_entropy(
+        logits_BKV.transpose(1, 2), targets_BK, ignore_index=-100, reduction="none"
+    )
+    return -nll_BK.sum(dim=1)
+
+
+def cross_entropy_share(logps_B: Tensor, *, global_tokens: int) -> Tensor:
+    """Token-mean cross-entropy of the global batch, this part of it; scalar, nats a token."""
+    return -logps_B.sum() / global_tokens
+
+
+def npo_share(log_ratios_G: Tensor, *, beta: float, global_groups: int) -> Tensor:
+    """(2 / beta) mean over groups of -log sigmoid(-beta log(pi / pi_ref)); scalar.
+
+    Zhang et al. 2024, "Negative Preference Optimization", eq. 3. As beta -> 0 its gradient becomes that of the mean
+    log-ratio (gradient ascent on the forget set); the gradient's weight is 2 sigmoid(beta log-ratio), 1 at the start.
+
+    Args:
+        log_ratios_G: log pi - log pi_ref of each group, in nats (of a sample's sum, or a mean over tokens).
+    """
+    return (2.0 / beta) * F.softplus(beta * log_ratios_G).sum() / global_groups
+
+
+def token_mean_log_ratios(log_ratios_B: Tensor, num_tokens_B: Tensor, *, group_size: int) -> Tensor:
+    """(B / group_size,): summed log-ratios over summed token counts of consecutive samples.
+
+    Raises:
+        ValueError: B is no multiple of group_size; a group must never be split across micro-batches.
+    """
+    if log_ratios_B.shape[0] % group_size:
+        raise ValueError(
+            f"method.group_size: a micro-batch of {log_ratios_B.shape[0]} samples cannot be cut into groups of "
+            f"{group_size}; let batch_size / (workers x accumulation) be a multiple of it"
+        )
+    sums_G = log_ratios_B.view(-1, group_size).sum(dim=1)
+    return sums_G / num_tokens_B.view(-1, group_size).sum(dim=1)
+
+
+def activation_share(
+    hidden_BTH: Tensor, target: Tensor, mask_BT: Tensor, *, global_samples: int
+) -> Tensor:
+    """Mean over samples of each sample's mean squared distance to `target` over its masked positions; scalar.
+
+    Distances are taken in float32 (float64 stays), as mean over H. A sample without a masked position counts 0.
+
+    Args:
+        target: broadcasts to (B, T, H).
+    """
+    exact = torch.float64 if hidden_BTH.dtype == torch.float64 else torch.float32
+    distance_BT = (hidden_BTH.to(exact) - target.to(exact)).square().mean(dim=-1)
+    weights_BT = mask_BT.to(exact)
+    num_positions_B = weights_BT.sum(dim=1).clamp(min=1.0)
+    return ((distance_BT * weights_BT).sum(dim=1) / num_positions_B).sum() / global_samples
+
+
+def control_vector(hidden_size: int, *, coefficient: float, seed: int) -> Tensor:
+    """c v / |v| with v ~ U[0, 1)^H from a generator of its own: (H,), float32.
+
+    Li et al. 2024, "The WMDP Benchmark" (RMU); entries are non-negative, as in its code.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    direction_H = torch.rand(hidden_size, generator=generator)
+    return coefficient * direction_H / direction_H.norm()
