@@ -1,0 +1,190 @@
+"""A search over the settings of a train file, for several objectives. Files: configs/search/*.yaml.
+
+A trial is the train file `base`, with `overrides` and one value for each dotted path in `space`: what
+`python -m ray_jobs.train BASE a.b=c ...` trains too.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from safemirage.config.base import Strict, input_path, not_identity
+from safemirage.config.evaluate import DecodingConfig
+
+Value = None | bool | int | float | str
+Point = Mapping[str, Value]
+"""One value for each dotted path of a space."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Range(Strict):
+    low: float
+    high: float
+    """The largest value, itself included."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(
+                f"low must be less than high, and both finite, not {self.low=} and {self.high=}"
+            )
+
+    def holds(self, value: Value) -> bool:
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and self.low <= value <= self.high
+        )
+
+    @property
+    def corners(self) -> tuple[Value, ...]:
+        return (self.low, self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformConfig(_Range):
+    name: Literal["uniform"] = "uniform"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogUniformConfig(_Range):
+    """Uniform in the logarithm: each factor of ten gets the same share."""
+
+    name: Literal["loguniform"] = "loguniform"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low <= 0:
+            raise ValueError(
+                f"low: {self.low!r} has no logarithm; give a value > 0, or name: uniform"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntConfig(_Range):
+    name: Literal["int"] = "int"
+    low: int
+    high: int
+
+    def holds(self, value: Value) -> bool:
+        return isinstance(value, int) and super().holds(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceConfig(Strict):
+    name: Literal["choice"] = "choice"
+    values: Annotated[tuple[Value, ...], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        if len(set(map(json.dumps, self.values))) != len(self.values):
+            raise ValueError(f"values: {list(self.values)!r} holds one value twice")
+
+    def holds(self, value: Value) -> bool:
+        return json.dumps(value) in map(json.dumps, self.values)
+
+    @property
+    def corners(self) -> tuple[Value, ...]:
+        return self.values
+
+
+DomainConfig = Annotated[
+    UniformConfig | LogUniformConfig | IntConfig | ChoiceConfig, Field(discriminator="name")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(Strict):
+    """A rate to make small or large, over some cases of the selection suite."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    metric: Literal["asr", "refusal_rate", "useful_rate"]
+    cases: Annotated[tuple[str, ...], Field(min_length=1)]
+    direction: Literal["min", "max"]
+    over: Literal["mean", "worst"] = "worst"
+    """How the rates of several cases become one number."""
+
+    @property
+    def ideal(self) -> float:
+        """The best value that a rate can take."""
+        return 0.0 if self.direction == "min" else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TPEConfig(Strict):
+    """Tree-structured Parzen estimator, for one objective or several."""
+
+    name: Literal["tpe"] = "tpe"
+    startup_trials: Annotated[int, Field(ge=1)] = 10
+    """Trials drawn at random before the estimator has a say; the warm start counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomConfig(Strict):
+    name: Literal["random"] = "random"
+
+
+SamplerConfig = Annotated[TPEConfig | RandomConfig, Field(discriminator="name")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig(Strict):
+    """How a trial is judged."""
+
+    suite: str = input_path()
+    """Folder of the selection split. A suite that results are reported on must not be used to choose."""
+    judges: Annotated[tuple[str, ...], Field(min_length=1)]
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    batch: Annotated[int, Field(ge=1)] = 32
+    """Cases that are answered in one pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(Strict):
+    name: str = not_identity("search")
+    """Readable start of the run's name; the identity follows it."""
+    base: str = field(metadata={"identity": False})
+    """Train file, relative to the file that holds this; what is in it counts for the identity."""
+    overrides: tuple[str, ...] = field(default=(), metadata={"identity": False})
+    """`a.b=c` on the train file, the same for every trial."""
+    space: Annotated[dict[str, DomainConfig], Field(min_length=1)]
+    """Dotted paths of the train file -> the values to try."""
+    objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)]
+    trials: Annotated[int, Field(ge=1)]
+    """Points to train and judge, the warm start included."""
+    seed: int = 0
+    """Of the sampler; the seed of the trainings is the train file's."""
+    sampler: SamplerConfig = field(default_factory=TPEConfig)
+    warm_start: tuple[dict[str, Value], ...] = ()
+    """Points to try first, each with a value for every path of `space`."""
+    max_concurrent: Annotated[int, Field(ge=1)] | None = not_identity(None)
+    """Trials at a time; default as many as the cluster holds. One at a time makes the proposals repeatable, because
+    the sampler then sees the same finished trials in the same order."""
+    selection: SelectionConfig
+
+    def __post_init__(self) -> None:
+        names = [item.name for item in self.objectives]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"objectives: the names {twice} stand twice; every objective needs its own"
+            )
+        if len(self.warm_start) > self.trials:
+            raise ValueError(
+                f"trials: {self.trials!r} are less than the {len(self.warm_start)} of warm_start"
+            )
+        for index, point in enumerate(self.warm_start):
+            _check_point(f"warm_start.{index}", point, self.space)
+
+
+def _check_point(where: str, point: Point, space: Mapping[str, Any]) -> None:
+    missing, unknown = sorted(set(space) - set(point)), sorted(set(point) - set(space))
+    if missing or unknown:
+        raise ValueError(
+            f"{where}: a point has one value for each path of space; {missing=}, {unknown=}"
+        )
+    for key, value in point.items():
+        if not space[key].holds(value):
+            raise ValueError(f"{where}.{key}: {value!r} is not in space.{key}: {space[key]}")
