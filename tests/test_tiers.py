@@ -1,0 +1,192 @@
+"""Imports point one way, and heavy libraries are imported where they belong and nowhere else."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+TIERS = (
+    {"config"},
+    {"data", "store", "tracking", "storage"},
+    {"models"},
+    {"methods"},
+    {"training", "evaluation"},
+    {"miniature"},
+    {"cli", "ray_jobs", "serve_app"},
+)
+TIER_OF = {unit: tier for tier, units in enumerate(TIERS) for unit in units}
+
+TORCH_FREE = ("config", "data", "store", "storage", "evaluation", "cli")
+MAY_IMPORT_TORCH = {
+    "safemirage.evaluation.generators.transformers",
+    "safemirage.evaluation.generators.vllm",
+}
+HEAVY = ("torch", "transformers", "vllm", "deepspeed", "mlflow", "ray")
+
+
+def module_of(path: Path, root: Path = ROOT) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules() -> dict[str, Path]:
+    return {
+        module_of(path): path
+        for package in ("safemirage", "ray_jobs", "serve_app")
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+def unit_of(module: str) -> str | None:
+    """The unit that the tiers order: `safemirage.data.llava` is part of `data`, `ray_jobs.train` of `ray_jobs`."""
+    first, *rest = module.split(".")
+    if first in {"ray_jobs", "serve_app"}:
+        return first
+    return rest[0] if first == "safemirage" and rest else None
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
+    """Each imported module and whether it is imported at import time, rather than inside a function."""
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        at_import = id(node) not in inside
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, at_import) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are banned"
+            assert node.module is not None
+            # `from safemirage import data` names a unit only by its alias
+            yield from ((f"{node.module}.{alias.name}", at_import) for alias in node.names)
+
+
+def violations(module: str, source: str) -> list[str]:
+    found = []
+    unit = unit_of(module)
+    for target, at_import in imports(ast.parse(source)):
+        top = target.split(".")[0]
+        other = unit_of(target)
+        if (
+            unit
+            and other
+            and other in TIER_OF
+            and other != unit
+            and TIER_OF[other] >= TIER_OF[unit]
+        ):
+            found.append(f"{module} imports {target}, which is not in a tier to the left")
+        if top == "ray" and module.startswith("safemirage"):
+            found.append(f"{module} imports ray")
+        if top == "mlflow" and module != "safemirage.tracking":
+            found.append(f"{module} imports mlflow, which safemirage.tracking alone may")
+        if top == "deepspeed" and (module != "safemirage.training.engine" or at_import):
+            found.append(
+                f"{module} imports deepspeed, which functions of safemirage.training.engine alone may"
+            )
+        if top == "torch" and is_torch_free(module):
+            found.append(f"{module} imports torch")
+    return found
+
+
+def is_torch_free(module: str) -> bool:
+    if module in MAY_IMPORT_TORCH:
+        return False
+    return module in {"safemirage", "serve_app", "serve_app.api"} or (
+        module.startswith("safemirage.") and unit_of(module) in TORCH_FREE
+    )
+
+
+def test_tiers_every_unit_has_one() -> None:
+    units = {unit_of(module) for module in modules()} - {None}
+    assert units <= TIER_OF.keys(), "give the new unit a tier"
+
+
+def test_tiers_imports_point_to_the_left_only() -> None:
+    assert [
+        item for module, path in modules().items() for item in violations(module, path.read_text())
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("safemirage.config.x", "from safemirage.data import llava"),
+        ("safemirage.data.x", "import safemirage.store.leases"),
+        ("safemirage.data.x", "from safemirage import evaluation"),
+        ("safemirage.models.x", "def f():\n    from safemirage.training import loop"),
+        ("safemirage.evaluation.x", "from safemirage.training.loop import train"),
+        ("safemirage.cli", "from ray_jobs import train"),
+        ("safemirage.training.x", "import ray.train"),
+        ("safemirage.training.x", "def f():\n    import mlflow"),
+        ("safemirage.training.engine", "import deepspeed"),
+        ("safemirage.training.loop", "def f():\n    import deepspeed"),
+        ("safemirage.evaluation.x", "def f():\n    import torch"),
+        ("serve_app.api", "from torch import nn"),
+    ],
+)
+def test_tiers_bad_import_is_found(module: str, source: str) -> None:
+    assert violations(module, source)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("safemirage.training.engine", "def f():\n    import deepspeed"),
+        ("safemirage.tracking", "def f():\n    import mlflow"),
+        ("safemirage.evaluation.generators.vllm", "import torch"),
+        ("safemirage.evaluation.x", "from safemirage.store import open_store"),
+        ("ray_jobs.train", "import ray"),
+        ("safemirage.data.x", "from safemirage.data.records import DataError"),
+    ],
+)
+def test_tiers_good_import_is_let_through(module: str, source: str) -> None:
+    assert violations(module, source) == []
+
+
+_FORK_AND_IMPORT = """
+import importlib, json, os, sys, traceback
+
+heavy, names = json.loads(sys.stdin.read())
+for name in names:
+    if (child := os.fork()) == 0:
+        try:
+            importlib.import_module(name)
+            loaded = [item for item in heavy if item in sys.modules]
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        print(json.dumps([name, loaded]), flush=True)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"{name} cannot be imported")
+"""
+"""One interpreter that has imported nothing forks once for each module, so every import is a first one."""
+
+
+@pytest.mark.timeout(180)
+def test_tiers_light_modules_load_nothing_heavy() -> None:
+    names = [module for module in modules() if is_torch_free(module)]
+    result = subprocess.run(
+        [sys.executable, "-c", _FORK_AND_IMPORT],
+        input=json.dumps([HEAVY, names]),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert result.returncode == 0, result.stderr
+    loaded = dict(json.loads(line) for line in result.stdout.splitlines())
+    assert loaded == {name: [] for name in names}
+
+
+def test_tiers_configs_folder_holds_no_code() -> None:
+    code = [path for path in (ROOT / "configs").rglob("*.py") if path.name != "__init__.py"]
+    assert code == []
