@@ -1,0 +1,207 @@
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from safemirage.config.method import MethodConfig, NPOConfig, RMUConfig, SFTConfig
+from safemirage.methods.batch import Batch, StepBatch
+from safemirage.methods.build import build_method
+from safemirage.methods.forward import LayerViews, supervised_logps
+from tests.methods.batches import make_batch, select
+from tests.tiny import build_tiny_llava
+
+METHODS: list[MethodConfig] = [
+    SFTConfig(),
+    NPOConfig(beta=0.5),
+    NPOConfig(beta=0.5, reduction="mean", group_size=2),
+    RMUConfig(hook_layer=0, mask="all"),
+    RMUConfig(hook_layer=1, mask="text"),
+    RMUConfig(hook_layer=0, mask="answer"),
+]
+
+
+def tiny_model() -> nn.Module:
+    model = build_tiny_llava(0).model
+    model.requires_grad_(True)
+    model.model.vision_tower.requires_grad_(False)
+    return model.train()
+
+
+def step_batch(model: nn.Module) -> StepBatch:
+    forget = make_batch([3, 5, 2, 4], [6, 2, 7, 4], seed=1)
+    with torch.no_grad():
+        forget = replace(forget, reference_logps_B=supervised_logps(model, forget))
+    return StepBatch(retain=make_batch([2, 2, 6, 3], [3, 8, 2, 5], seed=2), forget=forget)
+
+
+def nudge(model: nn.Module) -> None:
+    """A step away from the initial weights, so that no term is zero."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+
+
+def test_supervised_logps_equal_the_full_logits_of_each_sample_alone() -> None:
+    model, batch = tiny_model(), make_batch([3, 6], [5, 2], seed=1)
+    logps = supervised_logps(model, batch)
+    for row in range(2):
+        length = int(batch.inputs["attention_mask"][row].sum())
+        inputs = {
+            "input_ids": batch.inputs["input_ids"][row : row + 1, :length],
+            "pixel_values": batch.inputs["pixel_values"][row : row + 1],
+        }
+        log_probabilities = model(**inputs).logits.log_softmax(-1)[0]
+        expected = torch.stack(
+            [
+                log_probabilities[position - 1, batch.labels_BT[row, position]]
+                for position in range(1, length)
+                if batch.labels_BT[row, position] != -100
+            ]
+        ).sum()
+        assert logps[row].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("config", METHODS, ids=repr)
+def test_loss_does_not_depend_on_how_the_batch_is_cut(config: MethodConfig) -> None:
+    def run(cuts: list[slice]) -> tuple[float, dict[str, float], torch.Tensor]:
+        model = tiny_model()
+        method = build_method(config)
+        method.prepare(model, seed=0)
+        whole = step_batch(model)
+        nudge(model)
+        total, parts = 0.0, dict[str, float]()
+        for rows in cuts:
+            assert whole.forget is not None
+            part = StepBatch(retain=select(whole.retain, rows), forget=select(whole.forget, rows))
+            output = method.loss(model, part)
+            output.total.backward()
+            total += output.total.item()
+            for name, value in output.parts.items():
+                parts[name] = parts.get(name, 0.0) + value.item()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        return total, parts, gradient
+
+    total, parts, gradient = run([slice(0, 4)])
+    cut_total, cut_parts, cut_gradient = run([slice(0, 2), slice(2, 4)])
+    assert cut_total == pytest.approx(total, rel=1e-5)
+    assert cut_parts == pytest.approx(parts, rel=1e-4)
+    torch.testing.assert_close(cut_gradient, gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max())
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_npo_steps_lower_the_forget_answers_and_keep_the_retain_ones(reduction: str) -> None:
+    model = tiny_model()
+    batch = step_batch(model)
+    method = build_method(NPOConfig(beta=0.1, reduction=reduction))
+    assert batch.forget is not None
+    before = supervised_logps(model, batch.forget).sum().item()
+    retain_before = supervised_logps(model, batch.retain).sum().item()
+    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        method.loss(model, batch).total.backward()
+        optimizer.step()
+    assert supervised_logps(model, batch.forget).sum().item() < before
+    assert supervised_logps(model, batch.retain).sum().item() > retain_before
+
+
+def test_npo_at_the_initial_weights_has_log_ratio_zero_and_loss_two_ln_two_over_beta() -> None:
+    model = tiny_model()
+    output = build_method(NPOConfig(beta=0.25)).loss(model, step_batch(model))
+    assert output.parts["forget/log_ratio"].item() == pytest.approx(0.0, abs=1e-4)
+    assert output.parts["forget/loss"].item() == pytest.approx(8 * 0.693147, rel=1e-4)
+
+
+def test_rmu_step_moves_forget_activations_towards_the_control_vector() -> None:
+    model = tiny_model()
+    batch = step_batch(model)
+    method = build_method(RMUConfig(hook_layer=1, steering_coefficient=5.0, retain_weight=0.0))
+    method.prepare(model, seed=0)
+    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.001)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        output = method.loss(model, batch)
+        output.total.backward()
+        optimizer.step()
+        losses.append(output.parts["forget/loss"].item())
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0]
+
+
+def test_rmu_at_the_initial_weights_has_no_retain_distance() -> None:
+    model = tiny_model()
+    method = build_method(RMUConfig(hook_layer=1))
+    method.prepare(model, seed=0)
+    assert method.loss(model, step_batch(model)).parts["retain/activation_loss"].item() == 0.0
+
+
+def test_rmu_control_vector_is_restored_from_its_state() -> None:
+    first, second = build_method(RMUConfig(hook_layer=0)), build_method(RMUConfig(hook_layer=0))
+    first.prepare(tiny_model(), seed=1)
+    second.prepare(tiny_model(), seed=2)
+    assert not torch.equal(
+        first.state_dict()["control_vector"], second.state_dict()["control_vector"]
+    )
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.state_dict()["control_vector"], second.state_dict()["control_vector"])
+
+
+def test_rmu_hook_layer_beyond_the_model_names_the_last_one() -> None:
+    with pytest.raises(ValueError, match=r"method\.hook_layer: 2, .* the last is 1"):
+        build_method(RMUConfig(hook_layer=2)).prepare(tiny_model(), seed=0)
+
+
+def hooked_output(model: nn.Module, layer: int, batch: Batch) -> torch.Tensor:
+    """What a forward hook on the decoder layer sees: the plain way to the same activations."""
+    seen: list[torch.Tensor] = []
+    handle = model.model.language_model.layers[layer].register_forward_hook(
+        lambda _module, _args, output: seen.append(output)
+    )
+    model(**batch.inputs)
+    handle.remove()
+    return seen[0]
+
+
+def test_views_equal_a_hook_on_the_full_forward() -> None:
+    model, batch = tiny_model(), make_batch([3, 6], [5, 2], seed=1)
+    views = LayerViews(model, hook_layer=0)
+    hidden = views.up_to(batch.inputs)
+    torch.testing.assert_close(hidden, hooked_output(model, 0, batch), rtol=0, atol=0)
+    torch.testing.assert_close(views.after(hidden, batch), supervised_logps(model, batch))
+
+
+def test_views_reference_stays_at_the_initial_weights_in_full_training() -> None:
+    model, batch = tiny_model(), make_batch([3, 6], [5, 2], seed=1)
+    untouched = copy.deepcopy(model)
+    views = LayerViews(model, hook_layer=1)
+    nudge(model)
+    expected = hooked_output(untouched, 1, batch)
+    torch.testing.assert_close(views.reference(batch.inputs), expected, rtol=0, atol=0)
+    assert (views.up_to(batch.inputs) - expected).abs().max() > 1e-3
+
+
+def test_views_reference_under_lora_is_the_model_without_its_adapter() -> None:
+    model, batch = tiny_model(), make_batch([3, 6], [5, 2], seed=1)
+    expected = hooked_output(model, 1, batch).detach()
+    lora = LoraConfig(
+        r=4, target_modules=r".*language_model.*_proj", modules_to_save=["multi_modal_projector"]
+    )
+    adapted = get_peft_model(model, lora)
+    views = LayerViews(adapted, hook_layer=1)
+    nudge(adapted)
+    torch.testing.assert_close(views.reference(batch.inputs), expected)
+    assert (views.up_to(batch.inputs) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: build_method(NPOConfig()), lambda: build_method(SFTConfig())]
+)
+def test_methods_without_state_save_none(make: Callable[[], object]) -> None:
+    assert make().state_dict() == {}  # type: ignore[attr-defined]
