@@ -1,8 +1,7 @@
 """LLaVA conversation JSON: `[{"id", "image"?, "conversations": [{"from": "human" | "gpt", "value"}, ...]}, ...]`."""
 
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +63,26 @@ def read_llava(path: Path | str, image_folder: Path | str | None = None) -> list
     ]
 
 
-def to_llava(record_id: str, image: str | None, turns: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """The JSON object of one record; `image` is relative to the image folder."""
+def relative_to(record: LlavaRecord, image_folder: Path | str | None) -> LlavaRecord:
+    """The record with its image relative to the folder that it was read with."""
+    if record.image is None or image_folder is None:
+        return record
+    return replace(
+        record, image=record.image.relative_to(Path(image_folder).expanduser().absolute())
+    )
+
+
+def to_llava(record: LlavaRecord) -> dict[str, Any]:
+    """The JSON object of one record whose image is relative to the image folder."""
     conversations = []
-    for index, (question, answer) in enumerate(turns):
-        mark = f"{IMAGE_MARK}\n" if image is not None and index == 0 else ""
+    for index, (question, answer) in enumerate(record.turns):
+        mark = f"{IMAGE_MARK}\n" if record.image is not None and index == 0 else ""
         conversations += [
             {"from": "human", "value": mark + question},
             {"from": "gpt", "value": answer},
         ]
-    record: dict[str, Any] = {"id": record_id}
-    if image is not None:
-        record["image"] = image
-    return record | {"conversations": conversations}
+    image = {} if record.image is None else {"image": record.image.as_posix()}
+    return {"id": record.id} | image | {"conversations": conversations}
 
 
 def _name(index: int, item: object) -> str:

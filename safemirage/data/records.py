@@ -143,16 +143,38 @@ def shared_ids(ids: Iterable[str]) -> list[str]:
     return [item for item, count in Counter(ids).items() if count > 1]
 
 
-def warn_shared_ids(path: Path, ids: Sequence[str], *, stacklevel: int = 3) -> None:
+def warn_shared_ids(path: Path, ids: Sequence[str]) -> None:
     """One warning with a count where ids are shared by different records."""
     shared = shared_ids(ids)
     if shared:
         count = Counter(ids)
         num_records = sum(count[item] for item in shared)
-        examples = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
         warnings.warn(
             f"{path}: {len(shared)} id(s) stand on more than one record, {num_records} records in all "
-            f"({examples}); their later samples are numbered id#2, id#3, ...",
+            f"({_some(shared)}); their later samples are numbered id#2, id#3, ...",
             DataWarning,
-            stacklevel=stacklevel,
+            stacklevel=3,
         )
+
+
+def warn_repeats(path: Path, problems: Sequence[Problem]) -> None:
+    """One warning with a count where records that repeat another were let through."""
+    if problems:
+        warnings.warn(
+            f"{path}: {len(problems)} record(s) repeat another word for word "
+            f"({_some([problem.record for problem in problems])})",
+            DataWarning,
+            stacklevel=3,
+        )
+
+
+def warn_blank_answers(path: Path, ids: Sequence[str]) -> None:
+    """One warning with a count where answers are blank."""
+    if ids:
+        warnings.warn(
+            f"{path}: {len(ids)} answer(s) are blank ({_some(ids)})", DataWarning, stacklevel=3
+        )
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")

@@ -1,0 +1,177 @@
+"""VLGuard's JSON: one record an image, unsafe images with one question, safe images with a safe and an unsafe one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safemirage.data.records import (
+    DataError,
+    ImageFolder,
+    Problem,
+    read_json_records,
+    repeats,
+    unique_ids,
+    warn_blank_answers,
+    warn_repeats,
+    warn_shared_ids,
+)
+
+PairKind = Literal["safe_safe", "safe_unsafe", "unsafe"]
+"""Image and question: a safe question about a safe image, an unsafe one about it, one about an unsafe image."""
+
+_QUESTION_FIELDS: dict[bool, tuple[tuple[PairKind, str], ...]] = {
+    True: (("safe_safe", "safe_instruction"), ("safe_unsafe", "unsafe_instruction")),
+    False: (("unsafe", "instruction"),),
+}
+
+
+@dataclass(frozen=True)
+class VLGuardPair:
+    """A question and its reference answer."""
+
+    kind: PairKind
+    question: str
+    answer: str
+    """May be blank: VLGuard's test file has 17 such."""
+
+
+@dataclass(frozen=True)
+class VLGuardRecord:
+    id: str
+    """Unique within its file: `source_id`, from its second use on with a number."""
+    source_id: str
+    """The id that the file has."""
+    image: str
+    """Relative to the image folder, as the file has it."""
+    safe: bool
+    """Whether the image is safe."""
+    pairs: tuple[VLGuardPair, ...]
+    category: str | None = None
+    subcategory: str | None = None
+
+    def pair(self, kind: PairKind) -> VLGuardPair:
+        """Its pair of this kind. Raises KeyError where a record of its sort has none."""
+        for pair in self.pairs:
+            if pair.kind == kind:
+                return pair
+        raise KeyError(kind)
+
+
+def read_vlguard(
+    path: Path | str,
+    image_folder: Path | str | None = None,
+    *,
+    repeated: Literal["refuse", "warn"] = "refuse",
+) -> list[VLGuardRecord]:
+    """The records of a file, in file order. With an image folder every image must lie in it.
+
+    Ids that stand on several different records are warned about and made unique; so are blank answers, which no
+    evaluation reads. `repeated="warn"` keeps records that repeat another word for word: VLGuard's file of rewritten
+    questions holds some, and counting its rows must not change them.
+
+    Raises:
+        DataError: names each unusable record and field: no id, no `safe`, no image path, an image that is missing or
+            outside the folder, pairs that do not fit `safe`, a repeated record.
+    """
+    path = Path(path)
+    folder = ImageFolder(image_folder)
+    if (missing := folder.missing()) is not None:
+        raise DataError(path, missing)
+    items = read_json_records(path)
+    names = [_name(index, item) for index, item in enumerate(items)]
+    problems = [
+        problem
+        for name, item in zip(names, items, strict=True)
+        for problem in _record_problems(name, item, folder)
+    ]
+    twice = repeats(names, items)
+    if problems or (twice and repeated == "refuse"):
+        raise DataError(path, problems + (twice if repeated == "refuse" else []))
+    records = [_record(name, item) for name, item in zip(unique_ids(names), items, strict=True)]
+    warn_repeats(path, twice)
+    warn_shared_ids(path, names)
+    warn_blank_answers(
+        path, [record.id for record in records for pair in record.pairs if not pair.answer.strip()]
+    )
+    return records
+
+
+def is_vlguard(items: list[Any]) -> bool:
+    """Whether a file's items look like VLGuard's rather than LLaVA's."""
+    return any(isinstance(item, dict) and "instr-resp" in item for item in items)
+
+
+def iterate_pairs(records: list[VLGuardRecord]) -> Iterator[tuple[VLGuardRecord, VLGuardPair]]:
+    for record in records:
+        for pair in record.pairs:
+            yield record, pair
+
+
+def _name(index: int, item: object) -> str:
+    identifier = item.get("id") if isinstance(item, dict) else None
+    return identifier if isinstance(identifier, str) and identifier else f"#{index}"
+
+
+def _record_problems(name: str, item: object, folder: ImageFolder) -> list[Problem]:
+    if not isinstance(item, dict):
+        return [
+            Problem(name, "(whole record)", f"is {type(item).__name__}, but must be a JSON object")
+        ]
+    problems = []
+    if item.get("id") != name:
+        problems.append(Problem(name, "id", f"{item.get('id')!r} is not a text"))
+    if (message := folder.problem(item.get("image"))) is not None:
+        problems.append(Problem(name, "image", message))
+    if not isinstance(item.get("safe"), bool):
+        problems.append(
+            Problem(
+                name,
+                "safe",
+                f"{item.get('safe')!r} is not true or false, so the record has no label",
+            )
+        )
+        return problems
+    return problems + _pair_problems(name, item)
+
+
+def _pair_problems(name: str, item: dict[str, Any]) -> list[Problem]:
+    expected = _QUESTION_FIELDS[item["safe"]]
+    pairs = item.get("instr-resp")
+    if not isinstance(pairs, list) or len(pairs) != len(expected):
+        fields = " and ".join(repr(field) for _, field in expected)
+        message = f"must be a list of {len(expected)} for safe={item['safe']}: {fields}, each with its response"
+        return [Problem(name, "instr-resp", message)]
+    problems = []
+    for index, ((_, question), pair) in enumerate(zip(expected, pairs, strict=True)):
+        place = f"instr-resp[{index}]"
+        if not isinstance(pair, dict):
+            problems.append(
+                Problem(name, place, f"is {type(pair).__name__}, but must be a JSON object")
+            )
+            continue
+        text = pair.get(question)
+        if not isinstance(text, str) or not text.strip():
+            problems.append(Problem(name, f"{place}.{question}", f"{text!r} is not a question"))
+        if not isinstance(pair.get("response"), str):
+            problems.append(
+                Problem(name, f"{place}.response", f"{pair.get('response')!r} is not an answer")
+            )
+    return problems
+
+
+def _record(name: str, item: dict[str, Any]) -> VLGuardRecord:
+    return VLGuardRecord(
+        id=name,
+        source_id=item["id"],
+        image=item["image"],
+        safe=item["safe"],
+        pairs=tuple(
+            VLGuardPair(kind, pair[question], pair["response"])
+            for (kind, question), pair in zip(
+                _QUESTION_FIELDS[item["safe"]], item["instr-resp"], strict=True
+            )
+        ),
+        category=item.get("harmful_category"),
+        subcategory=item.get("harmful_subcategory"),
+    )
