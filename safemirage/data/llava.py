@@ -1,6 +1,7 @@
 """LLaVA conversation JSON: `[{"id", "image"?, "conversations": [{"from": "human" | "gpt", "value"}, ...]}, ...]`."""
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,17 +73,19 @@ def relative_to(record: LlavaRecord, image_folder: Path | str | None) -> LlavaRe
     )
 
 
-def to_llava(record: LlavaRecord) -> dict[str, Any]:
-    """The JSON object of one record whose image is relative to the image folder."""
+def to_llava(record_id: str, image: str | None, turns: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """The JSON object of one record; `image` is relative to the image folder."""
     conversations = []
-    for index, (question, answer) in enumerate(record.turns):
-        mark = f"{IMAGE_MARK}\n" if record.image is not None and index == 0 else ""
+    for index, (question, answer) in enumerate(turns):
+        mark = f"{IMAGE_MARK}\n" if image is not None and index == 0 else ""
         conversations += [
             {"from": "human", "value": mark + question},
             {"from": "gpt", "value": answer},
         ]
-    image = {} if record.image is None else {"image": record.image.as_posix()}
-    return {"id": record.id} | image | {"conversations": conversations}
+    record: dict[str, Any] = {"id": record_id}
+    if image is not None:
+        record["image"] = image
+    return record | {"conversations": conversations}
 
 
 def _name(index: int, item: object) -> str:

@@ -73,7 +73,7 @@ def build_splits(
         }
     if mix is not None:
         files[RETAIN_MIXED] = _mixed(retain, mix, seed)
-    return {name: [to_llava(item) for item in items] for name, items in files.items()}
+    return {name: [_json(item) for item in items] for name, items in files.items()}
 
 
 def write_files(
@@ -114,6 +114,11 @@ def _write_whole(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     draft.replace(path)
+
+
+def _json(record: LlavaRecord) -> dict[str, Any]:
+    image = None if record.image is None else record.image.as_posix()
+    return to_llava(record.id, image, record.turns)
 
 
 def _record(record: VLGuardRecord, turns: Iterable[tuple[str, str]]) -> LlavaRecord:
