@@ -1,0 +1,144 @@
+"""What came of a search: its trials, the Pareto front, and the point to go on with."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from safemirage.config.plan import point_overrides
+from safemirage.config.search import ObjectiveConfig
+from safemirage.evaluation.pareto import Points, hypervolume, knee, pareto_front
+
+
+class ObjectiveError(ValueError):
+    """An objective that the rows of an evaluation do not give."""
+
+
+class SearchFailed(RuntimeError):
+    """A search of which no trial succeeded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOutcome:
+    """One point: what it was, and what it came to."""
+
+    number: int
+    """In the study; numbers of attempts that were cut off are left out."""
+    run_id: str
+    """Of the run of kind `trial`; a point proposed twice is one run."""
+    state: Literal["finished", "failed"]
+    overrides: dict[str, Any]
+    """Dotted path -> value."""
+    objectives: dict[str, float] | None
+    error: str | None
+    train_run_id: str | None
+    export: str | None
+    """Folder of the trained model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOutcome:
+    run_id: str
+    trials: tuple[TrialOutcome, ...]
+    front: tuple[int, ...]
+    """Numbers of the trials that no other is better than; a point that was proposed twice stands once."""
+    knee: int
+    """Number of the trial nearest to the ideal: see `safemirage.evaluation.pareto.knee`."""
+    hypervolume: float
+    """Share of the unit box of all objectives that the front dominates."""
+
+    @property
+    def knee_trial(self) -> TrialOutcome:
+        return next(trial for trial in self.trials if trial.number == self.knee)
+
+    @property
+    def knee_overrides(self) -> tuple[str, ...]:
+        """The chosen point as `a.b=c`, to be given to its train file."""
+        return tuple(point_overrides(self.knee_trial.overrides))
+
+    def to_result(self) -> dict[str, Any]:
+        """The plain tree that the search's run records."""
+        return {**asdict(self), "knee_overrides": list(self.knee_overrides)}
+
+    @classmethod
+    def from_result(cls, result: Mapping[str, Any]) -> Self:
+        return cls(
+            run_id=result["run_id"],
+            trials=tuple(TrialOutcome(**trial) for trial in result["trials"]),
+            front=tuple(result["front"]),
+            knee=result["knee"],
+            hypervolume=result["hypervolume"],
+        )
+
+
+def objective_values(
+    rows: Sequence[Mapping[str, Any]], objectives: Sequence[ObjectiveConfig]
+) -> dict[str, float]:
+    """The objectives of one model from the rows of its evaluation, by name.
+
+    Raises:
+        ObjectiveError: a row is missing, or has no value because nothing in it could be scored.
+    """
+    rates = {(row["case"], row["metric"]): row["value"] for row in rows}
+    result = {}
+    for item in objectives:
+        values = [_rate(rates, case, item) for case in item.cases]
+        worst = max(values) if item.direction == "min" else min(values)
+        result[item.name] = worst if item.over == "worst" else sum(values) / len(values)
+    return result
+
+
+def judge_trials(
+    run_id: str, trials: Sequence[TrialOutcome], objectives: Sequence[ObjectiveConfig]
+) -> SearchOutcome:
+    """Front and knee of the trials that finished.
+
+    Raises:
+        SearchFailed: none did.
+    """
+    finished: dict[str, TrialOutcome] = {}
+    for trial in trials:
+        if trial.state == "finished":
+            finished.setdefault(trial.run_id, trial)
+    if not finished:
+        errors = sorted({(trial.error or "").partition("\n")[0] for trial in trials})
+        raise SearchFailed(f"search {run_id}: none of its {len(trials)} trials succeeded: {errors}")
+    candidates = list(finished.values())
+    costs = _costs(candidates, objectives)
+    signs = _signs(objectives)
+    ideal = [sign * item.ideal for sign, item in zip(signs, objectives, strict=True)]
+    worst = [sign * (1.0 - item.ideal) for sign, item in zip(signs, objectives, strict=True)]
+    return SearchOutcome(
+        run_id=run_id,
+        trials=tuple(trials),
+        front=tuple(candidates[index].number for index in pareto_front(costs)),
+        knee=candidates[knee(costs, ideal)].number,
+        hypervolume=hypervolume(costs, worst),
+    )
+
+
+def _costs(trials: Sequence[TrialOutcome], objectives: Sequence[ObjectiveConfig]) -> Points:
+    values = [[(trial.objectives or {})[item.name] for item in objectives] for trial in trials]
+    return np.array(values, dtype=np.float64) * _signs(objectives)
+
+
+def _signs(objectives: Sequence[ObjectiveConfig]) -> list[float]:
+    return [1.0 if item.direction == "min" else -1.0 for item in objectives]
+
+
+def _rate(rates: Mapping[tuple[str, str], Any], case: str, objective: ObjectiveConfig) -> float:
+    key = (case, objective.metric)
+    if key not in rates:
+        raise ObjectiveError(
+            f"objectives.{objective.name}: the evaluation gives no {objective.metric} of case {case!r}; "
+            f"it gives {sorted(rates)}"
+        )
+    value = rates[key]
+    if value is None or not math.isfinite(value):
+        raise ObjectiveError(
+            f"objectives.{objective.name}: {objective.metric} of case {case!r} is {value!r}: none of its "
+            "answers could be scored"
+        )
+    return float(value)

@@ -1,0 +1,219 @@
+"""The Optuna study of a search: its storage, its queue of points, and what a restart makes of it.
+
+The study lives in a database of its own that optuna-dashboard opens, and the sampler reads its history from there.
+A search that was cut off goes on with the same study: points that were under way are queued again, and the sampler
+proposes what it would have proposed.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search.optuna import OptunaSearch
+from sqlalchemy import make_url
+
+from safemirage.config.search import (
+    ChoiceConfig,
+    DomainConfig,
+    IntConfig,
+    LogUniformConfig,
+    RandomConfig,
+    SearchConfig,
+    TPEConfig,
+    UniformConfig,
+)
+from safemirage.storage import Storage
+
+_RESUMES = "resumes"
+"""Attribute of a trial that tries the point of another again: that trial's number."""
+_WARM_START = "warm_start"
+_BUSY_TIMEOUT_S = 60
+
+
+def studies_url(storage: Storage) -> str:
+    """Where the studies are: beside the store's SQLite file, or in the store's own PostgreSQL database."""
+    url = make_url(storage.store_url)
+    if url.get_backend_name() == "sqlite":
+        return f"sqlite:///{storage.root / 'studies.db'}"
+    return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def open_studies(url: str) -> RDBStorage:
+    """The storage of all studies; optuna-dashboard takes the same URL."""
+    sqlite = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}} if url.startswith("sqlite") else {}
+    return RDBStorage(url, engine_kwargs=sqlite)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """One point that counts for the search, as the study has it."""
+
+    number: int
+    point: Mapping[str, Any]
+    state: TrialState
+    values: tuple[float, ...] | None
+
+
+class Study:
+    """A search's study. One process at a time may use it, which the lease on the search's run makes sure of."""
+
+    def __init__(self, config: SearchConfig, *, name: str, storage: RDBStorage) -> None:
+        self.config = config
+        self.name = name
+        self.storage = storage
+        self._study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            directions=[_DIRECTIONS[item.direction] for item in config.objectives],
+            load_if_exists=True,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._study.set_metric_names([item.name for item in config.objectives])
+
+    def prepare(self) -> int:
+        """Queues the warm start, and again what is not complete. Returns how many points are still to do."""
+        self._queue_warm_start()
+        for trial in self._unfinished():
+            self._queue_again(trial)
+        done = sum(proposal.state == TrialState.COMPLETE for proposal in self.proposals())
+        return max(0, self.config.trials - done)
+
+    def proposals(self) -> list[Proposal]:
+        """The points proposed so far in order, each once: as tried the last time."""
+        return [
+            Proposal(
+                number=trial.number,
+                point={key: trial.params[key] for key in self.config.space},
+                state=trial.state,
+                values=tuple(trial.values) if trial.state == TrialState.COMPLETE else None,
+            )
+            for trial in self._counted()
+        ]
+
+    def sampler(self) -> optuna.samplers.BaseSampler:
+        """The sampler of the next proposal. Its seed depends on the number of proposals before it alone, so that a
+        search that was cut off draws no point twice, and draws what it would have drawn."""
+        sequence = np.random.SeedSequence([self.config.seed, len(self._counted())])
+        return build_sampler(self.config, seed=int(sequence.generate_state(1)[0]))
+
+    def _counted(self) -> list[FrozenTrial]:
+        """The trials that stand for a point each: proposed in full, and not tried again by a later trial."""
+        trials = self._study.get_trials(deepcopy=False)
+        again = {trial.user_attrs.get(_RESUMES) for trial in trials}
+        return [
+            trial
+            for trial in trials
+            if trial.state != TrialState.WAITING
+            and trial.number not in again
+            and set(trial.params) == set(self.config.space)
+        ]
+
+    def _unfinished(self) -> list[FrozenTrial]:
+        """Trials that no process works on any more (the caller holds the search's lease), and failed ones."""
+        states = (TrialState.RUNNING, TrialState.FAIL)
+        return self._study.get_trials(deepcopy=False, states=states)
+
+    def _queue_again(self, trial: FrozenTrial) -> None:
+        # Queued first and closed second: a process that dies in between leaves nothing out.
+        if trial.number in {item.number for item in self._counted()}:
+            attributes = {**trial.user_attrs, _RESUMES: trial.number}
+            self._study.enqueue_trial(dict(trial.params), user_attrs=attributes)
+        if trial.state == TrialState.RUNNING:
+            self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def _queue_warm_start(self) -> None:
+        trials = self._study.get_trials(deepcopy=False)
+        queued = {trial.user_attrs.get(_WARM_START) for trial in trials}
+        for index, point in enumerate(self.config.warm_start):
+            if index not in queued:
+                self._study.enqueue_trial(dict(point), user_attrs={_WARM_START: index})
+
+
+class StudySearch(OptunaSearch):
+    """What Tune asks for points: OptunaSearch on a prepared study, each proposal with a sampler of its own seed.
+
+    A trial reports each objective under `objective_key(name)`.
+    """
+
+    def __init__(self, study: Study, *, on_change: Callable[[], None] = lambda: None) -> None:
+        self._prepared = study
+        self._on_change = on_change
+        super().__init__(
+            distributions(study.config.space),
+            metric=[objective_key(item.name) for item in study.config.objectives],
+            mode=[item.direction for item in study.config.objectives],
+            study_name=study.name,
+            storage=study.storage,
+            sampler=study.sampler(),
+        )
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        self._ot_study.sampler = self._prepared.sampler()
+        return super().suggest(trial_id)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        super().on_trial_complete(trial_id, result, error)
+        self._on_change()
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is what a restart reads."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its whole setup for Tuner.restore, which is not used here; the study's URL, which may hold
+        # a password, stays out of that file.
+        return {}
+
+
+def objective_key(name: str) -> str:
+    """Apart from the fields that Tune adds to a result."""
+    return f"objective/{name}"
+
+
+_DIRECTIONS = {"min": "minimize", "max": "maximize"}
+
+
+def distributions(space: Mapping[str, DomainConfig]) -> dict[str, BaseDistribution]:
+    return {key: _distribution(domain) for key, domain in space.items()}
+
+
+def _distribution(domain: DomainConfig) -> BaseDistribution:
+    match domain:
+        case UniformConfig():
+            return FloatDistribution(domain.low, domain.high)
+        case LogUniformConfig():
+            return FloatDistribution(domain.low, domain.high, log=True)
+        case IntConfig():
+            return IntDistribution(domain.low, domain.high)
+        case ChoiceConfig():
+            return CategoricalDistribution(domain.values)
+        case _:
+            assert_never(domain)
+
+
+def build_sampler(config: SearchConfig, *, seed: int) -> optuna.samplers.BaseSampler:
+    match config.sampler:
+        case TPEConfig(startup_trials=startup):
+            # Multivariate: weights of a loss and its beta act together. Constant liar: trials that run count as
+            # bad ones, so that concurrent proposals keep apart.
+            return optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True
+            )
+        case RandomConfig():
+            return optuna.samplers.RandomSampler(seed=seed)
+        case _:
+            assert_never(config.sampler)

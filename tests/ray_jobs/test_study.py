@@ -1,0 +1,164 @@
+"""The study of a search: what is proposed, and what a restart makes of it. Optuna on SQLite, without a cluster."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import optuna
+import optuna_dashboard
+import pytest
+from optuna.trial import TrialState
+
+from ray_jobs.study import Study, StudySearch, objective_key, open_studies, studies_url
+from safemirage.config.load import build_config
+from safemirage.config.search import SearchConfig
+from safemirage.storage import Storage
+
+BETA, REDUCTION = "method.beta", "method.reduction"
+CONFIG: dict[str, Any] = {
+    "base": "/base.yaml",
+    "space": {
+        BETA: {"name": "loguniform", "low": 0.05, "high": 2},
+        REDUCTION: {"name": "choice", "values": ["sum", "mean"]},
+    },
+    "objectives": [
+        {"name": "asr", "metric": "asr", "cases": ["unsafe"], "direction": "min"},
+        {"name": "useful", "metric": "useful_rate", "cases": ["safe"], "direction": "max"},
+    ],
+    "trials": 7,
+    "seed": 3,
+    "warm_start": [{BETA: 0.1, REDUCTION: "sum"}, {BETA: 0.5, REDUCTION: "mean"}],
+    "sampler": {"name": "tpe", "startup_trials": 3},
+    "selection": {"suite": "suite", "judges": ["oracle"]},
+}
+
+
+def open_study(folder: Path, **changes: Any) -> Study:
+    config = build_config(SearchConfig, {**CONFIG, **changes})
+    return Study(
+        config, name="search-1", storage=open_studies(f"sqlite:///{folder / 'studies.db'}")
+    )
+
+
+def result_of(point: dict[str, Any]) -> dict[str, float]:
+    """Any repeatable numbers."""
+    return {
+        objective_key("asr"): point[BETA] / 2,
+        objective_key("useful"): 1 - abs(point[BETA] - 0.5) / 2,
+    }
+
+
+def drive(study: Study, count: int, *, name: str = "t") -> Iterator[dict[str, Any]]:
+    """Tune's part of a search, one trial at a time."""
+    search = StudySearch(study)
+    for index in range(count):
+        point = search.suggest(f"{name}{index}")
+        assert point is not None
+        yield point
+        search.on_trial_complete(f"{name}{index}", result_of(point))
+
+
+def test_study_tries_the_warm_start_first_and_only_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        study = open_study(tmp_path)
+        assert study.prepare() == 7
+    points = list(drive(study, 4))
+    assert points[:2] == CONFIG["warm_start"]
+    assert points[2] not in CONFIG["warm_start"]
+    assert open_study(tmp_path).prepare() == 3
+
+
+def test_study_proposes_within_the_space(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.prepare()
+    for point in drive(study, 7):
+        assert 0.05 <= point[BETA] <= 2
+        assert point[REDUCTION] in ("sum", "mean")
+
+
+@pytest.mark.parametrize("sampler", [{"name": "tpe", "startup_trials": 3}, {"name": "random"}])
+def test_study_cut_off_proposes_what_it_would_have(tmp_path: Path, sampler: dict[str, Any]) -> None:
+    for folder in ("whole", "cut"):
+        (tmp_path / folder).mkdir()
+    whole = open_study(tmp_path / "whole", sampler=sampler)
+    whole.prepare()
+    expected = list(drive(whole, 7))
+
+    first = open_study(tmp_path / "cut", sampler=sampler)
+    first.prepare()
+    running = drive(first, 7, name="first")
+    seen = [next(running) for _ in range(4)]  # three are complete, the fourth is under way
+    second = open_study(tmp_path / "cut", sampler=sampler)
+    assert second.prepare() == 4
+    resumed = list(drive(second, 4, name="second"))
+
+    assert seen == expected[:4]
+    assert resumed == expected[3:]
+    assert [proposal.point for proposal in second.proposals()] == expected
+
+
+def test_study_cut_off_while_it_restarts_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.prepare()
+    next(drive(study, 1))
+    storage = open_studies(f"sqlite:///{tmp_path / 'studies.db'}")
+    raw = optuna.load_study(study_name="search-1", storage=storage)
+    # As a process leaves it that dies between queueing the point again and closing the old trial.
+    raw.enqueue_trial(dict(raw.trials[0].params), user_attrs={"resumes": 0})
+    again = open_study(tmp_path)
+    assert again.prepare() == 7
+    assert (
+        next(drive(again, 1, name="again")) == CONFIG["warm_start"][1]
+    )  # the queue keeps its order
+    assert sum(trial.user_attrs.get("resumes") == 0 for trial in raw.get_trials()) == 1
+
+
+def test_study_with_a_failed_trial_shows_it_and_tries_it_again_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    study = open_study(tmp_path)
+    study.prepare()
+    search = StudySearch(study)
+    point = search.suggest("bad")
+    search.on_trial_complete("bad", None, error=True)
+    assert [(item.point, item.state) for item in study.proposals()] == [(point, TrialState.FAIL)]
+
+    again = open_study(tmp_path)
+    assert again.prepare() == 7
+    assert point in list(drive(again, 2))
+    assert {item.state for item in again.proposals()} == {TrialState.COMPLETE}
+
+
+def test_study_with_another_seed_proposes_other_points(tmp_path: Path) -> None:
+    points = []
+    for seed in (3, 4):
+        (tmp_path / str(seed)).mkdir()
+        study = open_study(tmp_path / str(seed), seed=seed)
+        study.prepare()
+        points.append(list(drive(study, 3))[2])
+    assert points[0] != points[1]
+
+
+def test_study_opens_in_optuna_dashboard_with_its_points_and_objectives(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.prepare()
+    list(drive(study, 3))
+    app = optuna_dashboard.wsgi(f"sqlite:///{tmp_path / 'studies.db'}")
+    with httpx.Client(transport=httpx.WSGITransport(app=app), base_url="http://dashboard") as http:
+        (summary,) = http.get("/api/studies").raise_for_status().json()["study_summaries"]
+        detail = http.get(f"/api/studies/{summary['study_id']}").raise_for_status().json()
+    assert summary["study_name"] == "search-1"
+    assert detail["objective_names"] == ["asr", "useful"]
+    complete = [trial for trial in detail["trials"] if trial["state"] == "Complete"]
+    assert len(complete) == 3
+    assert {param["name"] for param in complete[0]["params"]} == {BETA, REDUCTION}
+
+
+def test_studies_lie_beside_a_sqlite_store_and_inside_a_postgresql_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SAFEMIRAGE_STORE_URL", raising=False)
+    assert studies_url(Storage(tmp_path)) == f"sqlite:///{tmp_path / 'studies.db'}"
+    monkeypatch.setenv("SAFEMIRAGE_STORE_URL", "postgresql://me:secret@host/db")
+    assert studies_url(Storage(tmp_path)) == "postgresql+psycopg://me:secret@host/db"
