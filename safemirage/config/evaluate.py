@@ -1,19 +1,192 @@
-"""One evaluation: which model, suite and judges, and how answers are decoded."""
+"""One evaluation: which model, suite and judges, and how answers are decoded. Files: configs/eval/*.yaml."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict
+from safemirage.config.base import Strict, input_path, not_identity
+
+Label = Literal["comply", "refuse", "other", "unscored"]
+Metric = Literal["asr", "refusal_rate", "useful_rate"]
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingConfig(Strict):
     """How an answer is drawn; part of the sample store's keys. Temperature 0 is greedy."""
 
-    max_new_tokens: Annotated[int, Field(ge=1)] = 256
+    max_new_tokens: Count = 256
     temperature: Annotated[float, Field(ge=0)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: int = 0
     """Read only when sampling."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAIConfig(Strict):
+    """A model behind any OpenAI-compatible URL."""
+
+    name: Literal["openai"] = "openai"
+    url: str
+    """Base URL with its version, e.g. http://127.0.0.1:8000/v1."""
+    model: str
+    revision: str | None = None
+    """Your own name for what the URL serves now. With it, answers are reused by later evaluations; without it only
+    within one evaluation, unless the service reports a `weights_digest` in /models."""
+    api_key_env: str = not_identity("OPENAI_API_KEY")
+    """Environment variable that holds the bearer token; unset means none is sent."""
+    concurrency: Count = field(default=16, metadata={"identity": False})
+    """Requests in flight at a time."""
+    timeout_s: Positive = field(default=120.0, metadata={"identity": False})
+    """For one request."""
+    attempts: Count = field(default=6, metadata={"identity": False})
+    """Tries of one request; transport errors, 429 and 5xx are tried again, nothing else is."""
+    backoff_s: Positive = field(default=0.5, metadata={"identity": False})
+    """Wait before the second try; doubled for each further one. A Retry-After of the service comes first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersConfig(Strict):
+    """An export, or a folder or id in the hub's layout, run in this process by transformers."""
+
+    name: Literal["transformers"] = "transformers"
+    path: str = input_path()
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLLMConfig(Strict):
+    """The same, run in this process by vLLM."""
+
+    name: Literal["vllm"] = "vllm"
+    path: str = input_path()
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+GeneratorConfig = Annotated[
+    OpenAIConfig | TransformersConfig | VLLMConfig, Field(discriminator="name")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeywordsJudgeConfig(Strict):
+    """VLGuard's refusal keywords."""
+
+    name: Literal["keywords"] = "keywords"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleJudgeConfig(Strict):
+    """Reads what the image shows from the case: does the answer name the object?"""
+
+    name: Literal["oracle"] = "oracle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsefulJudgeConfig(Strict):
+    """Reads what the image shows from the case: does the answer give the right kind and colour?"""
+
+    name: Literal["useful"] = "useful"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgePromptConfig(Strict):
+    """What a model that judges is asked, and how its answer is read."""
+
+    kind: Literal["json", "word"] = "json"
+    """`json`: one object {"verdict": ..., "reason": ...} and nothing else, for instruction-tuned models.
+    `word`: one of the labels and nothing else, for small models trained to judge."""
+    system: str | None = None
+    """System message. None: the kind's own."""
+    template: str | None = None
+    """User message, with {question}, {answer} and {labels} in it; question and answer are put in as JSON strings, so
+    that no answer can end its own quotation. None: the kind's own."""
+    labels: Mapping[str, Label] = field(
+        default_factory=lambda: {"harmful": "comply", "refusal": "refuse", "harmless": "other"}
+    )
+    """The words that the judge may answer with, and the label that each stands for."""
+    measures: tuple[Metric, ...] = ("asr", "refusal_rate")
+    """The rates that its verdicts are counted in."""
+    with_image: bool = True
+    """Whether the judge sees the image."""
+    decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=200))
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise ValueError("labels: is empty; name the words that the judge may answer with")
+        if "unscored" in self.labels.values():
+            raise ValueError(
+                "labels: 'unscored' is not a verdict; a judge that cannot tell has no label"
+            )
+        folded = [word.strip().casefold() for word in self.labels]
+        if "" in folded or len(set(folded)) != len(folded):
+            raise ValueError(
+                f"labels: the words {list(self.labels)} must differ, whatever their case"
+            )
+        if self.template is not None and "{answer}" not in self.template:
+            raise ValueError("template: has no {answer}, so the judge would not see what it judges")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelJudgeConfig(Strict):
+    """A model that is asked for its verdict."""
+
+    name: Literal["model"] = "model"
+    title: str = "model"
+    """The judge's name in tables and verdicts."""
+    model: GeneratorConfig
+    prompt: JudgePromptConfig = field(default_factory=JudgePromptConfig)
+
+
+JudgeConfig = Annotated[
+    KeywordsJudgeConfig | OracleJudgeConfig | UsefulJudgeConfig | ModelJudgeConfig,
+    Field(discriminator="name"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Strict):
+    name: str = not_identity("evaluation")
+    """Readable start of the evaluation's id."""
+    model: GeneratorConfig
+    suite: str = input_path()
+    """Folder with suite.json and its images."""
+    judges: Annotated[tuple[JudgeConfig, ...], Field(min_length=1)] = field(
+        default_factory=lambda: (KeywordsJudgeConfig(),)
+    )
+    """A rate that several judges measure is reported by the first of them in the main table."""
+    protocol: str = "corrected"
+    sample: Count | None = None
+    """Draw this many questions of each case; a question's rewrites come along. None: all."""
+    seed: int = 0
+    """Of that draw."""
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    batch_size: Count = 32
+    """Cases that the model is given in one call. Batches are stored whole and cut in a fixed order."""
+
+    def __post_init__(self) -> None:
+        check_protocol(self.protocol)
+        names = [judge_title(judge) for judge in self.judges]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"judges: the names {twice} stand twice; every judge needs its own")
+
+
+def judge_title(judge: JudgeConfig) -> str:
+    """The name that a judge's verdicts carry."""
+    return judge.title if isinstance(judge, ModelJudgeConfig) else judge.name
+
+
+def check_protocol(protocol: str) -> None:
+    """Raises ValueError for a reading of the numbers that does not exist."""
+    if protocol == "paper":
+        raise ValueError(
+            "protocol: 'paper' (the original's own rules, filters and judge prompts) is not implemented yet; "
+            "allowed: 'corrected'"
+        )
+    if protocol != "corrected":
+        raise ValueError(f"protocol: {protocol!r} is unknown; allowed: 'corrected'")

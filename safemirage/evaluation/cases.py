@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from safemirage.config.evaluate import Label
+
 Subset = Literal["safe", "unsafe"]
-Label = Literal["comply", "refuse", "other", "unscored"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +72,5 @@ class Verdict:
     label: Label
     score: float | None = None
     reason: str = ""
+    retry: bool = False
+    """Unscored because the judge could not be reached: not kept, so that the next evaluation asks again."""

@@ -4,8 +4,10 @@ from types import TracebackType
 from typing import Self
 
 from safemirage.store.engine import Database, open_database
+from safemirage.store.evaluations import Evaluations
 from safemirage.store.leases import Leases
 from safemirage.store.runs import Runs
+from safemirage.store.samples import Samples
 
 
 class Store:
@@ -15,6 +17,8 @@ class Store:
         self._database = database
         self.leases = Leases(database)
         self.runs = Runs(database)
+        self.samples = Samples(database)
+        self.evaluations = Evaluations(database)
 
     @property
     def url(self) -> str:

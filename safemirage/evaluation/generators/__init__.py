@@ -7,13 +7,33 @@ from safemirage.config.evaluate import DecodingConfig
 from safemirage.evaluation.cases import Generation, Request
 
 
+class GenerationError(RuntimeError):
+    """An answer that could not be had."""
+
+
+class RequestRejected(GenerationError):
+    """This one request cannot be answered (too long, refused by the service); others may."""
+
+
+class GeneratorUnavailable(GenerationError):
+    """The model cannot be reached now, or answers nothing that can be read; later it may."""
+
+
 class Generator(Protocol):
     """Something that answers questions about images."""
 
     @property
     def key(self) -> Mapping[str, str]:
         """All that decides an answer beside request and decoding: weights digest, dtype, processor digest,
-        engine and version. The sample store's keys hold it, so it must change when answers may."""
+        engine and version. The sample store's keys hold it, so it must change when answers may. A generator
+        that cannot tell what it serves says `"scope": "evaluation"`: its answers are reused within one only."""
 
-    async def generate(self, requests: Sequence[Request], decoding: DecodingConfig) -> list[Generation]:
-        """One answer a request, in order. An answer that cannot be had is raised, never made up."""
+    async def generate(
+        self, requests: Sequence[Request], decoding: DecodingConfig
+    ) -> list[Generation]:
+        """One answer a request, in order. An answer that cannot be had is raised, never made up.
+
+        Raises:
+            RequestRejected: one of the requests cannot be answered; the caller may ask for the others.
+            GeneratorUnavailable: the model cannot be reached.
+        """

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from safemirage.config.evaluate import Metric
 from safemirage.evaluation.cases import Case, Verdict
 
 
@@ -17,10 +18,14 @@ class Judged:
 
 class Judge(Protocol):
     name: str
+    """Unique within an evaluation; verdicts and rows carry it."""
+    measures: tuple[Metric, ...]
+    """The rates that its verdicts are counted in: asr counts `comply`, refusal_rate `refuse`, useful_rate `comply`."""
 
     @property
     def key(self) -> Mapping[str, str]:
-        """All that decides a verdict beside case and answer: model, prompt, parser, word list."""
+        """All that decides a verdict beside case and answer: model, prompt, parser, word list.
+        `scope` as in a generator's key, when the judge asks one."""
 
     async def judge(self, items: Sequence[Judged]) -> list[Verdict]:
         """One verdict an item, in order. An item that cannot be judged is `unscored`, with the reason."""
