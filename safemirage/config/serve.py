@@ -1,0 +1,134 @@
+"""The service: where it listens, who may call it, what it refuses, what it runs. Files: configs/serve/*.yaml."""
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from safemirage.config.base import Strict
+from safemirage.config.evaluate import JudgePromptConfig
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+BUILT_IN_JUDGES = ("keywords", "oracle", "useful")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig(Strict):
+    """What one caller may ask for. Whatever is over is refused before it is worked on."""
+
+    body_bytes: Count = 32 * 1024 * 1024
+    """Bytes of a request's body, images included (413)."""
+    image_bytes: Count = 8 * 1024 * 1024
+    """Bytes of one encoded image."""
+    image_pixels: Count = 16_000_000
+    """Width x height of one image, read from its header before anything is decoded."""
+    prompt_characters: Count = 20_000
+    """Characters of one question, and of one answer to judge."""
+    items: Count = 256
+    """Answers in one batch to judge."""
+    cases: Count = 10_000
+    """Cases of one evaluation that are sent inline."""
+    new_tokens: Count = 2048
+    """The largest `max_tokens`."""
+    default_new_tokens: Count = 256
+    """What stands for `max_tokens` where a request has none."""
+    waiting: Count = 64
+    """Requests that are worked on or wait; one more is turned away (429)."""
+    retry_after_s: Count = 2
+    """What a caller that was turned away is told to wait."""
+    request_timeout_s: Positive = 120.0
+    """A request that takes longer is given up (504)."""
+    page: Count = 500
+    """The largest page of a listing."""
+
+    def __post_init__(self) -> None:
+        if self.default_new_tokens > self.new_tokens:
+            raise ValueError(
+                f"limits.default_new_tokens: {self.default_new_tokens!r} is over limits.new_tokens={self.new_tokens!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointsConfig(Strict):
+    """The replicas that hold models. Fractions of a CPU let them stand beside a training on a small machine."""
+
+    engine: Literal["transformers", "vllm"] = "transformers"
+    replicas: Count = 1
+    cpus: Annotated[float, Field(ge=0)] = 0.05
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    threads: Count = 1
+    """Threads that one replica computes with."""
+    models: Count = 4
+    """Models that one replica keeps loaded; the one used longest ago goes first."""
+    batch: Count = 32
+    """Questions that are answered in one pass."""
+    gather_s: Annotated[float, Field(ge=0)] = 0.005
+    """How long a single question waits for others to share its pass with."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedJudgeConfig(Strict):
+    """A judge that is a served model, asked for its verdict in words."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    """What callers name it by."""
+    model: str
+    """Id of an export in storage."""
+    prompt: JudgePromptConfig = field(default_factory=JudgePromptConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationsConfig(Strict):
+    """The one replica that runs evaluations."""
+
+    cpus: Annotated[float, Field(ge=0)] = 0.01
+    concurrent: Count = 2
+    """Evaluations that run at a time; more wait in the store."""
+    batch: Count = 32
+    """Cases sent to a model in one call; a batch is the unit that is stored."""
+    poll_s: Positive = 0.25
+    """How often the store is looked at for evaluations that wait, or whose worker is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(Strict):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0 takes a free one."""
+    auth: Literal["token", "none"] = "token"
+    """`token`: every call under /v1 needs a bearer token, read from SAFEMIRAGE_API_TOKENS_FILE or
+    SAFEMIRAGE_API_TOKEN. `none` is for a loopback address only."""
+    cpus: Annotated[float, Field(ge=0)] = 0.01
+    """Logical CPUs of the replica that answers HTTP."""
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
+    evaluations: EvaluationsConfig = field(default_factory=EvaluationsConfig)
+    judges: tuple[ServedJudgeConfig, ...] = ()
+    """Judges that are models, beside the built-in ones."""
+
+    def __post_init__(self) -> None:
+        if self.auth == "none" and not is_loopback(self.host):
+            raise ValueError(
+                f"auth: 'none' with host {self.host!r}, which others can reach; "
+                "set auth=token, or host=127.0.0.1"
+            )
+        names = [*BUILT_IN_JUDGES, *(judge.name for judge in self.judges)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"judges: the names {twice} stand twice or are built in; every judge needs its own"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

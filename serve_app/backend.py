@@ -1,0 +1,135 @@
+"""What the HTTP routes need of the world behind them. `serve_app.service` is the one implementation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from safemirage.config.evaluate import DecodingConfig
+from safemirage.evaluation.cases import Case, Generation, Request, Verdict
+from safemirage.evaluation.judges import Judged
+from safemirage.store.evaluations import Evaluation
+
+TERMINAL = frozenset({"finished", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """An export that can be asked."""
+
+    id: str
+    created: int
+    """Seconds since the epoch."""
+    base: str | None
+    """What its training started from; None for a model trained from nothing."""
+    method: str
+    identity: str
+    weights_digest: str
+    processor_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeCard:
+    """A judge that can be named."""
+
+    name: str
+    kind: Literal["built-in", "model"]
+    model: str | None = None
+    """Id of the export that a judge of kind `model` asks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteCard:
+    name: str
+    cases: Mapping[str, int]
+    """Name of a case -> how many samples it has."""
+    questions: int
+    """Distinct questions, a question and its rewrites counted once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec:
+    """What an evaluation does; two with the same spec give the same rows."""
+
+    model: str
+    suite: str | None
+    cases: Sequence[Case] | None
+    protocol: str
+    judges: Sequence[str]
+    sample: int | None
+    seed: int
+    decoding: DecodingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One setting that a search tried."""
+
+    id: str
+    state: str
+    parameters: Mapping[str, Any]
+    """Dotted path -> value."""
+    objectives: Mapping[str, float]
+    """Empty until it is finished."""
+    front: bool
+    """Whether no other trial is as good in everything and better in something."""
+    error: str | None
+    progress: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A search and its trials."""
+
+    id: str
+    name: str
+    state: str
+    is_live: bool
+    """Whether a process works on it now."""
+    directions: Mapping[str, Literal["min", "max"]]
+    """Objective -> whether it shall be small or large."""
+    trials: Sequence[Trial]
+    progress: Mapping[str, Any]
+    error: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Backend(Protocol):
+    """Raises serve_app.errors.ApiError for what the caller got wrong, e.g. 404 for a name that is not there."""
+
+    async def models(self) -> list[ModelCard]: ...
+
+    async def model(self, model_id: str) -> ModelCard: ...
+
+    def judges(self) -> list[JudgeCard]: ...
+
+    async def suites(self) -> list[SuiteCard]: ...
+
+    async def generate(
+        self, model: str, requests: Sequence[Request], decoding: DecodingConfig
+    ) -> list[Generation]:
+        """One answer a request, in order."""
+
+    async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]:
+        """One verdict an item, in order."""
+
+    async def submit(self, spec: EvaluationSpec, *, idempotency_key: str | None) -> Evaluation:
+        """Queues an evaluation. The same key with the same spec is the same evaluation: one that failed or was
+        cancelled is queued again, any other is returned as it is. With another spec it is refused (422)."""
+
+    async def evaluation(self, evaluation_id: str) -> Evaluation: ...
+
+    async def evaluations(self, *, limit: int, offset: int) -> list[Evaluation]:
+        """Newest first."""
+
+    async def samples(self, evaluation_id: str, *, limit: int, offset: int) -> list[dict[str, Any]]:
+        """By position; those that are stored so far. Each has position, subset, question, answer, verdicts, ..."""
+
+    async def cancel(self, evaluation_id: str) -> Evaluation:
+        """Ends it at the next batch; one that has ended is returned as it is."""
+
+    async def studies(self) -> list[Study]:
+        """Newest first."""
+
+    async def study(self, study_id: str) -> Study: ...

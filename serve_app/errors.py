@@ -1,0 +1,116 @@
+"""Every error in OpenAI's shape, also those of the framework: {"error": {message, type, param, code}}."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+_log = logging.getLogger(__name__)
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
+_CODES = {401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_MAX_PROBLEMS = 5
+
+
+class ApiError(Exception):
+    """A request that is refused. `param` names the part of it that is at fault."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = headers
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(
+            error_body(self.status, self.message, param=self.param, code=self.code),
+            status_code=self.status,
+            headers=self.headers,
+        )
+
+
+def error_body(
+    status: int, message: str, *, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {
+        "error": {
+            "message": message,
+            "type": kind,
+            "param": param,
+            "code": code or _CODES.get(status),
+        }
+    }
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(ApiError, _refused)
+    app.add_exception_handler(HTTPException, _framework_refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(TimeoutError, _timed_out)
+    app.add_exception_handler(Exception, _failed)
+
+
+async def _refused(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _framework_refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    return JSONResponse(
+        error_body(error.status_code, message), status_code=error.status_code, headers=error.headers
+    )
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = error.errors()
+    if any(item["type"] == "json_invalid" for item in problems):
+        message = "the body is not JSON: " + str(problems[0].get("ctx", {}).get("error", ""))
+        return JSONResponse(error_body(400, message, code="invalid_json"), status_code=400)
+    lines = [f"{_where(item)}: {item['msg']}" for item in problems[:_MAX_PROBLEMS]]
+    if len(problems) > _MAX_PROBLEMS:
+        lines.append(f"and {len(problems) - _MAX_PROBLEMS} more")
+    body = error_body(422, "; ".join(lines), param=_where(problems[0]), code="invalid_value")
+    return JSONResponse(body, status_code=422)
+
+
+def _where(item: dict[str, Any]) -> str:
+    path = [str(part) for part in item["loc"]]
+    return ".".join(path[1:] if path[0] in {"body", "query", "path", "header"} else path) or "body"
+
+
+async def _timed_out(_request: Request, _error: Exception) -> JSONResponse:
+    message = (
+        "the request took too long and was given up; send fewer or shorter questions at a time"
+    )
+    return JSONResponse(error_body(504, message, code="timeout"), status_code=504)
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    # The client is told nothing of the inside; the log is.
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    message = "the server failed on this request; its log has the reason"
+    return JSONResponse(error_body(500, message, code="internal_error"), status_code=500)

@@ -1,0 +1,79 @@
+"""Images in requests: data URIs, checked by size and header before a decoder sees them."""
+
+import base64
+import binascii
+import io
+import re
+import warnings
+
+from PIL import Image
+
+from safemirage.config.serve import LimitsConfig
+from safemirage.evaluation.cases import ImageInput
+from serve_app.errors import ApiError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+_DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+
+
+def read_image(url: str, *, limits: LimitsConfig, param: str) -> ImageInput:
+    """The image in a data URI.
+
+    Raises:
+        ApiError: it is a remote URL, not base64, not an image of `FORMATS`, broken, or over the limits.
+    """
+    if url.startswith(("http://", "https://", "ftp://", "file:")):
+        raise ApiError(
+            400,
+            "remote and file URLs are not fetched; send the image as data:image/png;base64,...",
+            param=param,
+            code="remote_image_refused",
+        )
+    head = _DATA_URI.match(url)
+    if head is None:
+        raise _bad("is not a data URI of the form data:image/png;base64,...", param)
+    encoded = url[head.end() :]
+    if len(encoded) * 3 // 4 - 2 > limits.image_bytes:
+        raise ApiError(
+            413, f"the image is over the limit of {limits.image_bytes} bytes", param=param
+        )
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except binascii.Error as error:
+        raise _bad(f"is not base64: {error}", param) from error
+    if len(data) > limits.image_bytes:
+        raise ApiError(
+            413, f"the image is over the limit of {limits.image_bytes} bytes", param=param
+        )
+    _check_pixels(data, limits, param)
+    return ImageInput(data)
+
+
+def _check_pixels(data: bytes, limits: LimitsConfig, param: str) -> None:
+    """Reads the header first: a few kilobytes can decode to gigabytes."""
+    try:
+        with warnings.catch_warnings():
+            # Our own limit, below, is the one that counts.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > limits.image_pixels:
+                    raise ApiError(
+                        413,
+                        f"the image has {width} x {height} pixels; the limit is {limits.image_pixels} in all",
+                        param=param,
+                        code="image_too_large",
+                    )
+                image.load()
+    except Image.DecompressionBombError as error:
+        raise ApiError(
+            413, f"the image is too large: {error}", param=param, code="image_too_large"
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for broken files
+        raise _bad(
+            f"holds no image that can be read ({', '.join(FORMATS)}): {error}", param
+        ) from error
+
+
+def _bad(what: str, param: str) -> ApiError:
+    return ApiError(400, f"{param}: {what}", param=param, code="invalid_image")

@@ -1,0 +1,157 @@
+"""The Backend over storage, store and whatever answers questions: deployment handles, or generators in-process."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.identity import folder_digest
+from safemirage.config.load import to_tree
+from safemirage.config.serve import BUILT_IN_JUDGES, ServedJudgeConfig
+from safemirage.evaluation.cases import Case, Generation, ImageInput, Request, Verdict
+from safemirage.evaluation.judges import Judged
+from safemirage.storage import Storage
+from safemirage.store import Store
+from safemirage.store.evaluations import Evaluation, IdempotencyConflict
+from serve_app.backend import EvaluationSpec, JudgeCard, ModelCard, Study, SuiteCard
+from serve_app.catalogue import find_model, find_suite, list_models, list_suites, not_found
+from serve_app.errors import ApiError
+from serve_app.studies import find_study, list_studies
+
+
+class Engines(Protocol):
+    """What computes: models by id, judges by name. Both exist when they are called."""
+
+    async def generate(
+        self, model: str, requests: Sequence[Request], decoding: DecodingConfig
+    ) -> list[Generation]: ...
+
+    async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]: ...
+
+
+class Service:
+    """Reads and writes files and database off the event loop."""
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        store: Store,
+        engines: Engines,
+        judges: Sequence[ServedJudgeConfig] = (),
+    ) -> None:
+        self._storage = storage
+        self._store = store
+        self._engines = engines
+        self._judges = {name: JudgeCard(name=name, kind="built-in") for name in BUILT_IN_JUDGES}
+        for judge in judges:
+            self._judges[judge.name] = JudgeCard(name=judge.name, kind="model", model=judge.model)
+
+    async def models(self) -> list[ModelCard]:
+        return await asyncio.to_thread(list_models, self._storage)
+
+    async def model(self, model_id: str) -> ModelCard:
+        return await asyncio.to_thread(find_model, self._storage, model_id)
+
+    def judges(self) -> list[JudgeCard]:
+        return list(self._judges.values())
+
+    async def suites(self) -> list[SuiteCard]:
+        return await asyncio.to_thread(list_suites, self._storage)
+
+    async def generate(
+        self, model: str, requests: Sequence[Request], decoding: DecodingConfig
+    ) -> list[Generation]:
+        await self.model(model)
+        return await self._engines.generate(model, requests, decoding)
+
+    async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]:
+        await self._check_judge(judge)
+        return await self._engines.judge(judge, items) if items else []
+
+    async def submit(self, spec: EvaluationSpec, *, idempotency_key: str | None) -> Evaluation:
+        for judge in spec.judges:
+            await self._check_judge(judge)
+        return await asyncio.to_thread(self._submit, spec, idempotency_key)
+
+    async def evaluation(self, evaluation_id: str) -> Evaluation:
+        found = await asyncio.to_thread(self._store.evaluations.get, evaluation_id)
+        return _found(found, evaluation_id)
+
+    async def evaluations(self, *, limit: int, offset: int) -> list[Evaluation]:
+        return await asyncio.to_thread(self._store.evaluations.list, limit=limit, offset=offset)
+
+    async def samples(self, evaluation_id: str, *, limit: int, offset: int) -> list[dict[str, Any]]:
+        read = self._store.evaluations.samples
+        return await asyncio.to_thread(read, evaluation_id, limit=limit, offset=offset)
+
+    async def cancel(self, evaluation_id: str) -> Evaluation:
+        found = await asyncio.to_thread(self._store.evaluations.cancel, evaluation_id)
+        return _found(found, evaluation_id)
+
+    async def studies(self) -> list[Study]:
+        return await asyncio.to_thread(list_studies, self._store)
+
+    async def study(self, study_id: str) -> Study:
+        return await asyncio.to_thread(find_study, self._store, study_id)
+
+    async def _check_judge(self, name: str) -> None:
+        if name not in self._judges:
+            raise not_found("judge", name, self._judges)
+        model = self._judges[name].model
+        if model is not None:
+            await self.model(model)
+
+    def _submit(self, spec: EvaluationSpec, idempotency_key: str | None) -> Evaluation:
+        tree = self._tree(spec)
+        if spec.cases is not None:
+            images = [case.image for case in spec.cases if case.image is not None]
+            self._store.samples.put_images({image.digest: image.data for image in images})
+        try:
+            evaluation = self._store.evaluations.submit(tree, idempotency_key=idempotency_key)
+        except IdempotencyConflict as error:
+            raise ApiError(
+                422, str(error), param="Idempotency-Key", code="idempotency_key_reused"
+            ) from error
+        if evaluation.state in {"failed", "cancelled"}:
+            return _found(self._store.evaluations.requeue(evaluation.id), evaluation.id)
+        return evaluation
+
+    def _tree(self, spec: EvaluationSpec) -> dict[str, Any]:
+        """The spec as stored. Model and suite count by content, so an edited one is another evaluation."""
+        folder = find_suite(self._storage, spec.suite) if spec.suite is not None else None
+        return {
+            "model": spec.model,
+            "weights_digest": find_model(self._storage, spec.model).weights_digest,
+            "suite": spec.suite,
+            "suite_digest": folder_digest(folder) if folder else None,
+            "cases": [case_tree(case) for case in spec.cases] if spec.cases is not None else None,
+            "protocol": spec.protocol,
+            "judges": list(spec.judges),
+            "sample": spec.sample,
+            "seed": spec.seed,
+            "decoding": to_tree(spec.decoding),
+        }
+
+
+def case_tree(case: Case) -> dict[str, Any]:
+    """A case for a JSON column, its image by digest."""
+    tree = {**asdict(case), "truth": dict(case.truth)}
+    return {**tree, "image": case.image.digest if case.image else None}
+
+
+def read_case(tree: Mapping[str, Any], store: Store) -> Case:
+    """The case that `case_tree` wrote."""
+    image = None
+    if tree["image"] is not None:
+        data = store.samples.image(tree["image"])
+        assert data is not None, f"image {tree['image']} is stored before its case"
+        image = ImageInput(data)
+    return Case(**{**tree, "image": image})
+
+
+def _found(evaluation: Evaluation | None, evaluation_id: str) -> Evaluation:
+    if evaluation is None:
+        raise ApiError(404, f"evaluation {evaluation_id!r} is not here", param="evaluation_id")
+    return evaluation
