@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -12,6 +13,11 @@ from rich.table import Table
 from safemirage.data.audit import Audit
 from safemirage.data.lookup import LookupScore
 from safemirage.data.words import WordStat
+
+PLOT_FORMATS = (".pdf", ".png", ".svg")
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _SAFE_COLOUR, _UNSAFE_COLOUR = "#3b7dd8", "#d1495b"
 
@@ -110,43 +116,48 @@ def _p_value(value: float) -> str:
 def write_plot(audit: Audit, path: Path, *, top: int = 15) -> None:
     """Bars of the most frequent first words by label, and what the one-word lookup does on each file.
 
-    The suffix of `path` picks the format.
+    The suffix of `path` picks the format, one of `PLOT_FORMATS`.
 
     Raises:
-        ValueError: matplotlib is not installed, or cannot write such a file.
+        ModuleNotFoundError: matplotlib is not installed.
     """
     try:
-        from matplotlib.axes import Axes
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError("a plot needs matplotlib: pip install 'safemirage[plot]'") from error
-
-    def draw_words(axes: Axes) -> None:
-        stats = audit.words["first word"][:top][::-1]
-        places = range(len(stats))
-        axes.barh(places, [item.safe for item in stats], color=_SAFE_COLOUR, label="safe")
-        left = [item.safe for item in stats]
-        axes.barh(
-            places, [item.unsafe for item in stats], left=left, color=_UNSAFE_COLOUR, label="unsafe"
-        )
-        axes.set_yticks(places, [f"{item.word}  (P = {item.p_unsafe:.2f})" for item in stats])
-        axes.set_xlabel("questions")
-        axes.set_title("first words, with P(unsafe | word)")
-        axes.legend()
-
-    def draw_lookup(axes: Axes) -> None:
-        rows = [(f"{audit.file} (held out)", audit.held_out[0])]
-        rows += [(transfer.file, transfer.scores[0]) for transfer in audit.transfers]
-        for index, (_, score) in enumerate(rows[::-1]):
-            axes.barh(index + 0.2, score.safe_flagged or 0.0, 0.38, color=_SAFE_COLOUR)
-            axes.barh(index - 0.2, score.unsafe_flagged or 0.0, 0.38, color=_UNSAFE_COLOUR)
-        axes.set_yticks(range(len(rows)), [name for name, _ in rows[::-1]])
-        axes.set_xlim(0, 1)
-        axes.set_xlabel("flagged as unsafe by the first word alone")
-        axes.set_title("one-word lookup")
-
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a plot needs matplotlib: pip install 'safemirage[plot]'", name=error.name
+        ) from error
     figure = Figure(figsize=(13, 6), layout="constrained")
     words, lookup = figure.subplots(1, 2)
-    draw_words(words)
-    draw_lookup(lookup)
+    _draw_words(words, audit.words["first word"][:top][::-1])
+    rows = [(transfer.file, transfer.scores[0]) for transfer in audit.transfers]
+    _draw_lookup(lookup, [(f"{audit.file} (held out)", audit.held_out[0]), *rows][::-1])
     figure.savefig(path)
+
+
+def _draw_words(axes: "Axes", stats: Sequence[WordStat]) -> None:
+    places = range(len(stats))
+    safe, unsafe = [item.safe for item in stats], [item.unsafe for item in stats]
+    axes.barh(places, safe, color=_SAFE_COLOUR, label="safe questions")
+    axes.barh(places, unsafe, left=safe, color=_UNSAFE_COLOUR, label="unsafe questions")
+    axes.set_yticks(places, [f"{item.word}  (P = {item.p_unsafe:.2f})" for item in stats])
+    axes.set_xlabel("questions")
+    axes.set_title("first words, with P(unsafe | word)")
+    axes.legend(loc="lower right")
+
+
+def _draw_lookup(axes: "Axes", rows: Sequence[tuple[str, LookupScore]]) -> None:
+    for index, (_, score) in enumerate(rows):
+        bars = (
+            (0.2, score.safe_flagged, score.safe_questions, _SAFE_COLOUR),
+            (-0.2, score.unsafe_flagged, score.unsafe_questions, _UNSAFE_COLOUR),
+        )
+        for offset, rate, count, colour in bars:
+            if rate is not None:
+                axes.barh(index + offset, rate, 0.38, color=colour)
+                axes.text(rate + 0.01, index + offset, _rate(rate, count), va="center")
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set_xlim(0, 1.25)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.set_xlabel("flagged as unsafe by the first word alone")
+    axes.set_title("one-word lookup")

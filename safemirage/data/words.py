@@ -17,7 +17,7 @@ Kind = Literal["first word", "first 2 words", "first 3 words", "word anywhere"]
 KINDS: tuple[Kind, ...] = ("first word", "first 2 words", "first 3 words", "word anywhere")
 OPENINGS: dict[Kind, int] = {"first word": 1, "first 2 words": 2, "first 3 words": 3}
 
-_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
+_WORD = re.compile(r"([^\W\d_]+)(?:['\u2019][^\W\d_]+)*")
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class CategoryStat:
 
 
 def words_of(question: str) -> list[str]:
-    """The alphabetic words of a question, in lower case."""
-    return [word.lower().replace("\u2019", "'") for word in _WORD.findall(question)]
+    """The alphabetic words of a question in lower case, each up to its apostrophe: "what's" counts as "what"."""
+    return [word.lower() for word in _WORD.findall(question)]
 
 
 def opening(question: str, length: int) -> str:
