@@ -1,0 +1,240 @@
+"""Writes a trained model as an export: safetensors in the public layout, processor, manifest.
+
+A full model is a folder that transformers and vLLM both load. A LoRA run's export is a PEFT adapter folder;
+`merge_export` writes the merged model into its sub-folder `merged`, an export of its own, for engines that
+cannot take the adapter (vLLM, because of the trained projector).
+"""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import split_torch_state_dict_into_shards
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from safemirage.models.families import Family
+from safemirage.models.loading import DtypeName, load_for_inference
+from safemirage.models.manifest import (
+    MANIFEST_NAME,
+    MERGED_NAME,
+    BaseModel,
+    ExportError,
+    Manifest,
+    file_digests,
+    is_adapter,
+    package_versions,
+    processor_digest,
+    read_manifest,
+    verify_export,
+    weights_digest,
+)
+
+__all__ = [
+    "BaseModel",
+    "ExportError",
+    "ExportRecord",
+    "Manifest",
+    "current_commit",
+    "merge_export",
+    "read_manifest",
+    "verify_export",
+    "write_export",
+]
+
+_SHARD_SIZE = "5GB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRecord:
+    """What a run says of the model that it exports."""
+
+    run_id: str
+    identity: str
+    method: str
+    base: BaseModel | None
+    """None for a model that was trained from nothing; an adapter needs one."""
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    git_commit: str | None
+
+
+def write_export(
+    folder: Path,
+    *,
+    model: Any,
+    processor: Any,
+    state_dict: dict[str, Tensor] | None,
+    family: Family,
+    record: ExportRecord,
+) -> Manifest:
+    """Write `folder` in one step: it is there whole or not at all, and replaces one that was there.
+
+    Args:
+        model: a transformers model, or a PeftModel, of which the adapter is written.
+        state_dict: the consolidated weights under the model's own names; None: the model's.
+
+    Raises:
+        ExportError: weights are missing from `state_dict`, or an adapter's record names no base.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    scratch.mkdir()
+    try:
+        if isinstance(model, PeftModel):
+            _write_adapter(scratch, model, state_dict, record)
+        else:
+            _write_full(scratch, model, state_dict, family)
+        processor.save_pretrained(scratch)
+        # Readers older than transformers 5 look for the image processor in a file of its own.
+        processor.image_processor.save_pretrained(scratch)
+        manifest = _manifest(scratch, family, record)
+        text = json.dumps(asdict(manifest), indent=2, sort_keys=True)
+        (scratch / MANIFEST_NAME).write_text(text + "\n")
+        _put_in_place(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
+
+
+def merge_export(folder: Path, *, dtype: DtypeName = "float32") -> Path:
+    """The merged model of an adapter's export, written into its sub-folder `merged` unless it is there.
+
+    It is merged, and stored, in `dtype`.
+
+    Raises:
+        ExportError: the export is no adapter, or not what its manifest says.
+    """
+    folder = Path(folder)
+    if not is_adapter(folder):
+        raise ExportError(f"{folder}: no adapter, so there is nothing to merge")
+    manifest = verify_export(folder)
+    target = folder / MERGED_NAME
+    if target.is_dir():
+        return target
+    loaded = load_for_inference(folder, dtype=dtype)
+    record = ExportRecord(
+        run_id=manifest.run_id,
+        identity=manifest.identity,
+        method=manifest.method,
+        base=manifest.base,
+        config=manifest.config,
+        metrics=manifest.metrics,
+        git_commit=manifest.git_commit,
+    )
+    write_export(
+        target,
+        model=loaded.model,
+        processor=loaded.processor,
+        state_dict=None,
+        family=loaded.family,
+        record=record,
+    )
+    return target
+
+
+def current_commit() -> str | None:
+    """The commit that this code was checked out from: SAFEMIRAGE_GIT_COMMIT, else git's word; None if unknown."""
+    if named := os.environ.get("SAFEMIRAGE_GIT_COMMIT"):
+        return named
+    if shutil.which("git") is None:
+        return None
+    asked = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() if asked.returncode == 0 else None
+
+
+def _write_full(
+    folder: Path, model: Any, state_dict: dict[str, Tensor] | None, family: Family
+) -> None:
+    names = set(model.state_dict())
+    weights = model.state_dict() if state_dict is None else state_dict
+    text_config = model.config.get_text_config()
+    if model.config.tie_word_embeddings or text_config.tie_word_embeddings:
+        # The output layer is the embedding; a second copy would part from it.
+        names.discard(f"{family.head}.weight")
+    missing, extra = sorted(names - weights.keys()), sorted(weights.keys() - names)
+    extra = [name for name in extra if not name.startswith(f"{family.head}.")]
+    if missing or extra:
+        raise ExportError(
+            f"the weights do not cover the model: {len(missing)} missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}"
+        )
+    _save_shards(folder, {family.hub_name(name): weights[name] for name in sorted(names)})
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.get_text_config().use_cache = True  # off in training only
+    config.save_pretrained(folder)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+
+
+def _save_shards(folder: Path, weights: dict[str, Tensor]) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    split = split_torch_state_dict_into_shards(
+        tensors,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=_SHARD_SIZE,
+    )
+    for filename, names in split.filename_to_tensors.items():
+        save_file({name: tensors[name] for name in names}, folder / filename, {"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def _write_adapter(
+    folder: Path, model: PeftModel, state_dict: dict[str, Tensor] | None, record: ExportRecord
+) -> None:
+    if record.base is None:
+        raise ExportError("an adapter's record names no base model")
+    expected = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    weights = dict(model.state_dict()) if state_dict is None else state_dict
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise ExportError(f"the adapter's weights are not all there: {missing[:3]}")
+    adapter = get_peft_model_state_dict(model, state_dict=weights)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    settings = copy.deepcopy(model.peft_config["default"])
+    settings.inference_mode = True
+    settings.base_model_name_or_path = record.base.path
+    settings.save_pretrained(folder)
+
+
+def _manifest(folder: Path, family: Family, record: ExportRecord) -> Manifest:
+    base_digest = record.base.weights_digest if record.base is not None else None
+    return Manifest(
+        **vars(record),
+        family=family.name,
+        versions=package_versions(),
+        weights_digest=weights_digest(folder, base_digest=base_digest),
+        processor_digest=processor_digest(folder),
+        files=file_digests(folder),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _put_in_place(scratch: Path, folder: Path) -> None:
+    if not folder.exists():
+        scratch.rename(folder)
+        return
+    old = folder.with_name(f"{scratch.name}.old")
+    folder.rename(old)
+    scratch.rename(folder)
+    shutil.rmtree(old)

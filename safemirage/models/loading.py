@@ -1,0 +1,244 @@
+"""Loads models: for training (full or LoRA) and for inference. Only safetensors are read, never pickles."""
+
+import importlib.util
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import snapshot_download
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+
+from safemirage.config.identity import is_local
+from safemirage.config.load import ConfigError
+from safemirage.config.model import LoraConfig, ModelConfig
+from safemirage.models.families import Family, family_of
+from safemirage.models.manifest import (
+    ExportError,
+    is_adapter,
+    processor_digest,
+    read_manifest,
+    verify_export,
+    weights_digest,
+)
+
+_LOG = logging.getLogger(__name__)
+_HUB_FILES = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.jinja",
+    "tokenizer.model",
+    "merges.txt",
+]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+DtypeName = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["eager", "sdpa", "flash_attention_2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    model: Any
+    """A transformers model, or a PeftModel around one."""
+    processor: Any
+    """With a chat template, and PIL image preprocessing."""
+    family: Family
+    weights_digest: str
+    """Of the weights as loaded; for training, those that the run starts from."""
+    processor_digest: str
+    attention: Attention
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weights:
+    model: PreTrainedModel
+    digest: str
+
+
+def load_for_training(config: ModelConfig) -> LoadedModel:
+    """The model in train mode on the CPU, with gradients required just where it is to be trained.
+
+    Raises:
+        ConfigError: nothing at `path`, or a `trainable` pattern that fits no parameter.
+        ExportError: the folder is not what its manifest says.
+    """
+    if config.lora is not None and config.trainable:
+        raise ConfigError(
+            f"model.trainable: {config.trainable!r} beside model.lora; adapters decide what is trained, "
+            "so drop one of the two"
+        )
+    attention = choose_attention(config.attention, config.dtype, on_cuda=torch.cuda.is_available())
+    folder = resolve_model(config.path, config.revision)
+    weights = _load_weights(folder, config.dtype, attention)
+    family = family_of(weights.model.config)
+    weights.model.config.get_text_config().use_cache = False
+    model: Any = weights.model
+    if config.lora is not None:
+        model = _with_adapters(weights.model, family, config.lora, base=config.path)
+    else:
+        _mark_trainable(weights.model, family, config.trainable)
+    if config.gradient_checkpointing:
+        # The non-reentrant kind works with frozen inputs, so under LoRA too.
+        weights.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return LoadedModel(
+        model=model.train(),
+        processor=load_processor(folder, family, weights.model.config),
+        family=family,
+        weights_digest=weights.digest,
+        processor_digest=processor_digest(folder),
+        attention=attention,
+    )
+
+
+def load_for_inference(
+    path: Path | str, *, dtype: DtypeName = "float32", device: str = "cpu", revision: str = "main"
+) -> LoadedModel:
+    """The model in eval mode on `device`; an adapter is merged into its base.
+
+    Raises:
+        ConfigError: nothing at `path`.
+        ExportError: the folder, or an adapter's base, is not what its manifest says.
+    """
+    attention = choose_attention("auto", dtype, on_cuda=device.startswith("cuda"))
+    folder = resolve_model(str(path), revision)
+    weights = _load_weights(folder, dtype, attention)
+    family = family_of(weights.model.config)
+    return LoadedModel(
+        model=weights.model.eval().requires_grad_(False).to(device),
+        processor=load_processor(folder, family, weights.model.config),
+        family=family,
+        weights_digest=weights.digest,
+        processor_digest=processor_digest(folder),
+        attention=attention,
+    )
+
+
+def resolve_model(path: str, revision: str = "main") -> Path:
+    """The folder of a model; a hub id is downloaded into the hub's cache, safetensors and texts only.
+
+    Raises:
+        ConfigError: a local path with nothing there.
+    """
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return local.absolute()
+    if is_local(path):
+        raise ConfigError(
+            f"model.path: {path!r} is no folder; name an export, a model folder or a hub id"
+        )
+    return Path(snapshot_download(path, revision=revision, allow_patterns=_HUB_FILES))
+
+
+def load_processor(folder: Path, family: Family, config: Any) -> Any:
+    """The processor, with PIL image preprocessing (torchvision's gives other pixels) and a chat template."""
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    if processor.chat_template is None:
+        processor.chat_template = family.chat_template
+    if processor.patch_size is None:
+        # Processors saved before transformers 4.46 leave it to the model's config.
+        processor.patch_size = config.vision_config.patch_size
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    return processor
+
+
+def choose_attention(
+    wanted: Literal["auto", "eager", "sdpa", "flash_attention_2"],
+    dtype: DtypeName,
+    *,
+    on_cuda: bool,
+) -> Attention:
+    """`auto`: flash attention where it is installed, on CUDA and in half precision; else PyTorch's own."""
+    if wanted != "auto":
+        return wanted
+    fits = on_cuda and dtype != "float32" and importlib.util.find_spec("flash_attn") is not None
+    chosen: Attention = "flash_attention_2" if fits else "sdpa"
+    _LOG.info("attention: %s", chosen)
+    return chosen
+
+
+def _load_weights(folder: Path, dtype: DtypeName, attention: Attention) -> _Weights:
+    if (folder / "manifest.json").is_file():
+        verify_export(folder)
+    if is_adapter(folder):
+        return _load_merged(folder, dtype, attention)
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=_DTYPES[dtype], attn_implementation=attention, use_safetensors=True
+    )
+    return _Weights(model=model, digest=weights_digest(folder))
+
+
+def _load_merged(folder: Path, dtype: DtypeName, attention: Attention) -> _Weights:
+    base = read_manifest(folder).base
+    if base is None:
+        raise ExportError(f"{folder}: an adapter whose manifest names no base model")
+    weights = _load_weights(resolve_model(base.path, base.revision), dtype, attention)
+    if weights.digest != base.weights_digest:
+        raise ExportError(
+            f"{folder}: its base {base.path!r} has weights {weights.digest[:12]}, but the adapter was trained on "
+            f"{base.weights_digest[:12]}; put the original base back"
+        )
+    merged = PeftModel.from_pretrained(weights.model, str(folder)).merge_and_unload()
+    return _Weights(model=merged, digest=weights_digest(folder, base_digest=weights.digest))
+
+
+def _with_adapters(
+    model: PreTrainedModel, family: Family, lora: LoraConfig, *, base: str
+) -> PeftModel:
+    model.name_or_path = base
+    leaves = sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and name.startswith(f"{family.language}.")
+        }
+    )
+    config = PeftLoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        bias="none",
+        target_modules=rf"{re.escape(family.language)}\..*\.({'|'.join(map(re.escape, leaves))})",
+        # As part of the adapter the original projector stays at hand: the adapter switched off is the base.
+        modules_to_save=[family.projector] if lora.train_projector else None,
+    )
+    return get_peft_model(model, config)
+
+
+def _mark_trainable(model: nn.Module, family: Family, patterns: tuple[str, ...]) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    chosen = trainable_names(names, family, patterns)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)
+
+
+def trainable_names(names: list[str], family: Family, patterns: tuple[str, ...]) -> set[str]:
+    """The parameters that a full training changes: those a pattern is found in; all but the vision tower with none.
+
+    Raises:
+        ConfigError: a pattern is no regular expression, or fits nothing.
+    """
+    if not patterns:
+        return {name for name in names if not name.startswith(f"{family.vision}.")}
+    chosen: set[str] = set()
+    for pattern in patterns:
+        text = pattern.replace("{language}", re.escape(family.language))
+        text = text.replace("{projector}", re.escape(family.projector))
+        try:
+            found = {name for name in names if re.search(text, name)}
+        except re.error as error:
+            raise ConfigError(
+                f"model.trainable: {pattern!r} is no regular expression: {error}"
+            ) from error
+        if not found:
+            raise ConfigError(
+                f"model.trainable: {pattern!r} fits no parameter; names look like {names[0]!r} and {names[-1]!r}, "
+                "and {language} and {projector} stand for the family's prefixes"
+            )
+        chosen |= found
+    return chosen
