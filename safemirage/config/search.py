@@ -13,7 +13,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from safemirage.config.base import Strict, input_path, not_identity
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.evaluate import (
+    DecodingConfig,
+    EvaluateConfig,
+    JudgeConfig,
+    Metric,
+    TransformersConfig,
+)
 
 Value = None | bool | int | float | str
 Point = Mapping[str, Value]
@@ -100,7 +106,7 @@ class ObjectiveConfig(Strict):
     """A rate to make small or large, over some cases of the selection suite."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    metric: Literal["asr", "refusal_rate", "useful_rate"]
+    metric: Metric
     cases: Annotated[tuple[str, ...], Field(min_length=1)]
     direction: Literal["min", "max"]
     over: Literal["mean", "worst"] = "worst"
@@ -135,10 +141,25 @@ class SelectionConfig(Strict):
 
     suite: str = input_path()
     """Folder of the selection split. A suite that results are reported on must not be used to choose."""
-    judges: Annotated[tuple[str, ...], Field(min_length=1)]
+    judges: Annotated[tuple[JudgeConfig, ...], Field(min_length=1)]
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    batch: Annotated[int, Field(ge=1)] = 32
-    """Cases that are answered in one pass."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Cases that the model is given in one call."""
+
+    def __post_init__(self) -> None:
+        self.evaluation("", "")  # the checks of EvaluateConfig
+
+    def evaluation(self, export: str, suite: str) -> EvaluateConfig:
+        """The evaluation of one trial's export on the suite, whose path may have been resolved."""
+        return EvaluateConfig(
+            name="selection",
+            model=TransformersConfig(path=export, dtype=self.dtype),
+            suite=suite,
+            judges=self.judges,
+            decoding=self.decoding,
+            batch_size=self.batch_size,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

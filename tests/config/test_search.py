@@ -25,7 +25,7 @@ SEARCH: dict[str, Any] = {
         {"name": "useful", "metric": "useful_rate", "cases": ["safe_plain"], "direction": "max"},
     ],
     "trials": 4,
-    "selection": {"suite": "suite", "judges": ["oracle"]},
+    "selection": {"suite": "suite", "judges": [{"name": "oracle"}]},
 }
 
 

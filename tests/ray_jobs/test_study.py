@@ -30,7 +30,7 @@ CONFIG: dict[str, Any] = {
     "seed": 3,
     "warm_start": [{BETA: 0.1, REDUCTION: "sum"}, {BETA: 0.5, REDUCTION: "mean"}],
     "sampler": {"name": "tpe", "startup_trials": 3},
-    "selection": {"suite": "suite", "judges": ["oracle"]},
+    "selection": {"suite": "suite", "judges": [{"name": "oracle"}]},
 }
 
 
