@@ -63,6 +63,19 @@ def resolve_miniature(config: TrainConfig, storage: Storage, train_base: TrainBa
     return replace(config, data=data, model=replace(config.model, path=model))
 
 
+def world_path(key: str, path: str, *, seed: int, storage: Storage) -> str:
+    """A `miniature:` path that names a file or folder of a seed's world, made real; any other as it is.
+
+    Raises:
+        ConfigError: it names no part of the world.
+    """
+    if not path.startswith(PREFIX):
+        return path
+    found = _world_path(key, path, build_world(WorldConfig(seed=seed), storage))
+    assert found is not None
+    return found
+
+
 def _world_path(key: str, path: str | None, world: World) -> str | None:
     if path is None or not path.startswith(PREFIX):
         return path
