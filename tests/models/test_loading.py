@@ -1,0 +1,143 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from safemirage.config.load import ConfigError
+from safemirage.config.model import LoraConfig, ModelConfig
+from safemirage.models.families import LLAVA
+from safemirage.models.loading import (
+    choose_attention,
+    load_for_inference,
+    load_for_training,
+    load_processor,
+)
+from tests.tiny import make_tiny_llava, tiny_config
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_llava(tmp_path_factory.mktemp("base") / "tiny")
+
+
+def trained_names(base: Path, **options: object) -> set[str]:
+    loaded = load_for_training(ModelConfig(path=str(base), **options))  # type: ignore[arg-type]
+    return {name for name, weight in loaded.model.named_parameters() if weight.requires_grad}
+
+
+def test_training_in_full_changes_all_but_the_vision_tower(base: Path) -> None:
+    names = trained_names(base)
+    assert "lm_head.weight" in names
+    assert "model.language_model.embed_tokens.weight" in names
+    assert "model.multi_modal_projector.linear_1.weight" in names
+    assert not any("vision_tower" in name for name in names)
+
+
+def test_training_by_patterns_changes_what_they_fit(base: Path) -> None:
+    names = trained_names(
+        base, trainable=(r"{language}\.layers\.(0|1)\.mlp\.down_proj", "{projector}")
+    )
+    assert names == {
+        "model.language_model.layers.0.mlp.down_proj.weight",
+        "model.language_model.layers.1.mlp.down_proj.weight",
+        "model.multi_modal_projector.linear_1.weight",
+        "model.multi_modal_projector.linear_1.bias",
+        "model.multi_modal_projector.linear_2.weight",
+        "model.multi_modal_projector.linear_2.bias",
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (r"layers\.7\.", r"model\.trainable: .*fits no parameter"),
+        ("layers.(0", r"model\.trainable: 'layers\.\(0' is no regular expression"),
+    ],
+)
+def test_training_by_a_pattern_that_cannot_fit_is_refused(
+    base: Path, pattern: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        trained_names(base, trainable=(pattern,))
+
+
+def test_training_by_lora_adapts_every_linear_layer_and_the_whole_projector(base: Path) -> None:
+    names = trained_names(base, lora=LoraConfig(rank=2))
+    linear = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    for leaf in linear:
+        assert sum(f".{leaf}.lora_A." in name for name in names) == 2, leaf
+    projector = {name for name in names if "lora_" not in name}
+    assert len(projector) == 4
+    assert all("multi_modal_projector.modules_to_save" in name for name in projector)
+    assert not any("vision_tower" in name or "lm_head" in name for name in names)
+
+
+def test_training_by_lora_without_the_projector_leaves_it_frozen(base: Path) -> None:
+    names = trained_names(base, lora=LoraConfig(rank=2, train_projector=False))
+    assert all("lora_" in name for name in names)
+
+
+def test_training_by_lora_with_patterns_is_refused(base: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.trainable.*model\.lora"):
+        trained_names(base, lora=LoraConfig(rank=2), trainable=("x",))
+
+
+def test_training_with_gradient_checkpointing_gives_the_same_gradients(base: Path) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        config = ModelConfig(
+            path=str(base),
+            lora=LoraConfig(rank=2, dropout=0.0),
+            gradient_checkpointing=checkpointing,
+        )
+        torch.manual_seed(0)
+        loaded = load_for_training(config)
+        assert loaded.model.training
+        ids = torch.arange(10, 30).unsqueeze(0)
+        loaded.model(input_ids=ids, labels=ids).loss.backward()
+        gradients.append(
+            {n: p.grad for n, p in loaded.model.named_parameters() if p.grad is not None}
+        )
+    plain, checkpointed = gradients
+    assert plain.keys() == checkpointed.keys()
+    assert any(gradient.abs().sum() > 0 for gradient in plain.values())
+    for name, gradient in plain.items():
+        torch.testing.assert_close(checkpointed[name], gradient)
+
+
+def test_loading_the_same_weights_for_training_and_inference_gives_one_digest(base: Path) -> None:
+    training = load_for_training(ModelConfig(path=str(base)))
+    inference = load_for_inference(base)
+    assert training.weights_digest == inference.weights_digest
+    assert not any(weight.requires_grad for weight in inference.model.parameters())
+
+
+def test_loading_nothing_names_the_key_and_the_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.path: '.*nowhere' is no folder"):
+        load_for_inference(tmp_path / "nowhere")
+
+
+def test_loading_pickled_weights_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = make_tiny_llava(tmp_path / "pickled")
+    model = load_for_inference(folder).model
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        load_for_inference(folder)
+
+
+def test_processor_without_a_chat_template_gets_its_family_s(tmp_path: Path) -> None:
+    folder = make_tiny_llava(tmp_path / "bare")
+    (folder / "chat_template.jinja").unlink()
+    processor = load_processor(folder, LLAVA, tiny_config())
+    assert processor.chat_template == LLAVA.chat_template
+
+
+def test_processor_prepares_images_by_pil(base: Path) -> None:
+    processor = load_processor(base, LLAVA, tiny_config())
+    assert type(processor.image_processor).__name__ == "CLIPImageProcessorPil"
+
+
+def test_choose_attention_auto_in_float32_on_the_cpu_is_sdpa() -> None:
+    assert choose_attention("auto", "float32", on_cuda=False) == "sdpa"
+    assert choose_attention("eager", "float32", on_cuda=False) == "eager"
