@@ -1,0 +1,229 @@
+"""The reader of LLaVA conversation files."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safemirage.data.llava import LlavaRecord, read_llava, relative_to, to_llava
+from safemirage.data.records import DataError, DataWarning
+from tests.data.conftest import WriteJson, conversation
+
+
+def problems_of(path: Path, folder: Path | None = None) -> dict[tuple[str, str], str]:
+    with pytest.raises(DataError) as caught:
+        read_llava(path, folder)
+    for problem in caught.value.problems:
+        assert str(problem) in str(caught.value)
+    return {(problem.record, problem.field): problem.message for problem in caught.value.problems}
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "a.png").write_bytes(b"a")
+    (tmp_path / "outside.png").write_bytes(b"secret")
+    return folder
+
+
+def test_read_conversation_gives_turns_without_image_mark(
+    write_json: WriteJson, image_folder: Path
+) -> None:
+    path = write_json(
+        [
+            conversation(
+                "a", "<image>\nWhat is it?", "A cat.", "Its colour?", "Grey.", image="sub/a.png"
+            ),
+            conversation("b", "Hello", "Hi"),
+            conversation("c", "And this?\n<image>", "A dog.", image="sub/a.png"),
+        ]
+    )
+    assert read_llava(path, image_folder) == [
+        LlavaRecord(
+            "a", image_folder / "sub/a.png", (("What is it?", "A cat."), ("Its colour?", "Grey."))
+        ),
+        LlavaRecord("b", None, (("Hello", "Hi"),)),
+        LlavaRecord("c", image_folder / "sub/a.png", (("And this?", "A dog."),)),
+    ]
+
+
+def test_read_without_folder_leaves_images_relative_and_unchecked(write_json: WriteJson) -> None:
+    (record,) = read_llava(write_json([conversation("a", "q", "a", image="none/there.png")]))
+    assert record.image == Path("none/there.png")
+
+
+def test_write_and_read_gives_the_same_record(write_json: WriteJson) -> None:
+    record = LlavaRecord("a", Path("x/y.png"), (("one", "two"), ("three", "four")))
+    written = to_llava("a", "x/y.png", record.turns)
+    assert written["conversations"][0]["value"] == "<image>\none"
+    assert [turn["from"] for turn in written["conversations"]] == ["human", "gpt"] * 2
+    assert read_llava(write_json([written])) == [record]
+
+
+def test_relative_to_undoes_the_image_folder(write_json: WriteJson, image_folder: Path) -> None:
+    (record,) = read_llava(
+        write_json([conversation("a", "q", "a", image="sub/a.png")]), image_folder
+    )
+    assert relative_to(record, image_folder).image == Path("sub/a.png")
+
+
+def test_read_bad_images_names_all_of_them(
+    write_json: WriteJson, image_folder: Path, tmp_path: Path
+) -> None:
+    (image_folder / "link.png").symlink_to(tmp_path / "outside.png")
+    (image_folder / "inner.png").symlink_to(image_folder / "sub" / "a.png")
+    images = {
+        "good": "sub/a.png",
+        "inner": "inner.png",
+        "missing": "sub/none.png",
+        "folder": "sub",
+        "above": "../outside.png",
+        "hidden": "sub/../../outside.png",
+        "absolute": str(tmp_path / "outside.png"),
+        "link": "link.png",
+        "empty": "",
+        "nul": "a\0b",
+        "number": 3,
+    }
+    records = [conversation(name, "q", "a") | {"image": image} for name, image in images.items()]
+    problems = problems_of(write_json(records), image_folder)
+    assert set(problems) == {(name, "image") for name in images if name not in {"good", "inner"}}
+    assert "is not a file" in problems["missing", "image"]
+    assert "leaves the image folder" in problems["above", "image"]
+    assert "leaves the image folder" in problems["absolute", "image"]
+    assert "is a link that leaves the image folder" in problems["link", "image"]
+
+
+def test_read_path_out_of_the_folder_is_refused_without_a_folder_too(write_json: WriteJson) -> None:
+    path = write_json([conversation("a", "q", "a", image="../a.png")])
+    assert ("a", "image") in problems_of(path)
+
+
+def test_read_link_to_the_folder_itself_is_fine(
+    write_json: WriteJson, image_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "alias").symlink_to(image_folder)
+    (record,) = read_llava(
+        write_json([conversation("a", "q", "a", image="sub/a.png")]), tmp_path / "alias"
+    )
+    assert record.image == tmp_path / "alias/sub/a.png"
+
+
+def test_read_missing_image_folder_is_named(write_json: WriteJson, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"image folder .*none: no such folder"):
+        read_llava(write_json([conversation("a", "q", "a")]), tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        (conversation("x", "q", "  "), "conversations"),
+        (conversation("x", "only a question"), "conversations"),
+        ({"id": "x"}, "conversations"),
+        ({"id": "x", "conversations": []}, "conversations"),
+        ({"id": "x", "conversations": [{"from": "system", "value": "q"}]}, "conversations[0].from"),
+        (
+            {"id": "x", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt"}]},
+            "conversations[1].value",
+        ),
+        (
+            {
+                "id": "x",
+                "conversations": [{"from": "human", "value": "q"}, {"from": "human", "value": "q"}],
+            },
+            "conversations[1].from",
+        ),
+        (conversation("x", "<image> twice <image>", "a", image="a.png"), "conversations"),
+        (conversation("x", "<image> but no image", "a"), "conversations"),
+    ],
+)
+def test_read_unusable_conversation_names_record_and_field(
+    write_json: WriteJson, record: dict[str, Any], field: str
+) -> None:
+    path = write_json([conversation("fine", "q", "a"), record])
+    assert set(problems_of(path)) == {("x", field)}
+
+
+def test_read_problems_of_all_records_come_at_once(write_json: WriteJson) -> None:
+    records = [
+        "text",
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        conversation("blank", "q", ""),
+        conversation("twice", "q", "a"),
+        conversation("twice", "q", "a"),
+        conversation("out", "q", "a", image="/etc/passwd"),
+    ]
+    assert set(problems_of(write_json(records))) == {
+        ("#0", "(whole record)"),
+        ("#1", "id"),
+        ("blank", "conversations"),
+        ("twice", "(whole record)"),
+        ("out", "image"),
+    }
+
+
+def test_read_many_problems_shows_the_first_and_counts_the_rest(write_json: WriteJson) -> None:
+    path = write_json([conversation(f"r{index}", "q", "") for index in range(60)])
+    with pytest.raises(DataError) as caught:
+        read_llava(path)
+    assert len(caught.value.problems) == 60
+    assert "60 problem(s)" in str(caught.value)
+    assert str(caught.value).endswith("... and 10 more")
+
+
+def test_read_shared_id_warns_and_numbers_the_later_samples(write_json: WriteJson) -> None:
+    path = write_json(
+        [
+            conversation("a", "1", "a"),
+            conversation("a", "2", "a"),
+            conversation("a#2", "3", "a"),
+            conversation("a", "4", "a"),
+        ]
+    )
+    with pytest.warns(
+        DataWarning, match=r"1 id\(s\) stand on more than one record, 3 records in all"
+    ):
+        records = read_llava(path)
+    assert [record.id for record in records] == ["a", "a#3", "a#2", "a#4"]
+    assert [record.turns[0][0] for record in records] == ["1", "2", "3", "4"]
+
+
+def test_read_unpaired_turns_are_dropped_and_counted(write_json: WriteJson) -> None:
+    record = {
+        "id": "a",
+        "conversations": [
+            {"from": "gpt", "value": "unasked"},
+            {"from": "human", "value": "q"},
+            {"from": "gpt", "value": "a"},
+            {"from": "human", "value": "unanswered"},
+        ],
+    }
+    with pytest.warns(DataWarning, match=r"2 turn\(s\) dropped"):
+        (result,) = read_llava(write_json([record]))
+    assert result.turns == (("q", "a"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "holds dict, but a list"),
+        ("[]", "holds list, but a list of at least one record"),
+        ("[1,", "is not JSON: .* at line 1, column"),
+    ],
+)
+def test_read_file_that_is_no_list_says_what_it_is(
+    write_json: WriteJson, text: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read_llava(write_json(text))
+
+
+def test_read_unreadable_file_says_why(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read_llava(tmp_path / "none.json")
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        read_llava(tmp_path)
+    (tmp_path / "latin.json").write_bytes(b'["\xfc"]')
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        read_llava(tmp_path / "latin.json")
