@@ -1,0 +1,59 @@
+"""The API in this process, over a real storage and store; only the answers are scripted."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from safemirage.config.serve import LimitsConfig, ServeConfig
+from safemirage.storage import open_storage
+from safemirage.store import open_store
+from serve_app.api import ApiSettings, create_api
+from serve_app.auth import read_tokens
+from serve_app.service import Service
+from tests.serve_app.world import READER, UNREDACTED, Scripted, World, write_export, write_suite
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    storage = open_storage(tmp_path / "storage")
+    write_export(storage)
+    write_suite(storage)
+    with open_store(storage.store_url) as store:
+        yield World(storage, store, Scripted())
+
+
+Client = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@pytest.fixture
+def client(world: World, tmp_path: Path) -> Client:
+    """`async with client(token=..., limits=...) as http`: a client of a fresh API over the world."""
+    file = tmp_path / "tokens"
+    file.touch(mode=0o600)
+    file.write_text(f"# two roles\nreader {READER}\nunredacted {UNREDACTED}\n")
+    tokens = read_tokens(ServeConfig(), {"SAFEMIRAGE_API_TOKENS_FILE": str(file)})
+
+    @asynccontextmanager
+    async def connect(
+        token: str | None = READER, limits: LimitsConfig | None = None, **options: Any
+    ) -> AsyncIterator[httpx.AsyncClient]:
+        service = Service(storage=world.storage, store=world.store, engines=world.engines)
+        given = {"tokens": tokens, "limits": limits or LimitsConfig(), "events_poll_s": 0.01}
+        app = create_api(service, ApiSettings(**{**given, **options}))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", headers=headers
+        ) as http:
+            yield http
+
+    return connect

@@ -1,0 +1,341 @@
+"""Chat completions: what is understood, what is refused, and how."""
+
+import asyncio
+import base64
+import json
+import struct
+import zlib
+from typing import Any
+
+import pytest
+
+from safemirage.config.serve import LimitsConfig
+from tests.serve_app.conftest import Client
+from tests.serve_app.world import MODEL, World, data_uri, png
+
+pytestmark = pytest.mark.anyio
+PATH = "/v1/chat/completions"
+JSON = {"Content-Type": "application/json"}
+
+
+def body(content: Any = "what is this", **options: Any) -> dict[str, Any]:
+    return {"model": MODEL, "messages": [{"role": "user", "content": content}], **options}
+
+
+def with_image(url: str, text: str = "what is this") -> list[dict[str, Any]]:
+    return [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": text},
+    ]
+
+
+async def test_chat_answers_in_the_shape_of_openai(client: Client) -> None:
+    async with client() as http:
+        response = await http.post(PATH, json=body())
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["object"] == "chat.completion"
+    assert answer["model"] == MODEL
+    assert answer["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "siht si tahw", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+    assert answer["usage"] == {"prompt_tokens": 12, "completion_tokens": 12, "total_tokens": 24}
+
+
+async def test_chat_hands_the_whole_turn_to_the_model(client: Client, world: World) -> None:
+    image = png(5, 7)
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": with_image(data_uri(image), "what?")},
+        {"role": "assistant", "content": "Sure"},
+    ]
+    async with client() as http:
+        response = await http.post(
+            PATH,
+            json={
+                "model": MODEL,
+                "messages": messages,
+                "continue_final_message": True,
+                "add_generation_prompt": False,
+                "max_completion_tokens": 7,
+                "temperature": 0,
+                "top_p": 0.5,
+                "seed": 3,
+            },
+        )
+    assert response.status_code == 200, response.text
+    [(model, request, decoding)] = world.engines.requests
+    assert model == MODEL
+    assert (request.question, request.system, request.prefill) == ("what?", "Be kind.", "Sure")
+    assert request.image is not None
+    assert request.image.data == image
+    assert (decoding.max_new_tokens, decoding.temperature, decoding.top_p, decoding.seed) == (
+        7,
+        0,
+        0.5,
+        3,
+    )
+
+
+async def test_chat_without_options_samples_anew_as_openai_does(
+    client: Client, world: World
+) -> None:
+    async with client() as http:
+        for _ in range(2):
+            await http.post(PATH, json=body())
+    first, second = (decoding for _, _, decoding in world.engines.requests)
+    assert (first.temperature, first.top_p, first.max_new_tokens) == (1.0, 1.0, 256)
+    assert first.seed != second.seed
+
+
+async def test_chat_streams_chunks_and_ends_with_done(client: Client) -> None:
+    async with client() as http:
+        response = await http.post(
+            PATH, json=body(stream=True, stream_options={"include_usage": True})
+        )
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *lines, last = [line for line in response.text.split("\n\n") if line]
+    assert last == "data: [DONE]"
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    assert deltas[0]["role"] == "assistant"
+    assert "".join(delta.get("content", "") for delta in deltas) == "siht si tahw"
+    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[-1]["usage"]["total_tokens"] == 24
+
+
+async def test_chat_with_an_unknown_model_names_the_known_ones(client: Client) -> None:
+    async with client() as http:
+        response = await http.post(PATH, json={**body(), "model": "gpt-4"})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (404, "model_not_found")
+    assert "'gpt-4'" in error["message"]
+    assert MODEL in error["message"]
+
+
+@pytest.mark.parametrize("model", ["../secret", "a/b", ".hidden", "", "a\0b"])
+async def test_chat_with_a_model_that_is_a_path_is_refused(client: Client, model: str) -> None:
+    async with client() as http:
+        response = await http.post(PATH, json={**body(), "model": model})
+    assert response.status_code == 422
+    assert response.json()["error"]["param"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"stop": ["x"]}, "stop"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": 1e400}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"seed": -1}, "seed"),
+        ({"temprature": 0}, "temprature"),
+        ({"messages": []}, "messages"),
+        ({"messages": None}, "messages"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
+        ({"tools": []}, "tools"),
+    ],
+)
+async def test_chat_option_that_is_not_supported_is_named(
+    client: Client, world: World, options: dict[str, Any], param: str
+) -> None:
+    async with client() as http:
+        content = json.dumps({**body(), **options})
+        response = await http.post(PATH, content=content, headers=JSON)
+    assert response.status_code == 422
+    error = response.json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert world.engines.requests == []
+
+
+async def test_chat_neutral_options_of_clients_are_taken(client: Client) -> None:
+    neutral = {
+        "n": 1,
+        "stream": False,
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "logprobs": False,
+        "stop": None,
+        "user": "me",
+        "store": False,
+    }
+    async with client() as http:
+        assert (await http.post(PATH, json=body(**neutral))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "roles", [["system"], ["assistant"], ["user", "assistant", "user"], ["user", "user"]]
+)
+async def test_chat_of_several_turns_is_refused(client: Client, roles: list[str]) -> None:
+    messages = [{"role": role, "content": "x"} for role in roles]
+    async with client() as http:
+        response = await http.post(PATH, json={"model": MODEL, "messages": messages})
+    assert response.status_code == 400
+    assert "single turn" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1, 2]", b'"text"', b"\xff\xfe", b"[" * 100_000, b"null"]
+)
+async def test_malformed_body_is_refused_in_the_same_shape(client: Client, content: bytes) -> None:
+    async with client() as http:
+        response = await http.post(PATH, content=content, headers=JSON)
+    assert response.status_code in {400, 422}
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com/a.png",
+        "http://169.254.169.254/latest",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "data:text/html;base64,aGk=",
+        "data:image/png,raw",
+        "data:image/png;base64,!!!!",
+        "data:image/png;base64,aGVsbG8=",
+        "data:image/svg+xml;base64," + base64.b64encode(b"<svg/>").decode(),
+        data_uri(png()[:-20]),
+    ],
+)
+async def test_image_that_is_none_is_refused(client: Client, world: World, url: str) -> None:
+    async with client() as http:
+        response = await http.post(PATH, json=body(with_image(url)))
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == "messages.image_url"
+    assert error["code"] in {"invalid_image", "remote_image_refused"}
+    assert world.engines.requests == []
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few hundred bytes whose header announces width x height pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("side", [5_000, 12_000, 60_000])
+async def test_image_bomb_is_refused_before_it_is_decoded(client: Client, side: int) -> None:
+    async with client() as http:
+        response = await http.post(PATH, json=body(with_image(data_uri(bomb(side, side)))))
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "image_too_large"
+
+
+async def test_image_over_the_limits_is_refused(client: Client) -> None:
+    limits = LimitsConfig(image_bytes=50)
+    async with client(limits=limits) as http:
+        assert (await http.post(PATH, json=body(with_image(data_uri(png()))))).status_code == 413
+    async with client(limits=LimitsConfig(image_pixels=15)) as http:
+        assert (await http.post(PATH, json=body(with_image(data_uri(png()))))).status_code == 413
+    async with client(limits=LimitsConfig(image_pixels=16)) as http:
+        assert (await http.post(PATH, json=body(with_image(data_uri(png()))))).status_code == 200
+
+
+async def test_two_images_are_refused(client: Client) -> None:
+    content = [*with_image(data_uri(png())), *with_image(data_uri(png()))]
+    async with client() as http:
+        response = await http.post(PATH, json=body(content))
+    assert response.status_code == 400
+    assert "2 images" in response.json()["error"]["message"]
+
+
+async def test_body_over_the_limit_is_refused_announced_or_not(client: Client) -> None:
+    content = json.dumps(body("x" * 2000)).encode()
+
+    async def unannounced() -> Any:
+        for start in range(0, len(content), 100):
+            yield content[start : start + 100]
+
+    async with client(limits=LimitsConfig(body_bytes=1000)) as http:
+        announced = await http.post(PATH, content=content)
+        streamed = await http.post(PATH, content=unannounced(), headers=JSON)
+    for response in (announced, streamed):
+        assert response.status_code == 413
+        assert "1000 bytes" in response.json()["error"]["message"]
+
+
+async def test_question_over_the_limit_is_refused(client: Client) -> None:
+    async with client(limits=LimitsConfig(prompt_characters=10)) as http:
+        assert (await http.post(PATH, json=body("x" * 10))).status_code == 200
+        response = await http.post(PATH, json=body("x" * 11))
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+async def test_more_tokens_than_the_limit_are_refused(client: Client) -> None:
+    limits = LimitsConfig(new_tokens=8, default_new_tokens=8)
+    async with client(limits=limits) as http:
+        response = await http.post(PATH, json=body(max_tokens=9))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "max_tokens"
+
+
+async def test_full_queue_turns_callers_away_at_once(client: Client, world: World) -> None:
+    world.engines.delay_s = 0.2
+    async with client(limits=LimitsConfig(waiting=2, retry_after_s=7)) as http:
+        responses = await asyncio.gather(*(http.post(PATH, json=body()) for _ in range(5)))
+        codes = sorted(response.status_code for response in responses)
+        assert codes == [200, 200, 429, 429, 429]
+        turned_away = next(item for item in responses if item.status_code == 429)
+        assert turned_away.headers["Retry-After"] == "7"
+        assert turned_away.json()["error"]["code"] == "queue_full"
+        assert (await http.post(PATH, json=body())).status_code == 200
+
+
+async def test_slow_request_is_given_up_and_gives_its_place_back(
+    client: Client, world: World
+) -> None:
+    world.engines.delay_s = 30
+    async with client(limits=LimitsConfig(request_timeout_s=0.05, waiting=1)) as http:
+        response = await http.post(PATH, json=body())
+        assert response.status_code == 504
+        assert response.json()["error"]["type"] == "timeout_error"
+        assert world.engines.running == 0
+        world.engines.delay_s = 0
+        assert (await http.post(PATH, json=body())).status_code == 200
+
+
+async def test_failure_inside_says_nothing_of_the_inside(client: Client, world: World) -> None:
+    world.engines.failure = RuntimeError("secret path /root/.key")
+    async with client() as http:
+        response = await http.post(PATH, json=body())
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    assert response.json()["error"]["code"] == "internal_error"
+
+
+async def test_framework_errors_have_the_same_shape(client: Client) -> None:
+    async with client() as http:
+        for response, status in (
+            (await http.get("/nothing"), 404),
+            (await http.get("/v1/nothing"), 404),
+            (await http.get(PATH), 405),
+            (await http.get("/static/../api.py"), 404),
+        ):
+            assert response.status_code == status
+            assert set(response.json()["error"]) == {"message", "type", "param", "code"}
