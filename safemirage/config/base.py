@@ -18,7 +18,19 @@ def not_identity(default: Any) -> Any:
 
 
 def input_path(default: Any = ...) -> Any:
-    """A field that names an input file or folder: its *content* enters the run's identity, its name does not."""
+    """A field that names an input file or folder: its *content* enters the run's identity, its name does not.
+
+    Where nothing of that name is there, `owner/name` stands for weights on the hub.
+    """
+    return _input("weights", default)
+
+
+def data_path(default: Any = ...) -> Any:
+    """An `input_path` that is never on the hub."""
+    return _input("data", default)
+
+
+def _input(kind: str, default: Any) -> Any:
     if default is ...:
-        return field(metadata={"input": True})
-    return field(default=default, metadata={"input": True})
+        return field(metadata={"input": kind})
+    return field(default=default, metadata={"input": kind})

@@ -5,16 +5,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, input_path
+from safemirage.config.base import Strict, data_path
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Strict):
-    retain: str = input_path()
+    retain: str = data_path()
     """What the model shall keep saying; the whole training set of `sft`."""
-    forget: str | None = input_path(None)
+    forget: str | None = data_path(None)
     """What the model shall unlearn; needed by every method but `sft`."""
-    image_folder: str | None = input_path(None)
+    image_folder: str | None = data_path(None)
     """Root of the `image` paths. Left out, records must be text only."""
     retain_limit: Annotated[int, Field(ge=1)] | None = None
     """Draw this many retain records, by the run's seed (the original always draws 2,000)."""

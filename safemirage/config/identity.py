@@ -32,25 +32,29 @@ def folder_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def input_digest(path: str, revision: str = "") -> str:
+def input_digest(path: str, revision: str | None = None) -> str:
     """What stands for an input in an identity: the digest of a file or folder, or a hub id with its revision.
 
     Raises:
-        ConfigError: the path looks like a local one and nothing is there.
+        ConfigError: nothing is there, and the path is no hub id or has no revision, as data has none.
     """
     local = Path(path).expanduser()
     if local.is_file():
         return f"sha256:{file_digest(local)}"
     if local.is_dir():
         return f"sha256:{folder_digest(local)}"
-    if is_local(path):
+    if revision is None or is_local(path):
         raise ConfigError(f"{path}: no such file or folder")
-    return f"hub:{path}@{revision or 'main'}"
+    return f"hub:{path}@{revision}"
 
 
 def is_local(path: str) -> bool:
     """Whether an input names a place on this machine rather than a hub id (`owner/name`)."""
-    return path.startswith((".", "/", "~")) or path.count("/") != 1 or Path(path).suffix in {".json", ".jsonl"}
+    return (
+        path.startswith((".", "/", "~"))
+        or path.count("/") != 1
+        or Path(path).suffix in {".json", ".jsonl"}
+    )
 
 
 def identity_tree(config: Any) -> Any:
@@ -61,8 +65,10 @@ def identity_tree(config: Any) -> Any:
             value = getattr(config, item.name)
             if item.metadata.get("identity") is False:
                 continue
-            if item.metadata.get("input") and value is not None:
-                value = input_digest(value, getattr(config, "revision", ""))
+            kind = item.metadata.get("input")
+            if kind and value is not None:
+                revision = None if kind == "data" else getattr(config, "revision", "main")
+                value = input_digest(value, revision)
             result[item.name] = identity_tree(value)
         return result
     if isinstance(config, dict):
@@ -73,7 +79,9 @@ def identity_tree(config: Any) -> Any:
 
 
 def canonical_json(tree: Any) -> str:
-    return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(
+        tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
 
 
 def digest_of(tree: Any) -> str:
