@@ -1,0 +1,316 @@
+"""The Engine seam: how a loss becomes a step. TorchEngine in one process, DeepSpeedEngine for ZeRO 0 to 3.
+
+    python -m safemirage.training.engine      compiles the one operator that DeepSpeed needs on a CPU
+
+Losses are shares of the global batch, so an engine *sums* gradients over workers and micro-batches.
+"""
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from safemirage.config.train import DeepSpeedEngineConfig, OptimConfig, TrainConfig
+from safemirage.methods.method import LossOutput
+
+_OPERATOR = "deepspeed_shm_comm"
+_SHARDS_TAG = "shards"
+ADAM_EPS = 1e-8
+
+
+class Engine(Protocol):
+    """One worker's part of the training machinery. Calls marked collective are made by all workers alike."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def loss(self, compute: Callable[[nn.Module], LossOutput]) -> LossOutput:
+        """Runs `compute` on the module. The module's weights may be read only in here."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of one micro-batch's share. Collective; `accumulation` times a step."""
+
+    def step(self, *, rate_factor: float) -> float:
+        """Updates the weights with learning rates times `rate_factor`; returns the gradient's norm before clipping,
+        nan where the step was skipped for a float16 overflow. Collective."""
+
+    def save(self, folder: Path) -> None:
+        """Writes what `load` needs: this worker's shards of weights and optimizer. Collective."""
+
+    def load(self, folder: Path) -> None:
+        """Takes up saved shards, under the same number of workers and the same stage. Collective."""
+
+    def state_dict(self) -> dict[str, Tensor] | None:
+        """All weights on the CPU, on rank 0; None elsewhere. Collective."""
+
+
+def parameter_groups(
+    module: nn.Module, optim: OptimConfig, *, projector: str
+) -> list[dict[str, Any]]:
+    """Trained parameters by learning rate and weight decay; biases and norms (one axis or none) have no decay.
+
+    Args:
+        projector: what the names of the projector's parameters contain.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        in_projector = projector in name and optim.projector_learning_rate is not None
+        rate = optim.projector_learning_rate if in_projector else optim.learning_rate
+        assert rate is not None
+        decay = optim.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    if not groups:
+        raise ValueError(
+            "model.trainable: no parameter of the model matches, so there is nothing to train"
+        )
+    return [
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+class TorchEngine:
+    """Plain PyTorch, one process, float32."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: Sequence[dict[str, Any]],
+        optim: OptimConfig,
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        self._module = module.to(device)
+        self._optimizer = torch.optim.AdamW(list(groups), betas=optim.betas, eps=ADAM_EPS)
+        self._rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._max_norm = optim.max_grad_norm
+
+    def loss(self, compute: Callable[[nn.Module], LossOutput]) -> LossOutput:
+        return compute(self._module)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, *, rate_factor: float) -> float:
+        trained = [p for group in self._optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, self._max_norm or float("inf"))
+        _set_rates(self._optimizer.param_groups, self._rates, rate_factor)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return float(norm)
+
+    def save(self, folder: Path) -> None:
+        trained = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+        torch.save(
+            {"module": trained, "optimizer": self._optimizer.state_dict()}, folder / "engine.pt"
+        )
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / "engine.pt", map_location=self.device, weights_only=True)
+        missing, unexpected = self._module.load_state_dict(state["module"], strict=False)
+        trained = {name for name, p in self._module.named_parameters() if p.requires_grad}
+        assert not unexpected
+        assert not trained & set(missing)
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def state_dict(self) -> dict[str, Tensor] | None:
+        return {name: value.detach().cpu() for name, value in self._module.state_dict().items()}
+
+
+class _Root(nn.Module):
+    """What DeepSpeed wraps: its forward is one whole loss, so that ZeRO-3 sees one trace however many partial
+    forwards a method makes."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(
+        self, compute: Callable[[nn.Module], LossOutput]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        output = compute(self.inner)
+        return output.total, output.parts
+
+
+class DeepSpeedEngine:
+    """ZeRO 0 to 3 over the process group of torch.distributed (one of a single process is made where there is none).
+
+    DeepSpeed averages over workers and accumulation steps; losses are scaled so that shares add up instead.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: Sequence[dict[str, Any]],
+        config: TrainConfig,
+        device: torch.device,
+    ) -> None:
+        assert isinstance(config.engine, DeepSpeedEngineConfig)
+        _prepare_process(device)
+        import deepspeed  # on use: it probes devices when imported, and the driver has none
+
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.device = device
+        self._stage = config.engine.stage
+        self._accumulation = config.optim.accumulation
+        self._engine, *_ = deepspeed.initialize(
+            model=_Root(module),
+            model_parameters=list(groups),
+            config=deepspeed_config(config, world_size=self.world_size),
+            dist_init_required=False if _deepspeed_is_initialized() else None,
+        )
+        self._rates = [group["lr"] for group in groups]
+        self._num_backward = 0
+
+    def loss(self, compute: Callable[[nn.Module], LossOutput]) -> LossOutput:
+        total, parts = self._engine(compute)
+        return LossOutput(total=total, parts=parts)
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss * (self.world_size * self._accumulation))
+        self._num_backward += 1
+        if self._num_backward % self._accumulation:
+            self._engine.step()  # no boundary yet: counts the micro-batch
+
+    def step(self, *, rate_factor: float) -> float:
+        assert self._num_backward % self._accumulation == 0, (
+            "backward comes `accumulation` times a step"
+        )
+        _set_rates(self._engine.optimizer.param_groups, self._rates, rate_factor)
+        norm = self._gradient_norm() if self._stage == 0 else None
+        self._engine.step()
+        if self._engine.fp16_enabled() and self._engine.optimizer.overflow:
+            return float("nan")
+        norm = self._engine.get_global_grad_norm() if norm is None else norm
+        return float("nan") if norm is None else float(norm)
+
+    def _gradient_norm(self) -> float | None:
+        """Stage 0 in float32 keeps plain gradients and no norm of its own."""
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        if not gradients or self._engine.bfloat16_enabled() or self._engine.fp16_enabled():
+            return None
+        return float(nn.utils.get_total_norm(gradients))
+
+    def save(self, folder: Path) -> None:
+        self._engine.save_checkpoint(str(folder), tag=_SHARDS_TAG, exclude_frozen_parameters=True)
+
+    def load(self, folder: Path) -> None:
+        loaded, _ = self._engine.load_checkpoint(
+            str(folder), tag=_SHARDS_TAG, load_module_strict=False, load_lr_scheduler_states=False
+        )
+        if loaded is None:
+            raise FileNotFoundError(f"no DeepSpeed shards in {folder}")
+
+    def state_dict(self) -> dict[str, Tensor] | None:
+        if self._stage == 3:
+            state = self._engine._consolidated_16bit_state_dict()  # any dtype, despite its name
+        else:
+            state = self._engine.module.state_dict() if self.rank == 0 else None
+        if state is None:
+            return None
+        return {name.removeprefix("inner."): value.detach().cpu() for name, value in state.items()}
+
+
+def deepspeed_config(config: TrainConfig, *, world_size: int) -> dict[str, Any]:
+    """The configuration that DeepSpeed is given; the only place that makes one."""
+    assert isinstance(config.engine, DeepSpeedEngineConfig)
+    engine, optim = config.engine, config.optim
+    per_pass = optim.batch_size // (world_size * optim.accumulation)
+    zero: dict[str, Any] = {"stage": engine.stage}
+    if engine.stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    for name, wanted in (
+        ("optimizer", engine.offload_optimizer),
+        ("param", engine.offload_parameters),
+    ):
+        if wanted:
+            zero[f"offload_{name}"] = {"device": "cpu", "pin_memory": config.workers.gpu}
+    # FusedAdam and DeepSpeedCPUAdam are compiled for the machine; without a GPU plain AdamW does.
+    adam = {
+        "lr": optim.learning_rate,
+        "betas": list(optim.betas),
+        "eps": ADAM_EPS,
+        "weight_decay": 0.0,
+    }
+    return {
+        "train_batch_size": per_pass * world_size * optim.accumulation,
+        "train_micro_batch_size_per_gpu": per_pass,
+        "gradient_accumulation_steps": optim.accumulation,
+        "gradient_clipping": optim.max_grad_norm or 0.0,
+        "optimizer": {"type": "AdamW", "params": {**adam, "torch_adam": not config.workers.gpu}},
+        "bf16": {"enabled": config.model.dtype == "bfloat16"},
+        "fp16": {"enabled": config.model.dtype == "float16"},
+        "zero_optimization": zero,
+        "steps_per_print": sys.maxsize,
+    }
+
+
+def build_engine(
+    module: nn.Module, config: TrainConfig, *, projector: str, device: torch.device
+) -> Engine:
+    """The engine that the config names, around a module that holds its initial weights."""
+    groups = parameter_groups(module, config.optim, projector=projector)
+    if isinstance(config.engine, DeepSpeedEngineConfig):
+        return DeepSpeedEngine(module, groups, config, device)
+    return TorchEngine(module, groups, config.optim, device)
+
+
+def _set_rates(groups: Sequence[Mapping[str, Any]], rates: Sequence[float], factor: float) -> None:
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate * factor  # type: ignore[index]
+
+
+def _prepare_process(device: torch.device) -> None:
+    """What DeepSpeed expects of its process: the accelerator's name, a process group, its operator compiled."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        build_operator()
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if not dist.is_initialized():
+        backend = "gloo" if device.type == "cpu" else "nccl"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+
+
+def _deepspeed_is_initialized() -> bool:
+    import deepspeed.comm
+
+    return bool(deepspeed.comm.is_initialized())
+
+
+def build_operator() -> None:
+    """Compiles DeepSpeed's shared-memory operator, or loads what was compiled; one process at a time.
+
+    PyTorch guards a build by a lock file that an interrupted build leaves behind, and on which every later one waits
+    for ever. Builds pass through a lock of the kernel's here, which ends with its process: whoever holds it may take
+    away such a file.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if (
+        shutil.which("ninja") is None
+    ):  # a worker that was started without the environment's bin in PATH
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+    from torch.utils.cpp_extension import _get_build_directory
+
+    folder = Path(_get_build_directory(_OPERATOR, verbose=False))
+    with (folder.parent / f"{_OPERATOR}.guard").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        (folder / "lock").unlink(missing_ok=True)
+        ShareMemCommBuilder().load(verbose=False)
+
+
+if __name__ == "__main__":
+    build_operator()

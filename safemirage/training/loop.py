@@ -1,0 +1,338 @@
+"""The training loop: from a config to an exported model. Knows tensors and a `report` callable, and no Ray.
+
+    summary = train(job, report=lambda steps, checkpoint: print(steps[-1]))
+
+One global order of samples per seed; losses are shares of the global batch, so what is learned does not depend on the
+number of workers; from a checkpoint the run goes on exactly where it was.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from safemirage.config.load import to_tree
+from safemirage.config.method import NPOConfig
+from safemirage.config.train import TrainConfig
+from safemirage.data.llava import read_llava
+from safemirage.methods.batch import StepBatch
+from safemirage.methods.build import build_method
+from safemirage.methods.method import Method
+from safemirage.models.export import ExportRecord, current_commit, merge_export, write_export
+from safemirage.models.loading import LoadedModel, load_for_training
+from safemirage.models.manifest import BaseModel
+from safemirage.models.prompts import Prompter
+from safemirage.training.batches import SampleSet, tokenize
+from safemirage.training.checkpoint import RunState, load_state, save_state, seed_everything
+from safemirage.training.engine import Engine, build_engine
+from safemirage.training.order import Division, GlobalOrder, draw_subset
+from safemirage.training.reference import ReferencePass, reference_logps
+from safemirage.training.schedule import rate_factor, total_steps
+from safemirage.training.workers import barrier, rank, sum_over_workers
+
+_REFERENCE_BATCH = 8
+
+StepMetrics = dict[str, float]
+Report = Callable[[Sequence[StepMetrics], Path | None], None]
+"""Takes the metrics of the steps since the last call, oldest first, and a folder with a checkpoint when there is one.
+All workers call it alike, so it may be a barrier; the folder is removed when it returns."""
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss became infinite or NaN."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """A config, and where its run reads and writes."""
+
+    config: TrainConfig
+    run_id: str
+    identity: str
+    export: Path
+    """Folder that the finished model goes to."""
+    cache: Path
+    """Folder of results that other runs can use too."""
+    resume_from: Path | None = None
+    """A checkpoint that an earlier attempt reported."""
+    report_every_s: float = 0.0
+    """Metrics are gathered for this long before they are reported; a checkpoint goes out at once."""
+
+
+@dataclass(kw_only=True)
+class _Sets:
+    retain: SampleSet
+    forget: SampleSet | None
+    reference_logps_N: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    """What the loop carries from step to step and does not need again after a restart."""
+
+    started: float = field(default_factory=time.monotonic)
+    reported: float = field(default_factory=time.monotonic)
+    pending: list[StepMetrics] = field(default_factory=list)
+
+
+def train(job: TrainJob, *, report: Report) -> dict[str, Any]:
+    """Trains and exports; returns {"steps", "export", "metrics" of the last step}. Collective: every worker calls it.
+
+    Raises:
+        ConfigError, DataError, SampleError, ExportError: inputs that cannot be used.
+        TrainingDiverged: a loss is not finite any more.
+    """
+    config = job.config
+    seed_everything(config.seed, rank=rank())
+    device = _device(config)
+    loaded = load_for_training(config.model)
+    sets = read_sets(config, loaded)
+    method = build_method(config.method)
+    method.prepare(loaded.model, seed=config.seed)
+    if method.needs_reference_logps:
+        assert sets.forget is not None
+        sets.reference_logps_N = reference_logps(
+            loaded.model, sets.forget, _reference_pass(job, loaded, device)
+        )
+    engine = build_engine(loaded.model, config, projector=loaded.family.projector, device=device)
+    loop = _Loop(job, engine=engine, method=method, sets=sets, report=report)
+    last = loop.run()
+    _export(job, loaded, engine, last)
+    return {"steps": loop.total, "export": str(job.export), "metrics": last}
+
+
+def read_sets(config: TrainConfig, loaded: LoadedModel) -> _Sets:
+    """The retain and forget sets, tokenised."""
+    prompter = Prompter(loaded.processor)
+    data, length = config.data, config.model.max_length
+    retain = read_llava(data.retain, data.image_folder)
+    chosen = draw_subset(len(retain), data.retain_limit, config.seed)
+    forget = read_llava(data.forget, data.image_folder) if data.forget is not None else None
+    return _Sets(
+        retain=tokenize([retain[index] for index in chosen], prompter, max_length=length),
+        forget=tokenize(forget, prompter, max_length=length) if forget is not None else None,
+    )
+
+
+class _Loop:
+    """The optimizer steps of one run."""
+
+    def __init__(
+        self, job: TrainJob, *, engine: Engine, method: Method, sets: _Sets, report: Report
+    ) -> None:
+        self._job = job
+        self._config = job.config
+        self._engine = engine
+        self._method = method
+        self._sets = sets
+        self._report = report
+        self._progress = _Progress()
+        optim = self._config.optim
+        self.total = total_steps(optim, num_retain=len(sets.retain))
+        self._division = Division(
+            batch_size=optim.batch_size,
+            world=engine.world_size,
+            accumulation=optim.accumulation,
+            group_size=_group_size(self._config),
+        )
+        self._retain_order = self._order(sets.retain, "retain")
+        self._forget_order = None if sets.forget is None else self._order(sets.forget, "forget")
+
+    def run(self) -> StepMetrics:
+        """All steps that are left; the metrics of the last one."""
+        metrics: StepMetrics = {}
+        for step in range(self._resume(), self.total):
+            metrics = self._step(step)
+            self._tell(step, metrics)
+        return metrics
+
+    def _order(self, samples: SampleSet, stream: str) -> GlobalOrder:
+        return GlobalOrder(
+            num_samples=len(samples),
+            batch_size=self._config.optim.batch_size,
+            seed=self._config.seed,
+            stream=stream,
+        )
+
+    def _step(self, step: int) -> StepMetrics:
+        started = time.monotonic()
+        sums: dict[str, Tensor] = {}
+        for batch in self._batches(step):
+            output = self._engine.loss(partial(self._method.loss, batch=batch))
+            self._engine.backward(output.total)
+            for name, value in {"loss": output.total.detach(), **output.parts}.items():
+                sums[name] = sums[name] + value if name in sums else value
+        losses = self._reduced(step, sums)
+        factor = rate_factor(self._config.optim, step=step, total=self.total)
+        norm = self._engine.step(rate_factor=factor)
+        elapsed = time.monotonic() - started
+        return {
+            "step": float(step + 1),
+            **losses,
+            "optim/learning_rate": self._config.optim.learning_rate * factor,
+            "optim/gradient_norm": norm,
+            "speed/samples_per_s": self._num_samples() / elapsed,
+            **_memory(self._engine.device),
+        }
+
+    def _batches(self, step: int) -> list[StepBatch]:
+        sets, device, rank_ = self._sets, self._engine.device, self._engine.rank
+        retain = self._retain_order.step_indices(step)
+        retain_parts = self._division.share(retain, rank_)
+        if sets.forget is None or self._forget_order is None:
+            return [
+                StepBatch(retain=sets.retain.batch(part, global_indices=retain, device=device))
+                for part in retain_parts
+            ]
+        forget = self._forget_order.step_indices(step)
+        return [
+            StepBatch(
+                retain=sets.retain.batch(retain_part, global_indices=retain, device=device),
+                forget=sets.forget.batch(
+                    forget_part,
+                    global_indices=forget,
+                    device=device,
+                    reference_logps_B=self._reference(forget_part),
+                ),
+            )
+            for retain_part, forget_part in zip(
+                retain_parts, self._division.share(forget, rank_), strict=True
+            )
+        ]
+
+    def _reference(self, indices: Sequence[int]) -> Tensor | None:
+        known = self._sets.reference_logps_N
+        return None if known is None else known[torch.tensor(indices)].to(self._engine.device)
+
+    def _reduced(self, step: int, sums: Mapping[str, Tensor]) -> StepMetrics:
+        """The losses of the global batch, on every worker. Raises TrainingDiverged where one is not finite."""
+        values = sum_over_workers(torch.stack([value.double() for value in sums.values()])).tolist()
+        losses = dict(zip(sums, values, strict=True))
+        if not np.isfinite(values).all():
+            raise TrainingDiverged(
+                f"step {step + 1} of {self.total}: a loss is not finite: {losses}. Lower optim.learning_rate, "
+                "raise optim.warmup_ratio, or set optim.max_grad_norm"
+            )
+        return losses
+
+    def _num_samples(self) -> int:
+        return self._config.optim.batch_size * (1 if self._sets.forget is None else 2)
+
+    def _tell(self, step: int, metrics: StepMetrics) -> None:
+        """Reports when a checkpoint or the end is due, or enough time has passed by rank 0's clock."""
+        done = step + 1
+        progress = self._progress
+        last = done == self.total
+        if last or done % self._config.tracking.every_steps == 0:
+            progress.pending.append(metrics)
+        # The last step needs no checkpoint: the export follows, and a restart in between repeats a few steps.
+        if done % self._config.checkpoint.every_steps == 0 and not last:
+            folder = Path(tempfile.mkdtemp(prefix="safemirage-checkpoint-"))
+            try:
+                self._save(folder, done)
+                self._send(folder)
+            finally:
+                shutil.rmtree(folder)
+        elif last or (progress.pending and self._is_due()):
+            self._send(None)
+
+    def _is_due(self) -> bool:
+        waited = time.monotonic() - self._progress.reported
+        due = float(self._engine.rank == 0 and waited >= self._job.report_every_s)
+        return bool(sum_over_workers(torch.tensor([due], device=self._engine.device)).item())
+
+    def _send(self, folder: Path | None) -> None:
+        self._report(self._progress.pending, folder)
+        self._progress.pending = []
+        self._progress.reported = time.monotonic()
+
+    def _save(self, folder: Path, done: int) -> None:
+        state = RunState(step=done, method=self._method.state_dict())
+        save_state(folder, state, rank=self._engine.rank)
+        self._engine.save(folder)
+        barrier()
+
+    def _resume(self) -> int:
+        """Takes up the job's checkpoint; the number of finished steps."""
+        folder = self._job.resume_from
+        if folder is None:
+            return 0
+        self._engine.load(folder)
+        state = load_state(folder, rank=self._engine.rank)
+        self._method.load_state_dict(state.method)
+        barrier()
+        return state.step
+
+
+def _export(job: TrainJob, loaded: LoadedModel, engine: Engine, metrics: StepMetrics) -> None:
+    state = engine.state_dict()
+    if engine.rank == 0:
+        config = job.config
+        base = BaseModel(
+            path=config.model.path,
+            revision=config.model.revision,
+            weights_digest=loaded.weights_digest,
+        )
+        record = ExportRecord(
+            run_id=job.run_id,
+            identity=job.identity,
+            method=config.method.name,
+            base=base,
+            config=to_tree(config),
+            metrics=metrics,
+            git_commit=current_commit(),
+        )
+        write_export(
+            job.export,
+            model=loaded.model,
+            processor=loaded.processor,
+            state_dict=state,
+            family=loaded.family,
+            record=record,
+        )
+        if config.model.lora is not None and config.model.lora.merge:
+            merge_export(job.export)
+    barrier()
+
+
+def _reference_pass(job: TrainJob, loaded: LoadedModel, device: torch.device) -> ReferencePass:
+    return ReferencePass(
+        cache=job.cache,
+        device=device,
+        batch_size=_REFERENCE_BATCH,
+        model_key={
+            "weights": loaded.weights_digest,
+            "dtype": job.config.model.dtype,
+            "attention": loaded.attention,
+        },
+    )
+
+
+def _group_size(config: TrainConfig) -> int:
+    """Consecutive samples that share a quantity and must stay in one micro-batch."""
+    method = config.method
+    return method.group_size if isinstance(method, NPOConfig) and method.reduction == "mean" else 1
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if not config.workers.gpu:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _memory(device: torch.device) -> StepMetrics:
+    """Resident memory of this process, and the most that tensors took on the device, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    found = {"memory/rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / 2**20}
+    if device.type == "cuda":
+        found["memory/cuda_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return found

@@ -1,0 +1,241 @@
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from safemirage.config.train import TrainConfig
+from safemirage.models.loading import load_for_inference
+from safemirage.training.loop import StepMetrics, TrainingDiverged, TrainJob, train
+from tests.tiny_run import make_tiny_run, tiny_train_config
+
+RMU = {"name": "rmu", "hook_layer": 1, "steering_coefficient": 2.0}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return make_tiny_run(tmp_path_factory.mktemp("tiny"))
+
+
+class Recorder:
+    """Keeps what a run reports; checkpoints are copied, because the loop removes its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.steps: list[StepMetrics] = []
+        self.checkpoints: list[Path] = []
+
+    def __call__(self, steps: Sequence[StepMetrics], checkpoint: Path | None) -> None:
+        self.steps += steps
+        if checkpoint is not None:
+            kept = self.folder / f"checkpoint-{len(self.checkpoints)}"
+            shutil.copytree(checkpoint, kept)
+            self.checkpoints.append(kept)
+
+
+def run(
+    config: TrainConfig, folder: Path, *, resume_from: Path | None = None, cache: Path | None = None
+) -> Recorder:
+    folder.mkdir(parents=True, exist_ok=True)
+    recorder = Recorder(folder)
+    job = TrainJob(
+        config=config,
+        run_id="tiny-0123",
+        identity="0123",
+        export=folder / "export",
+        cache=cache or folder / "cache",
+        resume_from=resume_from,
+    )
+    summary = train(job, report=recorder)
+    assert summary["steps"] == config.optim.steps
+    assert summary["metrics"] == recorder.steps[-1]
+    return recorder
+
+
+def losses(recorder: Recorder) -> list[dict[str, float]]:
+    """What must be the same whatever the machinery: no speeds, no memory."""
+    return [
+        {k: v for k, v in step.items() if not k.startswith(("speed/", "memory/"))}
+        for step in recorder.steps
+    ]
+
+
+def assert_same_losses(first: Recorder, second: Recorder, *, rel: float) -> None:
+    assert len(first.steps) == len(second.steps)
+    for one, other in zip(losses(first), losses(second), strict=True):
+        assert one == pytest.approx(other, rel=rel, abs=2e-5)  # log-ratios: differences of sums
+
+
+def test_train_npo_lowers_the_forget_log_ratio(tree: dict[str, Any], tmp_path: Path) -> None:
+    recorder = run(tiny_train_config(tree), tmp_path)
+    ratios = [step["forget/log_ratio"] for step in recorder.steps]
+    # The first step's rate is 0 (warm-up), so the weights move from the second on.
+    assert ratios[0] == pytest.approx(0.0, abs=1e-4)
+    assert ratios[-1] < -1.0
+    assert recorder.steps[-1]["loss"] < recorder.steps[0]["loss"]
+
+
+def test_train_sft_lowers_the_loss(tree: dict[str, Any], tmp_path: Path) -> None:
+    recorder = run(tiny_train_config(tree, method={"name": "sft"}), tmp_path)
+    assert recorder.steps[-1]["retain/loss"] < 0.8 * recorder.steps[0]["retain/loss"]
+
+
+def test_train_rmu_brings_the_control_vector_nearer(tree: dict[str, Any], tmp_path: Path) -> None:
+    recorder = run(tiny_train_config(tree, method=RMU), tmp_path)
+    forget = [step["forget/loss"] for step in recorder.steps]
+    assert forget[-1] < forget[0]
+    assert recorder.steps[0]["retain/activation_loss"] == 0.0
+
+
+def test_train_same_seed_gives_the_same_losses_and_weights(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
+    config = tiny_train_config(tree)
+    first, second = run(config, tmp_path / "1"), run(config, tmp_path / "2")
+    assert losses(first) == losses(second)
+    weights = [load_file(r.folder / "export" / "model.safetensors") for r in (first, second)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name])
+
+
+def test_train_other_seed_gives_other_losses(tree: dict[str, Any], tmp_path: Path) -> None:
+    first = run(tiny_train_config(tree), tmp_path / "1")
+    second = run(tiny_train_config(tree, seed=1), tmp_path / "2")
+    assert losses(first) != losses(second)
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [
+        {},
+        {"method": RMU},
+        {"model": {"lora": {"rank": 4, "alpha": 8.0, "dropout": 0.3}}},
+    ],
+    ids=["npo", "rmu", "npo-lora-dropout"],
+)
+def test_train_resumed_at_any_checkpoint_ends_as_if_undisturbed(
+    tree: dict[str, Any], tmp_path: Path, branches: dict[str, Any]
+) -> None:
+    config = tiny_train_config(tree, **branches)
+    whole = run(config, tmp_path / "whole")
+    assert len(whole.checkpoints) == 2
+    for index, checkpoint in enumerate(whole.checkpoints):
+        resumed = run(config, tmp_path / f"from-{index}", resume_from=checkpoint)
+        done = 2 * (index + 1)
+        assert losses(resumed) == losses(whole)[done:]
+
+
+def test_train_resumed_rmu_keeps_the_saved_control_vector(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = run(tiny_train_config(tree, method=RMU), tmp_path / "whole")
+    state = torch.load(whole.checkpoints[0] / "state-rank0.pt", weights_only=True)
+    vector = state["method"]["control_vector"]
+    assert vector.norm().item() == pytest.approx(2.0)
+    state["method"]["control_vector"] = -50 * vector
+    torch.save(state, whole.checkpoints[0] / "state-rank0.pt")
+    changed = run(
+        tiny_train_config(tree, method=RMU), tmp_path / "changed", resume_from=whole.checkpoints[0]
+    )
+    assert changed.steps[0]["forget/loss"] > whole.steps[2]["forget/loss"]
+
+
+@pytest.mark.parametrize("method", [{"name": "npo", "beta": 0.5}, RMU], ids=["npo", "rmu"])
+def test_train_accumulation_does_not_change_the_losses(
+    tree: dict[str, Any], tmp_path: Path, method: dict[str, Any]
+) -> None:
+    one = run(tiny_train_config(tree, method=method), tmp_path / "1")
+    four = run(tiny_train_config(tree, method=method, optim={"accumulation": 4}), tmp_path / "4")
+    assert_same_losses(one, four, rel=1e-4)
+
+
+def test_train_export_holds_what_was_trained(tree: dict[str, Any], tmp_path: Path) -> None:
+    recorder = run(tiny_train_config(tree, method={"name": "sft"}), tmp_path)
+    before = load_for_inference(tree["model"]["path"]).model.state_dict()
+    after = load_for_inference(tmp_path / "export").model.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert not [name for name in changed if "vision_tower" in name]
+    manifest = json.loads((tmp_path / "export" / "manifest.json").read_text())
+    assert manifest["metrics"]["loss"] == recorder.steps[-1]["loss"]
+    assert manifest["method"] == "sft"
+
+
+def test_train_lora_exports_an_adapter(tree: dict[str, Any], tmp_path: Path) -> None:
+    config = tiny_train_config(tree, model={"lora": {"rank": 4, "alpha": 8.0}})
+    run(config, tmp_path)
+    assert (tmp_path / "export" / "adapter_model.safetensors").is_file()
+
+
+def test_train_reference_is_read_from_the_cache_by_a_later_run(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    first = run(tiny_train_config(tree), tmp_path / "1", cache=cache)
+    (cached,) = (cache / "reference").iterdir()
+    # Answers that the model does not give show whether they are read.
+    save_file({"logps": load_file(cached)["logps"] - 100}, cached)
+    second = run(tiny_train_config(tree), tmp_path / "2", cache=cache)
+    assert list((cache / "reference").iterdir()) == [cached]
+    ratios = [recorder.steps[0]["forget/log_ratio"] for recorder in (first, second)]
+    assert ratios[1] - ratios[0] == pytest.approx(100, abs=1e-3)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize(
+    "branches",
+    [
+        {"method": {"name": "sft"}},
+        {"method": {"name": "npo", "beta": 0.5, "reduction": "mean", "group_size": 2}},
+        {"method": RMU},
+        {"method": RMU, "model": {"lora": {"rank": 4, "alpha": 8.0, "dropout": 0.0}}},
+        {"method": RMU, "model": {"trainable": [r"layers\.[01]\.mlp\.down_proj"]}},
+    ],
+    ids=["sft", "npo-mean", "rmu", "rmu-lora", "rmu-down-proj"],
+)
+@pytest.mark.timeout(180)
+def test_train_deepspeed_gives_the_losses_and_weights_of_plain_torch(
+    tree: dict[str, Any], tmp_path: Path, branches: dict[str, Any], stage: int
+) -> None:
+    plain = run(tiny_train_config(tree, **branches), tmp_path / "torch")
+    engine = {"name": "deepspeed", "stage": stage}
+    zero = run(
+        tiny_train_config(tree, **branches, engine=engine, optim={"accumulation": 2}),
+        tmp_path / "zero",
+    )
+    assert_same_losses(plain, zero, rel=1e-4)
+    (weights,) = (plain.folder / "export").glob("*model.safetensors")
+    exported = load_file(zero.folder / "export" / weights.name)
+    for name, value in load_file(weights).items():
+        torch.testing.assert_close(exported[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_train_loss_that_is_not_finite_stops_the_run(tree: dict[str, Any], tmp_path: Path) -> None:
+    config = tiny_train_config(tree, optim={"learning_rate": 1e30, "max_grad_norm": None})
+    with pytest.raises(TrainingDiverged, match=r"step \d of 6"):
+        run(config, tmp_path)
+
+
+def test_train_report_every_s_gathers_steps_between_checkpoints(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
+    calls: list[tuple[list[float], bool]] = []
+
+    def report(steps: Sequence[StepMetrics], checkpoint: Path | None) -> None:
+        calls.append(([step["step"] for step in steps], checkpoint is not None))
+
+    job = TrainJob(
+        config=tiny_train_config(tree, method={"name": "sft"}),
+        run_id="tiny",
+        identity="0",
+        export=tmp_path / "export",
+        cache=tmp_path / "cache",
+        report_every_s=3600,
+    )
+    train(job, report=report)
+    assert calls == [([1, 2], True), ([3, 4], True), ([5, 6], False)]
