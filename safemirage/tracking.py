@@ -1,0 +1,209 @@
+"""Experiment tracking: MLflow, and a tracker that keeps nothing. The only module that imports mlflow.
+
+    tracker = open_tracker(storage, "safemirage")
+    tracker.start("npo-12ab", name="npo", config=tree)
+    tracker.log_steps("npo-12ab", [{"step": 1, "loss": 2.5}])
+
+Runs are found by their tag `safemirage.run_id`, so a run that is resumed goes on where its curves ended.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from safemirage.config.load import dump_yaml
+from safemirage.storage import Storage
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+RUN_TAG = "safemirage.run_id"
+PARENT_TAG = "mlflow.parentRunId"
+CONFIG_FILE = "config.yaml"
+_BATCH = 1000
+_PARAM_BATCH = 100
+_PARAM_LENGTH = 6000
+"""MLflow's own limits of one `log_batch` call and of one value."""
+
+Steps = Sequence[Mapping[str, float]]
+"""Metrics by name; each has its 1-based number under `step`."""
+
+
+class Tracker(Protocol):
+    """Takes what runs measure, by the run's id."""
+
+    def start(
+        self, run_id: str, *, name: str, config: Mapping[str, Any], parent_id: str | None = None
+    ) -> None:
+        """Makes the run known, or goes on with it; `parent_id` is the run it is part of (a search)."""
+
+    def log_steps(self, run_id: str, steps: Steps) -> None: ...
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Metrics of the run as a whole."""
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None: ...
+
+    def last_step(self, run_id: str) -> int:
+        """The highest step that was logged; 0 if none."""
+
+    def finish(self, run_id: str, *, failed: bool = False) -> None: ...
+
+
+class NullTracker:
+    """Keeps nothing."""
+
+    def start(
+        self, run_id: str, *, name: str, config: Mapping[str, Any], parent_id: str | None = None
+    ) -> None:
+        pass
+
+    def log_steps(self, run_id: str, steps: Steps) -> None:
+        pass
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        pass
+
+    def last_step(self, run_id: str) -> int:
+        return 0
+
+    def finish(self, run_id: str, *, failed: bool = False) -> None:
+        pass
+
+
+class MlflowTracker:
+    """Runs of one MLflow experiment. One process writes a run at a time; reading is free."""
+
+    def __init__(self, uri: str, *, experiment: str, artifacts: Path | None) -> None:
+        """
+        Args:
+            uri: tracking server or database.
+            artifacts: folder of the experiment's files; None leaves it to the server. A database's own default would
+                be relative to whatever folder a process happens to run in.
+        """
+        self._client = _client(uri)
+        self._experiment_id = self._find_experiment(experiment, artifacts)
+        self._ids: dict[str, str] = {}
+
+    def start(
+        self, run_id: str, *, name: str, config: Mapping[str, Any], parent_id: str | None = None
+    ) -> None:
+        if (found := self._find(run_id)) is not None:
+            self._client.update_run(found, status="RUNNING")
+            return
+        tags = {RUN_TAG: run_id}
+        if parent_id is not None:
+            tags[PARENT_TAG] = self._find(parent_id) or self._create(
+                parent_id, {RUN_TAG: parent_id}, parent_id
+            )
+        created = self._create(run_id, tags, name)
+        self._client.log_text(created, dump_yaml(config), CONFIG_FILE)
+        self._log_params(created, config)
+
+    def log_steps(self, run_id: str, steps: Steps) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, int(step["step"]))
+            for step in steps
+            for name, value in step.items()
+            if name != "step"
+        ]
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(self._id(run_id), metrics=metrics[start : start + _BATCH])
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        self.log_steps(run_id, [{"step": 0, **metrics}])
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self._id(run_id), tags=[RunTag(k, v) for k, v in tags.items()])
+
+    def last_step(self, run_id: str) -> int:
+        history = self._client.get_metric_history(self._id(run_id), "loss")
+        return max((metric.step for metric in history), default=0)
+
+    def finish(self, run_id: str, *, failed: bool = False) -> None:
+        self._client.set_terminated(self._id(run_id), status="FAILED" if failed else "FINISHED")
+
+    def _find_experiment(self, name: str, artifacts: Path | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            location = None if artifacts is None else artifacts.absolute().as_uri()
+            try:
+                return str(self._client.create_experiment(name, artifact_location=location))
+            except (
+                MlflowException
+            ):  # another process made it in between; any other fault shows below
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
+
+    def _find(self, run_id: str) -> str | None:
+        if run_id not in self._ids:
+            query = f"tags.`{RUN_TAG}` = '{run_id}'"
+            found = self._client.search_runs(
+                [self._experiment_id], filter_string=query, max_results=1
+            )
+            if not found:
+                return None
+            self._ids[run_id] = found[0].info.run_id
+        return self._ids[run_id]
+
+    def _id(self, run_id: str) -> str:
+        found = self._find(run_id)
+        if found is None:
+            raise KeyError(f"run {run_id} is not tracked; `start` comes first")
+        return found
+
+    def _create(self, run_id: str, tags: Mapping[str, str], name: str) -> str:
+        run = self._client.create_run(self._experiment_id, tags=dict(tags), run_name=name)
+        self._ids[run_id] = str(run.info.run_id)
+        return self._ids[run_id]
+
+    def _log_params(self, mlflow_id: str, config: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(key, str(value)[:_PARAM_LENGTH]) for key, value in flatten(config)]
+        for start in range(0, len(params), _PARAM_BATCH):
+            self._client.log_batch(mlflow_id, params=params[start : start + _PARAM_BATCH])
+
+
+def open_tracker(storage: Storage, experiment: str) -> MlflowTracker:
+    """The tracker of a storage. A first call makes the database's tables: make it before processes fan out."""
+    uri = storage.mlflow_uri
+    remote = uri.startswith(("http://", "https://", "databricks"))
+    return MlflowTracker(
+        uri,
+        experiment=experiment,
+        artifacts=None if remote else storage.root / "mlflow" / experiment,
+    )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of each leaf of a config tree; lists are leaves."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _client(uri: str) -> "MlflowClient":
+    from mlflow.tracking import (
+        MlflowClient,
+    )  # on use: two seconds that a laptop client need not pay
+
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(uri)
