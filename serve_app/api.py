@@ -43,6 +43,8 @@ class ApiSettings:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     events_poll_s: float = 0.25
     """How often a progress stream looks for a change."""
+    instance: str = ""
+    """Shown by /healthz: tells one service from another on the same port."""
 
 
 def create_api(backend: Backend, settings: ApiSettings) -> FastAPI:
@@ -67,7 +69,7 @@ def create_api(backend: Backend, settings: ApiSettings) -> FastAPI:
     ):
         app.include_router(router, dependencies=secured)
     _add_catalogue(app, backend, secured)
-    _add_pages(app)
+    _add_pages(app, settings.instance)
     install_error_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=settings.limits.body_bytes)
     app.add_middleware(Authentication, tokens=settings.tokens)
@@ -99,11 +101,11 @@ def _add_catalogue(app: FastAPI, backend: Backend, secured: list[Any]) -> None:
         return {"object": "list", "data": [asdict(card) for card in await backend.suites()]}
 
 
-def _add_pages(app: FastAPI) -> None:
+def _add_pages(app: FastAPI, instance: str) -> None:
     @app.get("/healthz", tags=["pages"])
     async def healthz() -> dict[str, str]:
         """Answers while the service is alive; needs no token and asks no model."""
-        return {"status": "ok", "version": version("safemirage")}
+        return {"status": "ok", "version": version("safemirage"), "instance": instance}
 
     @app.get("/", include_in_schema=False)
     async def dashboard() -> FileResponse:

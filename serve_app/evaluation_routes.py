@@ -17,6 +17,7 @@ from serve_app.bodies import CaseBody, EvaluationBody
 from serve_app.errors import ApiError
 from serve_app.images import read_image
 from serve_app.limits import Admission
+from serve_app.specs import public_spec
 
 REDACTED = "[redacted: read with ?unredacted=true and a token of the role unredacted]"
 _JSONL = frozenset({"application/x-ndjson", "application/jsonl"})
@@ -172,7 +173,7 @@ def _view(evaluation: Evaluation) -> dict[str, Any]:
         "id": evaluation.id,
         "object": "evaluation",
         "state": evaluation.state,
-        **{key: value for key, value in evaluation.spec.items() if key != "cases"},
+        **public_spec(evaluation),
         "progress": {"done": evaluation.done, "total": evaluation.total},
         "rows": evaluation.rows or [],
         "error": evaluation.error,

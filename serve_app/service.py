@@ -1,23 +1,28 @@
 """The Backend over storage, store and whatever answers questions: deployment handles, or generators in-process."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.identity import folder_digest
 from safemirage.config.load import to_tree
 from safemirage.config.serve import BUILT_IN_JUDGES, ServedJudgeConfig
-from safemirage.evaluation.cases import Case, Generation, ImageInput, Request, Verdict
+from safemirage.evaluation.cases import Generation, Request, Verdict
+from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.judges import Judged
+from safemirage.evaluation.suites import case_tree
 from safemirage.storage import Storage
 from safemirage.store import Store
 from safemirage.store.evaluations import Evaluation, IdempotencyConflict
 from serve_app.backend import EvaluationSpec, JudgeCard, ModelCard, Study, SuiteCard
 from serve_app.catalogue import find_model, find_suite, list_models, list_suites, not_found
 from serve_app.errors import ApiError
+from serve_app.specs import submitted
 from serve_app.studies import find_study, list_studies
+
+_RETRY_AFTER_S = 5
 
 
 class Engines(Protocol):
@@ -64,11 +69,13 @@ class Service:
         self, model: str, requests: Sequence[Request], decoding: DecodingConfig
     ) -> list[Generation]:
         await self.model(model)
-        return await self._engines.generate(model, requests, decoding)
+        with _reported():
+            return await self._engines.generate(model, requests, decoding)
 
     async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]:
         await self._check_judge(judge)
-        return await self._engines.judge(judge, items) if items else []
+        with _reported():
+            return await self._engines.judge(judge, items) if items else []
 
     async def submit(self, spec: EvaluationSpec, *, idempotency_key: str | None) -> Evaluation:
         for judge in spec.judges:
@@ -121,7 +128,7 @@ class Service:
     def _tree(self, spec: EvaluationSpec) -> dict[str, Any]:
         """The spec as stored. Model and suite count by content, so an edited one is another evaluation."""
         folder = find_suite(self._storage, spec.suite) if spec.suite is not None else None
-        return {
+        tree = {
             "model": spec.model,
             "weights_digest": find_model(self._storage, spec.model).weights_digest,
             "suite": spec.suite,
@@ -133,22 +140,19 @@ class Service:
             "seed": spec.seed,
             "decoding": to_tree(spec.decoding),
         }
+        return submitted(tree)
 
 
-def case_tree(case: Case) -> dict[str, Any]:
-    """A case for a JSON column, its image by digest."""
-    tree = {**asdict(case), "truth": dict(case.truth)}
-    return {**tree, "image": case.image.digest if case.image else None}
-
-
-def read_case(tree: Mapping[str, Any], store: Store) -> Case:
-    """The case that `case_tree` wrote."""
-    image = None
-    if tree["image"] is not None:
-        data = store.samples.image(tree["image"])
-        assert data is not None, f"image {tree['image']} is stored before its case"
-        image = ImageInput(data)
-    return Case(**{**tree, "image": image})
+@contextmanager
+def _reported() -> Iterator[None]:
+    """What a model cannot answer is the caller's to know; what it cannot answer now may be asked again."""
+    try:
+        yield
+    except RequestRejected as error:
+        raise ApiError(400, str(error), param="messages", code="request_rejected") from error
+    except GeneratorUnavailable as error:
+        headers = {"Retry-After": str(_RETRY_AFTER_S)}
+        raise ApiError(503, str(error), code="model_unavailable", headers=headers) from error
 
 
 def _found(evaluation: Evaluation | None, evaluation_id: str) -> Evaluation:

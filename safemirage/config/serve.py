@@ -92,6 +92,8 @@ class EvaluationsConfig(Strict):
     """Cases sent to a model in one call; a batch is the unit that is stored."""
     poll_s: Positive = 0.25
     """How often the store is looked at for evaluations that wait, or whose worker is gone."""
+    takeover_s: Positive = 10.0
+    """How long after the sudden end of a replica its evaluations are taken over."""
 
 
 @dataclass(frozen=True, kw_only=True)

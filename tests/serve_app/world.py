@@ -4,26 +4,17 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
 
-import httpx
-import pytest
 from PIL import Image
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.cases import Generation, Request, Verdict
 from safemirage.evaluation.judges import Judged
 from safemirage.models.manifest import BaseModel, Manifest
-from safemirage.storage import Storage, open_storage
-from safemirage.store import Store, open_store
-from serve_app.api import ApiSettings, create_api
-from serve_app.auth import read_tokens
-from serve_app.service import Service
+from safemirage.storage import Storage
+from safemirage.store import Store
 
 READER = "reader-token-0123456789"
 UNREDACTED = "unredacted-token-0123456789"

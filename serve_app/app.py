@@ -1,0 +1,211 @@
+"""The service on Ray Serve: HTTP in front, checkpoints and evaluations behind it.
+
+    python -m serve_app.app configs/serve/local.yaml [a.b=c ...]
+
+joins the cluster that RAY_ADDRESS names, or starts Ray in this process, and serves until interrupted. For
+`serve deploy`, the import path is `serve_app.app:build` and its `args` are `config` and `storage`.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import httpx
+import ray
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import HTTPOptions
+
+from safemirage.config.load import ConfigError, load_config
+from safemirage.config.serve import ServeConfig
+from safemirage.storage import Storage, open_storage
+from serve_app.auth import read_tokens
+from serve_app.checkpoints import checkpoints_class
+from serve_app.deployments import Api, Evaluations, Place
+
+APP = "safemirage"
+_START_TIMEOUT_S = 180.0
+_MANY = 10_000
+"""Requests that a replica may have in hand. Serve's default of 5 does not queue more but backs off, which costs half
+the throughput; what a caller may send is bounded in the API instead."""
+
+
+class ServiceError(RuntimeError):
+    """The service did not come up."""
+
+
+class BuildArgs(BaseModel):
+    """`args` of a Serve config file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: ServeConfig = ServeConfig()
+    storage: str | None = None
+    """Folder; default as SAFEMIRAGE_STORAGE says."""
+    instance: str = ""
+    """Shown by /healthz, so that a starter can tell its own service from another on the same port."""
+
+
+def build(args: BuildArgs) -> Application:
+    """The application. Tokens are read here, and only their digests go on to the replicas.
+
+    Raises:
+        ConfigError: there is no token although the config asks for them.
+    """
+    config, storage = args.config, open_storage(args.storage)
+    tokens = read_tokens(config)
+    place = Place(root=str(storage.root), store_url=storage.store_url)
+    options = {"max_ongoing_requests": _MANY, "max_constructor_retry_count": 3}
+    checkpoints = serve.deployment(
+        checkpoints_class(config.checkpoints.models),
+        name="Checkpoints",
+        num_replicas=config.checkpoints.replicas,
+        ray_actor_options={
+            "num_cpus": config.checkpoints.cpus,
+            "num_gpus": config.checkpoints.gpus,
+        },
+        **options,
+    ).bind(config.checkpoints, place.root)
+    evaluations = serve.deployment(
+        Evaluations,
+        name="Evaluations",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": config.evaluations.cpus},
+        **options,
+    ).bind(checkpoints, config, place)
+    api = serve.deployment(
+        serve.ingress()(Api),
+        name="Api",
+        ray_actor_options={"num_cpus": config.cpus},
+        **options,
+    )
+    return api.bind(checkpoints, evaluations, config, place, (tokens, args.instance))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningService:
+    url: str
+    owns_serve: bool
+    """Whether Serve was started for this service alone."""
+
+    def stop(self) -> None:
+        """Ends the service; Serve itself too, if nothing else used it before."""
+        if self.owns_serve:
+            serve.shutdown()
+        else:
+            serve.delete(APP)
+
+
+def start_service(config: ServeConfig, storage: Storage) -> RunningService:
+    """Starts the service on the cluster that this process has joined, and waits until it answers.
+
+    It outlives this process, until `stop` or the end of the cluster.
+
+    Raises:
+        ConfigError: there is no token although the config asks for them.
+        ServiceError: the port is taken, or Serve runs on this cluster already under another address.
+    """
+    owns_serve = not serve.status().proxies
+    if config.port == 0:
+        config = replace(config, port=_free_port(config.host))
+    elif owns_serve:
+        _check_port(config.host, config.port)
+    instance = uuid.uuid4().hex
+    application = build(BuildArgs(config=config, storage=str(storage.root), instance=instance))
+    serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
+    serve.run(
+        application,
+        name=APP,
+        route_prefix="/",
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+    )
+    url = f"http://{_reachable(config.host)}:{config.port}"
+    _wait_until_answers(url, instance)
+    return RunningService(url=url, owns_serve=owns_serve)
+
+
+@contextmanager
+def running_service(config: ServeConfig, storage: Storage) -> Iterator[str]:
+    """The service's URL; the service is stopped on leaving."""
+    service = start_service(config, storage)
+    try:
+        yield service.url
+    finally:
+        service.stop()
+
+
+def _wait_until_answers(url: str, instance: str) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    last = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            response = httpx.get(f"{url}/healthz", timeout=5)
+            if response.is_success and response.json().get("instance") == instance:
+                return
+            last = f"{response.status_code}: {response.text[:200]}"
+        except (httpx.TransportError, ValueError) as error:
+            last = str(error)
+        time.sleep(0.1)
+    raise ServiceError(
+        f"{url}: the service did not answer within {_START_TIMEOUT_S:g} s ({last}). If Serve runs on this cluster "
+        "already, it keeps the host and port that it was started with"
+    )
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServiceError(
+                f"port: {host}:{port} cannot be used ({error.strerror}); choose another, or port=0 for a free one"
+            ) from error
+
+
+def _reachable(host: str) -> str:
+    if host in {"0.0.0.0", "::"}:
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        sys.stdout.write(f"{__doc__}\n")
+        return 0 if arguments else 2
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    stopped = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stopped)
+    try:
+        config = load_config(ServeConfig, arguments[0], arguments[1:])
+        read_tokens(config)
+        storage = open_storage()
+        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level="warning")
+        with running_service(config, storage) as url:
+            sys.stdout.write(f"{url}/  (API page: {url}/docs; storage: {storage.root})\n")
+            sys.stdout.flush()
+            signal.sigwait(stopped)
+    except (ConfigError, ServiceError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    finally:
+        ray.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
