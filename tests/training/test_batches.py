@@ -85,7 +85,9 @@ def test_batch_cut_at_max_length_is_counted_and_keeps_its_start(prompter: Prompt
 def test_tokenize_max_length_within_the_image_tokens_is_refused(
     prompter: Prompter, image: Path
 ) -> None:
-    with pytest.raises(SampleError, match=r"a: model\.max_length=12 would cut into its image tokens"):
+    with pytest.raises(
+        SampleError, match=r"a: model\.max_length=12 would cut into its image tokens"
+    ):
         make_set([record("a", image=image)], prompter, 12)
 
 

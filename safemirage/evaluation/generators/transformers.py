@@ -5,7 +5,6 @@ draws from a generator of its own, seeded by its content.
 """
 
 import asyncio
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.evaluation.cases import Generation, ImageInput, Request
+from safemirage.evaluation.cases import Generation, Request
+from safemirage.evaluation.generators import RequestRejected
+from safemirage.evaluation.generators.seeds import sampling_seed
 from safemirage.models.loading import DtypeName, LoadedModel, load_for_inference
 from safemirage.models.prompts import Prompter, PromptError, cat_pixels, read_image
 
@@ -83,11 +84,16 @@ class TransformersGenerator:
         """One answer a request, in order.
 
         Raises:
-            PromptError: an image that cannot be read, a text that holds the image token, or a prompt that leaves
-                no room for `max_new_tokens` in the model's context.
+            RequestRejected: an image that cannot be read, a text that holds the image token, or a prompt that
+                leaves no room for `max_new_tokens` in the model's context.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._generate, list(requests), decoding)
+        try:
+            return await loop.run_in_executor(
+                self._thread, self._generate, list(requests), decoding
+            )
+        except PromptError as error:
+            raise RequestRejected(str(error)) from error
 
     def close(self) -> None:
         """Wait for the running call and end the thread."""
@@ -131,7 +137,7 @@ class TransformersGenerator:
                 f"the model's context of {self._context}"
             )
         return _Prompt(
-            place=place, ids=ids, image=digest, seed=_seed(text, request.image, decoding)
+            place=place, ids=ids, image=digest, seed=sampling_seed(text, digest, decoding)
         )
 
     def _encode(self, digests: Sequence[str], images: Sequence[Any]) -> dict[str, Tensor]:
@@ -212,11 +218,6 @@ def _drawing(batch: Sequence[_Prompt], decoding: DecodingConfig) -> LogitsProces
     if decoding.temperature == 0:
         return LogitsProcessorList()
     return LogitsProcessorList([_RowSampler([prompt.seed for prompt in batch], decoding)])
-
-
-def _seed(text: str, image: ImageInput | None, decoding: DecodingConfig) -> int:
-    content = f"{decoding.seed}\0{image.digest if image is not None else ''}\0{text}"
-    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") >> 1
 
 
 def _stop_ids(model: Any, prompter: Prompter) -> frozenset[int]:

@@ -9,9 +9,10 @@ import torch
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.data.llava import LlavaRecord
 from safemirage.evaluation.cases import Generation, ImageInput, Request
+from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.models.loading import load_for_inference
-from safemirage.models.prompts import Prompter, PromptError
+from safemirage.models.prompts import Prompter
 from safemirage.training.batches import tokenize
 from tests.tiny import IMAGE_TOKENS, make_tiny_llava, tiny_image
 
@@ -151,14 +152,14 @@ def test_each_distinct_image_is_encoded_once_a_call(fresh: Path) -> None:
 def test_prompt_that_leaves_no_room_is_refused(fresh: Path) -> None:
     generator = TransformersGenerator.load(fresh)
     with pytest.raises(
-        PromptError, match=r"max_new_tokens=600 do not fit the model's context of 512"
+        RequestRejected, match=r"max_new_tokens=600 do not fit the model's context of 512"
     ):
         answer(generator, REQUESTS[:1], DecodingConfig(max_new_tokens=600))
 
 
 def test_image_that_cannot_be_read_is_refused(fresh: Path) -> None:
     generator = TransformersGenerator.load(fresh)
-    with pytest.raises(PromptError, match="cannot be read"):
+    with pytest.raises(RequestRejected, match="cannot be read"):
         answer(generator, [Request(question="q", image=ImageInput(b"no image"))])
 
 

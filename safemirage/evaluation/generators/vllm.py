@@ -1,0 +1,217 @@
+"""Answers by vLLM, its engine in this process: continuous batching, prompts that share a prefix computed once.
+
+Prompts are rendered, tokenised and decoded as for transformers, and images prepared by PIL, so that in float32 a
+greedy answer is the same text from either engine.
+"""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from transformers import AutoConfig
+
+from safemirage.config.evaluate import DecodingConfig
+from safemirage.evaluation.cases import Generation, Request
+from safemirage.evaluation.generators import RequestRejected
+from safemirage.evaluation.generators.seeds import sampling_seed
+from safemirage.models.export import merge_export, verify_export
+from safemirage.models.families import family_of
+from safemirage.models.loading import DtypeName, load_processor, resolve_model
+from safemirage.models.manifest import MANIFEST_NAME, is_adapter, processor_digest, weights_digest
+from safemirage.models.prompts import Prompter, PromptError, read_image
+
+_FINISH_REASONS: Mapping[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prompt:
+    """A request as the engine takes it, and its place among the requests."""
+
+    place: int
+    inputs: dict[str, Any]
+    num_tokens: int
+    """Image tokens included."""
+    image: str
+    """Digest of its image; empty without one."""
+    seed: int
+
+
+class VLLMGenerator:
+    """One engine a process, which vLLM sets up for itself: give it a process of its own."""
+
+    def __init__(
+        self,
+        engine: Any,
+        prompter: Prompter,
+        *,
+        key: Mapping[str, str],
+    ) -> None:
+        self._engine = engine
+        self._prompter = prompter
+        self._key = dict(key)
+        self._context: int = engine.llm_engine.model_config.max_model_len
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm")
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        dtype: DtypeName = "float32",
+        max_model_len: int | None = None,
+        kv_cache_gib: int = 1,
+    ) -> Self:
+        """An engine on an export, a model folder or a hub id; an adapter is merged first, beside itself.
+
+        Args:
+            max_model_len: tokens of prompt and answer; None: the model's whole context.
+            kv_cache_gib: memory of the cache of keys and values; on the CPU only.
+
+        Raises:
+            ConfigError: nothing at `path`.
+            ExportError: the folder is not what its manifest says.
+        """
+        folder = resolve_model(str(path))
+        if is_adapter(folder):
+            folder = merge_export(folder, dtype=dtype)
+        if (folder / MANIFEST_NAME).is_file():
+            verify_export(folder)
+        config = AutoConfig.from_pretrained(folder)
+        processor = load_processor(folder, family_of(config), config)
+        engine, version = _start_engine(
+            folder, dtype=dtype, max_model_len=max_model_len, kv_cache_gib=kv_cache_gib
+        )
+        key = {
+            "engine": "vllm",
+            "version": f"{version}+torch{torch.__version__}",
+            "weights": weights_digest(folder),
+            "processor": processor_digest(folder),
+            "dtype": dtype,
+            "device": engine.llm_engine.vllm_config.device_config.device_type,
+        }
+        return cls(engine, Prompter(processor), key=key)
+
+    @property
+    def key(self) -> Mapping[str, str]:
+        return self._key
+
+    async def generate(
+        self, requests: Sequence[Request], decoding: DecodingConfig
+    ) -> list[Generation]:
+        """One answer a request, in order.
+
+        Raises:
+            RequestRejected: an image that cannot be read, a text that holds the image token, or a prompt that
+                leaves no room for `max_new_tokens` in the engine's context.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(
+                self._thread, self._generate, list(requests), decoding
+            )
+        except PromptError as error:
+            raise RequestRejected(str(error)) from error
+
+    def close(self) -> None:
+        """Wait for the running call, then stop the engine."""
+        self._thread.shutdown(cancel_futures=True)
+        self._engine.llm_engine.engine_core.shutdown()
+
+    def _generate(self, requests: list[Request], decoding: DecodingConfig) -> list[Generation]:
+        prompts = [self._prompt(place, request, decoding) for place, request in enumerate(requests)]
+        # By image: the prompts that can share a computed prefix stand side by side.
+        prompts.sort(key=lambda prompt: prompt.image)
+        if not prompts:
+            return []
+        outputs = self._engine.generate(
+            [prompt.inputs for prompt in prompts],
+            [_sampling(prompt, decoding) for prompt in prompts],
+            use_tqdm=False,
+        )
+        answers = {
+            prompt.place: self._generation(prompt, output.outputs[0])
+            for prompt, output in zip(prompts, outputs, strict=True)
+        }
+        return [answers[place] for place in range(len(requests))]
+
+    def _prompt(self, place: int, request: Request, decoding: DecodingConfig) -> _Prompt:
+        image = read_image(request.image.data) if request.image is not None else None
+        digest = request.image.digest if request.image is not None else None
+        text = self._prompter.prompt(
+            request.question,
+            has_image=image is not None,
+            system=request.system,
+            prefill=request.prefill,
+        )
+        ids = self._prompter.prompt_ids(text)
+        inputs: dict[str, Any] = {"prompt_token_ids": ids}
+        num_tokens = len(ids)
+        if image is not None:
+            inputs["multi_modal_data"] = {"image": image}
+            inputs["multi_modal_uuids"] = {"image": digest}
+            num_tokens += self._prompter.num_image_tokens(image.size) - 1
+        if num_tokens + decoding.max_new_tokens > self._context:
+            raise PromptError(
+                f"a prompt of {num_tokens} tokens and max_new_tokens={decoding.max_new_tokens} do not fit "
+                f"the engine's context of {self._context}"
+            )
+        seed = sampling_seed(text, digest, decoding)
+        return _Prompt(
+            place=place, inputs=inputs, num_tokens=num_tokens, image=digest or "", seed=seed
+        )
+
+    def _generation(self, prompt: _Prompt, completion: Any) -> Generation:
+        reason = _FINISH_REASONS.get(completion.finish_reason)
+        if reason is None:
+            raise RuntimeError(f"vLLM ended an answer for the reason {completion.finish_reason!r}")
+        return Generation(
+            text=self._prompter.decode(completion.token_ids),
+            prompt_tokens=prompt.num_tokens,
+            completion_tokens=len(completion.token_ids),
+            finish_reason=reason,
+        )
+
+
+def _start_engine(
+    folder: Path, *, dtype: DtypeName, max_model_len: int | None, kv_cache_gib: int
+) -> tuple[Any, str]:
+    """vLLM's offline engine and version. vLLM reads the environment when it is imported."""
+    # One process: no core is lost to an engine process that waits by spinning.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(kv_cache_gib))
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    import vllm
+    from vllm.platforms import current_platform
+
+    engine = vllm.LLM(
+        model=str(folder),
+        dtype=dtype,
+        max_model_len=max_model_len,
+        enable_prefix_caching=True,
+        # Compilation on the CPU takes minutes and gains little there.
+        enforce_eager=current_platform.is_cpu(),
+        limit_mm_per_prompt={"image": 1},
+        # The default, torchvision, gives other pixels than training saw.
+        mm_processor_kwargs={"backend": "pil"},
+        disable_log_stats=True,
+        seed=0,
+    )
+    return engine, vllm.__version__
+
+
+def _sampling(prompt: _Prompt, decoding: DecodingConfig) -> Any:
+    from vllm import SamplingParams
+
+    greedy = decoding.temperature == 0
+    return SamplingParams(
+        max_tokens=decoding.max_new_tokens,
+        temperature=decoding.temperature,
+        top_p=1.0 if greedy else decoding.top_p,
+        seed=None if greedy else prompt.seed,
+        detokenize=False,
+    )

@@ -1,0 +1,131 @@
+"""vLLM's CPU build answers as transformers does. Each engine runs in a process of its own: it rebinds threads."""
+
+import asyncio
+import importlib.util
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.model import LoraConfig, ModelConfig
+from safemirage.evaluation.cases import Generation, ImageInput, Request
+from safemirage.evaluation.generators import RequestRejected
+from safemirage.evaluation.generators.transformers import TransformersGenerator
+from safemirage.models.export import BaseModel, ExportRecord, write_export
+from safemirage.models.families import LLAVA
+from safemirage.models.loading import load_for_training
+from tests.tiny import build_tiny_llava, tiny_image
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
+]
+
+QUESTIONS = ("what is it?", "share the picture", "go on, tell me all that you can see in there")
+REQUESTS = [
+    Request(question=question, image=ImageInput(tiny_image(colour, size)))
+    for question in QUESTIONS
+    for colour, size in (("red", (40, 36)), ("blue", (32, 32)), ("green", (75, 50)))
+] + [Request(question=question, system="Be brief.", prefill="Well,") for question in QUESTIONS]
+GREEDY = DecodingConfig(max_new_tokens=24)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one engine process gave back."""
+
+    key: dict[str, str]
+    answers: list[list[Generation]]
+    refusal: str
+
+
+def answer_by_vllm(folder: Path, decodings: Sequence[DecodingConfig]) -> Answered:
+    """Runs in a child process."""
+    from safemirage.evaluation.generators.vllm import VLLMGenerator
+
+    generator = VLLMGenerator.load(folder)
+
+    async def ask() -> Answered:
+        answers = [await generator.generate(REQUESTS, decoding) for decoding in decodings]
+        try:
+            await generator.generate(REQUESTS[:1], DecodingConfig(max_new_tokens=600))
+        except RequestRejected as error:
+            return Answered(dict(generator.key), answers, str(error))
+        raise AssertionError("a prompt that leaves no room was taken")
+
+    try:
+        return asyncio.run(ask())
+    finally:
+        generator.close()
+
+
+def in_own_process(folder: Path, *decodings: DecodingConfig) -> Answered:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(answer_by_vllm, folder, decodings).result()
+
+
+def by_transformers(folder: Path) -> list[Generation]:
+    generator = TransformersGenerator.load(folder)
+    return asyncio.run(generator.generate(REQUESTS, GREEDY))
+
+
+def record(base: BaseModel | None = None) -> ExportRecord:
+    return ExportRecord(
+        run_id="run",
+        identity="1" * 64,
+        method="sft",
+        base=base,
+        config={},
+        metrics={},
+        git_commit=None,
+    )
+
+
+def export(folder: Path, model: Any, base: BaseModel | None = None) -> Path:
+    processor = build_tiny_llava().processor
+    write_export(
+        folder, model=model, processor=processor, state_dict=None, family=LLAVA, record=record(base)
+    )
+    return folder
+
+
+def test_export_answers_alike_in_vllm_and_in_transformers(tmp_path: Path) -> None:
+    folder = export(tmp_path / "full", build_tiny_llava().model)
+    sampling = [
+        DecodingConfig(max_new_tokens=8, temperature=1.0, top_p=0.9, seed=seed)
+        for seed in (1, 1, 2)
+    ]
+    given = in_own_process(folder, GREEDY, *sampling)
+    expected = by_transformers(folder)
+    assert given.answers[0] == expected
+    assert len({one.text for one in expected}) >= 10
+    first, again, other_seed = given.answers[1:]
+    assert first == again != other_seed
+    assert given.refusal.endswith("max_new_tokens=600 do not fit the engine's context of 512")
+    of_transformers = TransformersGenerator.load(folder).key
+    for same in ("weights", "processor", "dtype"):
+        assert given.key[same] == of_transformers[same]
+    assert given.key["engine"] == "vllm"
+
+
+def test_adapter_export_answers_alike_in_vllm_and_in_transformers(tmp_path: Path) -> None:
+    base = export(tmp_path / "base", build_tiny_llava().model)
+    torch.manual_seed(0)
+    lora = LoraConfig(rank=2, alpha=4, dropout=0.0)
+    loaded = load_for_training(ModelConfig(path=str(base), lora=lora))
+    with torch.no_grad():
+        for weight in loaded.model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn_like(weight))
+    named = BaseModel(path=str(base), weights_digest=loaded.weights_digest)
+    folder = export(tmp_path / "adapter", loaded.model, named)
+    expected = by_transformers(folder)
+    assert in_own_process(folder, GREEDY).answers[0] == expected
+    assert expected != by_transformers(base)
