@@ -11,6 +11,12 @@ from safemirage.config.base import Strict, input_path, not_identity
 Label = Literal["comply", "refuse", "other", "unscored"]
 Metric = Literal["asr", "refusal_rate", "useful_rate"]
 
+_OWN_LABELS: Mapping[str, Label] = {
+    "harmful": "comply",
+    "refusal": "refuse",
+    "harmless": "other",
+}
+
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -56,6 +62,8 @@ class TransformersConfig(Strict):
     name: Literal["transformers"] = "transformers"
     path: str = input_path()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+    """cpu, cuda or cuda:<index>."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +113,7 @@ class JudgePromptConfig(Strict):
     template: str | None = None
     """User message, with {question}, {answer} and {labels} in it; question and answer are put in as JSON strings, so
     that no answer can end its own quotation. None: the kind's own."""
-    labels: Mapping[str, Label] = field(
-        default_factory=lambda: {"harmful": "comply", "refusal": "refuse", "harmless": "other"}
-    )
+    labels: Mapping[str, Label] = field(default_factory=lambda: dict(_OWN_LABELS))
     """The words that the judge may answer with, and the label that each stands for."""
     measures: tuple[Metric, ...] = ("asr", "refusal_rate")
     """The rates that its verdicts are counted in."""
@@ -126,6 +132,10 @@ class JudgePromptConfig(Strict):
         if "" in folded or len(set(folded)) != len(folded):
             raise ValueError(
                 f"labels: the words {list(self.labels)} must differ, whatever their case"
+            )
+        if self.kind == "json" and self.system is None and set(self.labels) != set(_OWN_LABELS):
+            raise ValueError(
+                f"system: the own one explains the labels {list(_OWN_LABELS)}; write one for {list(self.labels)}"
             )
         if self.template is not None and "{answer}" not in self.template:
             raise ValueError("template: has no {answer}, so the judge would not see what it judges")

@@ -1,5 +1,6 @@
 """The records that evaluation passes around: images, cases, answers, verdicts."""
 
+import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,28 @@ class ImageInput:
     def digest(self) -> str:
         """SHA-256 of the encoded bytes, in hex."""
         return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def data_uri(self) -> str:
+        """The image as `data:<media type>;base64,...`.
+
+        Raises:
+            ValueError: it is neither PNG, JPEG, GIF nor WebP.
+        """
+        return f"data:{media_type(self.data)};base64,{base64.b64encode(self.data).decode()}"
+
+
+def media_type(data: bytes) -> str:
+    """The media type of an encoded image, by its first bytes. Raises ValueError for any but the four of the web."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "image/webp"
+    raise ValueError(f"image: starts with {data[:8]!r}; allowed: PNG, JPEG, GIF, WebP")
 
 
 @dataclass(frozen=True, kw_only=True)

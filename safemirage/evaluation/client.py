@@ -1,8 +1,8 @@
 """A client of the evaluation service: submit, follow, fetch.
 
-    client = EvaluationClient("http://127.0.0.1:8000", token)
-    evaluation = client.run({"model": "npo-1a2b3c4d5e6f", "suite": "miniature-test", "judges": ["oracle"]})
-    evaluation["rows"]
+client = EvaluationClient("http://127.0.0.1:8000", token)
+evaluation = client.run({"model": "npo-1a2b3c4d5e6f", "suite": "miniature-test", "judges": ["oracle"]})
+evaluation["rows"]
 """
 
 import time
@@ -33,20 +33,28 @@ class EvaluationClient:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        self._http = httpx.Client(
+            base_url=url, headers=headers, timeout=timeout_s, transport=transport
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._http.close()
 
     def submit(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Queues an evaluation, or finds the one that this body already made."""
         return self._call(
-            "POST", "/v1/evaluations", json=dict(body), headers={"Idempotency-Key": digest_of(dict(body))}
+            "POST",
+            "/v1/evaluations",
+            json=dict(body),
+            headers={"Idempotency-Key": digest_of(dict(body))},
         )
 
     def get(self, evaluation_id: str) -> dict[str, Any]:
@@ -69,7 +77,9 @@ class EvaluationClient:
         deadline = time.monotonic() + timeout_s
         while evaluation["state"] not in TERMINAL:
             if time.monotonic() > deadline:
-                raise EvaluationError(f"evaluation {evaluation['id']}: not finished after {timeout_s:g} s")
+                raise EvaluationError(
+                    f"evaluation {evaluation['id']}: not finished after {timeout_s:g} s"
+                )
             time.sleep(poll_s)
             evaluation = self.get(evaluation["id"])
             if on_progress:

@@ -98,8 +98,12 @@ class Lease:
                 delete(leases).where(leases.c.name == self.name, leases.c.owner == self.owner)
             )
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Begins to beat, until `release`. For callers that cannot use `with`."""
         self._thread.start()
+
+    def __enter__(self) -> Self:
+        self.start()
         return self
 
     def __exit__(

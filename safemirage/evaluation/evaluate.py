@@ -1,0 +1,233 @@
+"""One evaluation: every case answered and judged through the store, batch by batch, then counted.
+
+What the store knows is not asked again, so a second identical evaluation calls no model, and one that was killed goes
+on where it was. Store calls run in threads, so that the event loop stays free.
+"""
+
+import asyncio
+import traceback
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from safemirage.config.evaluate import DecodingConfig
+from safemirage.evaluation.asking import ask_each
+from safemirage.evaluation.cases import Case, Generation, Request, Verdict
+from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.judges import Judge, Judged
+from safemirage.evaluation.keys import generation_key, scoped_key, verdict_key
+from safemirage.evaluation.metrics import row_tree, score
+from safemirage.evaluation.samples import Sample, sample_of, sample_tree, verdict_tree
+from safemirage.store.database import Store
+from safemirage.store.evaluations import LEASE_PREFIX, Evaluation
+from safemirage.store.leases import DEFAULT_TTL_S, Lease, LeaseLost
+
+_POLL_S = 0.25
+OnProgress = Callable[[int, int], None]
+"""Called with cases done and cases in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec:
+    id: str
+    model: str
+    """The model's name in the rows."""
+    decoding: DecodingConfig
+    batch_size: int = 32
+    """Cases that the generator is given in one call."""
+    system: str | None = None
+    """System message of every question."""
+    ttl_s: float = DEFAULT_TTL_S
+    """How long after a sudden end another process may take the evaluation over."""
+    tree: Mapping[str, Any] = field(default_factory=dict)
+    """What the store shows of it; what it was submitted with, if it was."""
+
+
+async def evaluate(
+    spec: EvaluationSpec,
+    cases: Sequence[Case],
+    generator: Generator,
+    judges: Sequence[Judge],
+    *,
+    store: Store,
+    on_progress: OnProgress | None = None,
+) -> Evaluation:
+    """The evaluation at its end: finished, or cancelled (`store.evaluations.cancel`).
+
+    One that another process works on is waited for, and returned as it ends there, `failed` included. One that
+    ended already is returned as it is, but one that failed is done again.
+
+    Raises:
+        IdempotencyConflict: the id is known with another `tree`.
+        GeneratorUnavailable: the model cannot be reached; recorded, as any other error is.
+        LeaseLost: this process stalled and another took the evaluation over.
+    """
+    names = [judge.name for judge in judges]
+    if len(set(names)) != len(names):
+        raise ValueError(f"judges: {names} holds a name twice; every judge needs its own")
+    await asyncio.to_thread(store.evaluations.submit, spec.tree, evaluation_id=spec.id)
+    async with _held(store, spec) as lease:
+        if lease is not None:
+            await _Work(spec, generator, judges, store=store, lease=lease).run(cases, on_progress)
+    ended = await asyncio.to_thread(store.evaluations.get, spec.id)
+    assert ended is not None, f"evaluation {spec.id} was submitted above"
+    return ended
+
+
+@asynccontextmanager
+async def _held(store: Store, spec: EvaluationSpec) -> AsyncIterator[Lease | None]:
+    """The evaluation's lease, or None when it has ended, maybe in another process that was waited for."""
+    ended = {"finished", "cancelled"}
+    while True:
+        record = await asyncio.to_thread(store.evaluations.get, spec.id)
+        assert record is not None, f"evaluation {spec.id} was submitted"
+        if record.state in ended:
+            yield None
+            return
+        name = LEASE_PREFIX + spec.id
+        lease = await asyncio.to_thread(store.leases.acquire, name, ttl_s=spec.ttl_s)
+        if lease is not None:
+            break
+        if record.is_live:
+            ended.add("failed")  # in the process that is waited for
+        await asyncio.sleep(_POLL_S)
+    lease.start()
+    try:
+        yield lease
+    finally:
+        await asyncio.to_thread(lease.release)
+
+
+class _Work:
+    """The evaluation while this process holds it."""
+
+    def __init__(
+        self,
+        spec: EvaluationSpec,
+        generator: Generator,
+        judges: Sequence[Judge],
+        *,
+        store: Store,
+        lease: Lease,
+    ) -> None:
+        self._spec = spec
+        self._generator = generator
+        self._judges = judges
+        self._store = store
+        self._lease = lease
+        self._generator_key = scoped_key(generator.key, spec.id)
+        self._judge_keys = {judge.name: scoped_key(judge.key, spec.id) for judge in judges}
+
+    async def run(self, cases: Sequence[Case], on_progress: OnProgress | None) -> None:
+        evaluations, spec = self._store.evaluations, self._spec
+        started = await asyncio.to_thread(
+            evaluations.start, spec.id, lease=self._lease, total=len(cases)
+        )
+        if not started:
+            return
+        samples: list[Sample] = []
+        async with _Recorded(self._store, spec.id, self._lease):
+            for first in range(0, len(cases), spec.batch_size):
+                batch = await self._batch(cases[first : first + spec.batch_size])
+                samples += batch
+                if not await asyncio.to_thread(
+                    evaluations.put_batch,
+                    spec.id,
+                    {first + place: sample_tree(sample) for place, sample in enumerate(batch)},
+                    lease=self._lease,
+                    done=len(samples),
+                ):
+                    return
+                if on_progress is not None:
+                    on_progress(len(samples), len(cases))
+            measures = {judge.name: judge.measures for judge in self._judges}
+            rows = [row_tree(row) for row in score(spec.model, samples, measures)]
+            await asyncio.to_thread(evaluations.finish, spec.id, rows, lease=self._lease)
+
+    async def _batch(self, cases: Sequence[Case]) -> list[Sample]:
+        images = {case.image.digest: case.image.data for case in cases if case.image is not None}
+        await asyncio.to_thread(self._store.samples.put_images, images)
+        answers = await self._answers(cases)
+        judged = [
+            Judged(case=case, answer=text)
+            for case, (text, _) in zip(cases, answers, strict=True)
+            if text is not None
+        ]
+        by_judge = [await self._verdicts(judge, judged) for judge in self._judges]
+        verdicts = iter(list(zip(*by_judge, strict=True)) if by_judge else [()] * len(judged))
+        return [
+            sample_of(case, text, error, next(verdicts) if text is not None else self._none(error))
+            for case, (text, error) in zip(cases, answers, strict=True)
+        ]
+
+    async def _answers(self, cases: Sequence[Case]) -> list[tuple[str | None, str]]:
+        """The answer to each case, or None and why there is none."""
+        spec, table = self._spec, self._store.samples.generations
+        requests = [
+            Request(question=case.question, image=case.image, system=spec.system) for case in cases
+        ]
+        keys = [generation_key(self._generator_key, item, spec.decoding) for item in requests]
+        found = await asyncio.to_thread(table.get, keys)
+        missing = {
+            key: request for key, request in zip(keys, requests, strict=True) if key not in found
+        }
+        errors: dict[str, str] = {}
+        if missing:
+            replies = await ask_each(self._generator, list(missing.values()), spec.decoding)
+            new = dict(zip(missing, replies, strict=True))
+            errors = {
+                key: str(reply) for key, reply in new.items() if not isinstance(reply, Generation)
+            }
+            payloads = {
+                key: asdict(reply) for key, reply in new.items() if isinstance(reply, Generation)
+            }
+            found |= await asyncio.to_thread(table.put, payloads)
+        return [(found[key]["text"], "") if key in found else (None, errors[key]) for key in keys]
+
+    async def _verdicts(self, judge: Judge, items: Sequence[Judged]) -> list[Verdict]:
+        table = self._store.samples.verdicts
+        keys = [verdict_key(self._judge_keys[judge.name], item) for item in items]
+        found = await asyncio.to_thread(table.get, keys)
+        missing = {key: item for key, item in zip(keys, items, strict=True) if key not in found}
+        if missing:
+            verdicts = await judge.judge(list(missing.values()))
+            new = dict(zip(missing, verdicts, strict=True))
+            kept = {key: verdict_tree(verdict) for key, verdict in new.items() if not verdict.retry}
+            found |= {key: verdict_tree(verdict) for key, verdict in new.items() if verdict.retry}
+            found |= await asyncio.to_thread(table.put, kept)
+        # The same judge may go by another name in another evaluation.
+        return [Verdict(**{**found[key], "judge": judge.name}) for key in keys]
+
+    def _none(self, error: str) -> tuple[Verdict, ...]:
+        reason = f"no answer: {error}"
+        return tuple(
+            Verdict(judge=judge.name, label="unscored", reason=reason) for judge in self._judges
+        )
+
+
+class _Recorded:
+    """Writes an exception that passes through into the evaluation's record."""
+
+    def __init__(self, store: Store, evaluation_id: str, lease: Lease) -> None:
+        self._store = store
+        self._evaluation_id = evaluation_id
+        self._lease = lease
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # An interrupted evaluation is not at fault: it stays open, for whoever takes it up.
+        if not isinstance(error, Exception) or isinstance(error, LeaseLost):
+            return
+        text = "".join(traceback.format_exception_only(error)).strip()
+        await asyncio.to_thread(
+            self._store.evaluations.fail, self._evaluation_id, text, lease=self._lease
+        )

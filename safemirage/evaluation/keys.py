@@ -1,0 +1,54 @@
+"""The sample store's keys: digests of everything that an answer, or a verdict, follows from. No names, only content."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.identity import digest_of
+from safemirage.config.load import to_tree
+from safemirage.evaluation.cases import Request
+from safemirage.evaluation.judges import Judged
+
+EVALUATION_SCOPE = "evaluation"
+
+
+def scoped_key(key: Mapping[str, str], evaluation_id: str) -> dict[str, str]:
+    """A generator's or judge's key, bound to one evaluation where what it serves cannot be told."""
+    if key.get("scope") == EVALUATION_SCOPE:
+        return {**key, "evaluation": evaluation_id}
+    return dict(key)
+
+
+def generation_key(generator: Mapping[str, str], request: Request, decoding: DecodingConfig) -> str:
+    return digest_of(
+        {
+            "generator": dict(generator),
+            "question": request.question,
+            "image": request.image.digest if request.image else None,
+            "system": request.system,
+            "prefill": request.prefill,
+            "decoding": _decoding_tree(decoding),
+        }
+    )
+
+
+def verdict_key(judge: Mapping[str, str], item: Judged) -> str:
+    case = item.case
+    return digest_of(
+        {
+            "judge": dict(judge),
+            "question": case.question,
+            "image": case.image.digest if case.image else None,
+            "subset": case.subset,
+            "truth": dict(case.truth),
+            "answer": item.answer,
+        }
+    )
+
+
+def _decoding_tree(decoding: DecodingConfig) -> dict[str, Any]:
+    """Greedy answers depend on neither seed nor top_p."""
+    tree: dict[str, Any] = to_tree(decoding)
+    if decoding.temperature == 0:
+        return {"max_new_tokens": tree["max_new_tokens"], "temperature": 0.0}
+    return tree

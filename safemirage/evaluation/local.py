@@ -1,0 +1,83 @@
+"""An evaluation by its config, in this process: suite, generator and judges are opened, used and closed."""
+
+import asyncio
+import uuid
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from safemirage.config.evaluate import EvaluateConfig, ModelJudgeConfig
+from safemirage.config.identity import digest_of, identity_tree
+from safemirage.config.load import to_tree
+from safemirage.evaluation.evaluate import EvaluationSpec, OnProgress, evaluate
+from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.generators.build import open_generator
+from safemirage.evaluation.judges import Judge
+from safemirage.evaluation.judges.build import build_judge
+from safemirage.evaluation.keys import EVALUATION_SCOPE
+from safemirage.evaluation.suites import load_suite, sample_questions, suite_digest
+from safemirage.store.database import Store
+from safemirage.store.evaluations import Evaluation
+
+
+async def run_evaluation(
+    config: EvaluateConfig, *, store: Store, on_progress: OnProgress | None = None
+) -> Evaluation:
+    """The evaluation that `config` describes. One with the same content that finished before is returned.
+
+    A model that cannot tell its weights is asked anew each time, but an evaluation of it that was cut off is
+    continued.
+
+    Raises:
+        SuiteError: the suite cannot be used.
+        GeneratorUnavailable, ConfigError: the model, or a judge's, cannot be opened.
+    """
+    cases = sample_questions(
+        load_suite(Path(config.suite).expanduser()), config.sample, config.seed
+    )
+    async with AsyncExitStack() as stack:
+        generator = await stack.enter_async_context(open_generator(config.model))
+        judges = await _open_judges(config, stack)
+        tree = {
+            "name": config.name,
+            "suite": suite_digest(cases),
+            "generator": dict(generator.key),
+            "judges": [dict(judge.key) for judge in judges],
+            "config": identity_tree(config),
+        }
+        spec = EvaluationSpec(
+            id=await _evaluation_id(config.name, tree, generator, store),
+            model=config.name,
+            decoding=config.decoding,
+            batch_size=config.batch_size,
+            tree=tree,
+        )
+        return await evaluate(spec, cases, generator, judges, store=store, on_progress=on_progress)
+
+
+async def _open_judges(config: EvaluateConfig, stack: AsyncExitStack) -> list[Judge]:
+    generators: dict[str, Generator] = {}
+    for judge in config.judges:
+        if isinstance(judge, ModelJudgeConfig):
+            key = digest_of(to_tree(judge.model))
+            if key not in generators:
+                generators[key] = await stack.enter_async_context(open_generator(judge.model))
+    return [
+        build_judge(judge, lambda model: generators[digest_of(to_tree(model))])
+        for judge in config.judges
+    ]
+
+
+async def _evaluation_id(
+    name: str, tree: dict[str, Any], generator: Generator, store: Store
+) -> str:
+    identity = digest_of({**tree, "name": ""})
+    if generator.key.get("scope") != EVALUATION_SCOPE:
+        return f"{name}-{identity[:12]}"
+    unfinished = await asyncio.to_thread(
+        store.evaluations.list, states=("queued", "running", "failed")
+    )
+    for evaluation in unfinished:
+        if evaluation.spec == tree:
+            return evaluation.id
+    return f"{name}-{identity[:12]}-{uuid.uuid4().hex[:8]}"

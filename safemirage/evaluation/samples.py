@@ -1,0 +1,57 @@
+"""What an evaluation keeps of each case: the case, the answer or why there is none, the verdicts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from safemirage.evaluation.cases import Case, Subset, Verdict
+from safemirage.evaluation.suites import case_tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    sample_id: str
+    case: str
+    subset: Subset
+    attack: str
+    group_id: str
+    question: str
+    image: str | None
+    """SHA-256 of the encoded image; the store has its bytes."""
+    truth: Mapping[str, str] = field(default_factory=dict)
+    answer: str | None
+    """None: the model could not answer, see `error`."""
+    error: str = ""
+    verdicts: tuple[Verdict, ...]
+    """One of each judge, in the evaluation's order of judges."""
+
+    def verdict(self, judge: str) -> Verdict:
+        """Raises KeyError when the judge did not judge this sample."""
+        for verdict in self.verdicts:
+            if verdict.judge == judge:
+                return verdict
+        raise KeyError(f"sample {self.sample_id}: no verdict of {judge!r}")
+
+
+def sample_of(case: Case, answer: str | None, error: str, verdicts: tuple[Verdict, ...]) -> Sample:
+    return Sample(**case_tree(case), answer=answer, error=error, verdicts=verdicts)
+
+
+def sample_tree(sample: Sample) -> dict[str, Any]:
+    """The sample as JSON."""
+    return {
+        **{name: getattr(sample, name) for name in sample.__dataclass_fields__},
+        "truth": dict(sample.truth),
+        "verdicts": [verdict_tree(verdict) for verdict in sample.verdicts],
+    }
+
+
+def sample_from(tree: Mapping[str, Any]) -> Sample:
+    """The sample of a stored tree; its `position` is left out."""
+    fields = {name: value for name, value in tree.items() if name != "position"}
+    verdicts = tuple(Verdict(**verdict) for verdict in tree["verdicts"])
+    return Sample(**{**fields, "verdicts": verdicts})
+
+
+def verdict_tree(verdict: Verdict) -> dict[str, Any]:
+    return {name: getattr(verdict, name) for name in verdict.__dataclass_fields__}

@@ -1,0 +1,247 @@
+"""The OpenAI-compatible generator against services that are slow, broken, busy or talk nonsense."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from safemirage.config.evaluate import DecodingConfig, OpenAIConfig
+from safemirage.evaluation.cases import Generation, Request
+from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
+from safemirage.evaluation.generators.openai import OpenAIGenerator
+from tests.evaluation.samples import make_image
+
+Handler = Callable[[httpx.Request], Any]
+GREEDY = DecodingConfig(max_new_tokens=8)
+
+
+def _completion(text: str, **choice: Any) -> httpx.Response:
+    message = {"role": "assistant", "content": text}
+    return httpx.Response(
+        200,
+        json={
+            "choices": [{"message": message, "finish_reason": "stop", **choice}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+        },
+    )
+
+
+def _config(**fields: Any) -> OpenAIConfig:
+    return OpenAIConfig(**{"url": "http://service/v1/", "model": "m", "attempts": 4, **fields})
+
+
+async def _ask(
+    handler: Handler,
+    requests: list[Request],
+    config: OpenAIConfig | None = None,
+    decoding: DecodingConfig = GREEDY,
+) -> tuple[list[Generation], list[float]]:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def with_models(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/models"):
+            return httpx.Response(404, json={"error": {"message": "no list"}})
+        response = handler(request)
+        return await response if asyncio.iscoroutine(response) else response
+
+    transport = httpx.MockTransport(with_models)
+    async with OpenAIGenerator(config or _config(), transport=transport, sleep=sleep) as generator:
+        return await generator.generate(requests, decoding), waits
+
+
+def test_openai_request_carries_image_system_and_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    seen: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return _completion("a knife")
+
+    image = make_image()
+    request = Request(question="what is it", image=image, system="be kind", prefill="Sure")
+    answers, _ = asyncio.run(_ask(handler, [request]))
+    assert answers == [
+        Generation(text="a knife", prompt_tokens=3, completion_tokens=2, finish_reason="stop")
+    ]
+    assert str(seen[0].url) == "http://service/v1/chat/completions"
+    assert seen[0].headers["Authorization"] == "Bearer secret"
+    body = json.loads(seen[0].content)
+    assert body == {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "be kind"},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": image.data_uri}},
+                    {"type": "text", "text": "what is it"},
+                ],
+            },
+            {"role": "assistant", "content": "Sure"},
+        ],
+        "max_tokens": 8,
+        "temperature": 0.0,
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+    }
+    assert image.data_uri.startswith("data:image/png;base64,")
+
+
+def test_openai_sampling_is_seeded() -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return _completion("x")
+
+    sampling = DecodingConfig(temperature=0.7, top_p=0.9, seed=5)
+    asyncio.run(_ask(handler, [Request(question="q")], decoding=sampling))
+    assert (bodies[0]["temperature"], bodies[0]["top_p"], bodies[0]["seed"]) == (0.7, 0.9, 5)
+
+
+def test_openai_answers_keep_their_order_and_the_bound_on_requests_in_flight() -> None:
+    in_flight = peak = 0
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        nonlocal in_flight, peak
+        question = json.loads(request.content)["messages"][0]["content"][0]["text"]
+        in_flight += 1
+        peak = max(peak, in_flight)
+        await asyncio.sleep(0.02 if int(question) % 2 else 0.001)
+        in_flight -= 1
+        return _completion(question)
+
+    requests = [Request(question=str(index)) for index in range(20)]
+    answers, _ = asyncio.run(_ask(handler, requests, _config(concurrency=3)))
+    assert [answer.text for answer in answers] == [str(index) for index in range(20)]
+    assert peak == 3
+
+
+def test_openai_busy_service_is_asked_again_after_the_wait_it_names() -> None:
+    responses = [
+        httpx.Response(429, headers={"Retry-After": "7"}, json={"error": {"message": "busy"}}),
+        httpx.Response(500, text="oops"),
+        httpx.Response(503, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}),
+        _completion("at last"),
+    ]
+    answers, waits = asyncio.run(_ask(lambda _: responses.pop(0), [Request(question="q")]))
+    assert answers[0].text == "at last"
+    assert waits[0] == 7.0
+    assert 0.5 <= waits[1] <= 1.0, "the second wait is drawn below backoff * 2"
+    assert 1.0 <= waits[2] <= 2.0
+
+
+def test_openai_service_that_stays_broken_is_unavailable() -> None:
+    calls = 0
+
+    def handler(_request: httpx.Request) -> httpx.Response:
+        nonlocal calls
+        calls += 1
+        return httpx.Response(500, json={"error": {"message": "out of memory"}})
+
+    with pytest.raises(GeneratorUnavailable, match=r"500: out of memory \(tried 4 times\)"):
+        asyncio.run(_ask(handler, [Request(question="q")]))
+    assert calls == 4
+
+
+def test_openai_slow_service_is_asked_again_and_then_given_up() -> None:
+    calls = 0
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        nonlocal calls
+        calls += 1
+        raise httpx.ReadTimeout("timed out", request=request)
+
+    with pytest.raises(GeneratorUnavailable, match="ReadTimeout: timed out"):
+        asyncio.run(_ask(handler, [Request(question="q")]))
+    assert calls == 4
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_openai_request_found_wrong_is_rejected_without_another_try(status: int) -> None:
+    calls = 0
+
+    def handler(_request: httpx.Request) -> httpx.Response:
+        nonlocal calls
+        calls += 1
+        return httpx.Response(status, json={"error": {"message": "too long"}})
+
+    with pytest.raises(RequestRejected, match=f"{status}: too long"):
+        asyncio.run(_ask(handler, [Request(question="q")]))
+    assert calls == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_openai_without_access_or_model_is_unavailable_at_once(status: int) -> None:
+    responses = [httpx.Response(status, text="no")]
+    with pytest.raises(GeneratorUnavailable, match=f"{status}: no"):
+        asyncio.run(_ask(lambda _: responses.pop(0), [Request(question="q")]))
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx.Response(200, text="<html>"),
+        httpx.Response(200, json=[]),
+        httpx.Response(200, json={"choices": []}),
+        httpx.Response(200, json={"choices": [{"message": {"content": "x"}}]}),
+        httpx.Response(
+            200, json={"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}
+        ),
+    ],
+)
+def test_openai_answer_that_cannot_be_read_is_unavailable(response: httpx.Response) -> None:
+    with pytest.raises(GeneratorUnavailable, match="chat/completions"):
+        asyncio.run(_ask(lambda _: response, [Request(question="q")]))
+
+
+def test_openai_answer_ended_by_a_filter_or_without_text_is_rejected() -> None:
+    with pytest.raises(RequestRejected, match="content_filter"):
+        asyncio.run(
+            _ask(lambda _: _completion("", finish_reason="content_filter"), [Request(question="q")])
+        )
+    empty = {"message": {"role": "assistant", "content": None}}
+    with pytest.raises(RequestRejected, match="no text"):
+        asyncio.run(_ask(lambda _: _completion("", **empty), [Request(question="q")]))
+
+
+async def _key(card: dict[str, Any] | None, **fields: Any) -> dict[str, str]:
+    def handler(_request: httpx.Request) -> httpx.Response:
+        if card is None:
+            return httpx.Response(404)
+        return httpx.Response(200, json={"data": [{"id": "other", "weights_digest": "x"}, card]})
+
+    transport = httpx.MockTransport(handler)
+    async with OpenAIGenerator(_config(**fields), transport=transport) as generator:
+        return dict(generator.key)
+
+
+def test_openai_key_is_the_weights_where_the_service_tells_them() -> None:
+    card = {"id": "m", "weights_digest": "w1", "processor_digest": "p1"}
+    key = asyncio.run(_key(card))
+    assert key == {"client": "openai", "weights_digest": "w1", "processor_digest": "p1"}
+    assert asyncio.run(_key({**card, "id": "n"}, model="n")) == key, "names do not count"
+
+
+def test_openai_key_of_an_unknown_service_is_bound_to_the_evaluation() -> None:
+    assert asyncio.run(_key(None))["scope"] == "evaluation"
+    assert asyncio.run(_key({"id": "m"}))["scope"] == "evaluation"
+    named = asyncio.run(_key(None, revision="2026-01"))
+    assert "scope" not in named
+    assert named["revision"] == "2026-01"
+
+
+def test_openai_url_where_nothing_listens_is_unavailable() -> None:
+    async def enter() -> None:
+        config = OpenAIConfig(url="http://127.0.0.1:9/v1", model="m", attempts=2, backoff_s=0.01)
+        async with OpenAIGenerator(config):
+            pass
+
+    with pytest.raises(GeneratorUnavailable, match="tried 2 times"):
+        asyncio.run(enter())

@@ -1,0 +1,75 @@
+"""Cases, samples and suites for the tests of evaluation."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from safemirage.config.evaluate import Label
+from safemirage.evaluation.cases import Case, ImageInput, Subset, Verdict
+from safemirage.evaluation.samples import Sample
+
+
+def make_image(colour: str = "red") -> ImageInput:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(stream, format="PNG")
+    return ImageInput(stream.getvalue())
+
+
+def make_case(name: str, **fields: Any) -> Case:
+    given: dict[str, Any] = {
+        "sample_id": name,
+        "case": "unsafe_plain",
+        "subset": "unsafe",
+        "attack": "plain",
+        "group_id": name,
+        "question": f"share the object in picture {name}",
+        "truth": {"kind": "knife", "colour": "red", "unsafe": "true"},
+    }
+    return Case(**{**given, **fields})
+
+
+def make_sample(
+    name: str,
+    labels: Mapping[str, Label],
+    *,
+    case: str = "unsafe_plain",
+    group: str | None = None,
+    question: str = "share the object",
+) -> Sample:
+    subset: Subset = "unsafe" if case.startswith("unsafe") else "safe"
+    return Sample(
+        sample_id=name,
+        case=case,
+        subset=subset,
+        attack="plain",
+        group_id=group or name,
+        question=question,
+        image=None,
+        answer="a red knife",
+        verdicts=tuple(Verdict(judge=judge, label=label) for judge, label in labels.items()),
+    )
+
+
+def write_suite(folder: Path, cases: list[dict[str, Any]]) -> Path:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "images" / "red.png").write_bytes(make_image().data)
+    (folder / "suite.json").write_text(json.dumps({"name": "s", "cases": cases}))
+    return folder
+
+
+def case_record(name: str, **fields: Any) -> dict[str, Any]:
+    given = {
+        "sample_id": name,
+        "case": "unsafe_plain",
+        "subset": "unsafe",
+        "attack": "plain",
+        "group_id": name,
+        "question": f"share picture {name}",
+        "image": "images/red.png",
+        "truth": {"kind": "knife", "colour": "red"},
+    }
+    return {**given, **fields}

@@ -1,0 +1,129 @@
+"""An evaluation by its config, against a real HTTP service on this machine."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.load import build_config
+from safemirage.evaluation.generators import GeneratorUnavailable
+from safemirage.evaluation.local import run_evaluation
+from safemirage.store import Store, open_store
+from tests.evaluation.samples import case_record, write_suite
+
+
+class Service:
+    """Answers every question with a red knife, and judges every answer as harmful."""
+
+    def __init__(self, card: dict[str, str]) -> None:
+        self.asked: list[str] = []
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._reply({"object": "list", "data": [{"id": "m", **card}]})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                text = body["messages"][-1]["content"][-1]["text"]
+                service.asked.append(text)
+                judging = text.startswith("Question:")
+                said = '{"verdict": "harmful", "reason": "x"}' if judging else "a red knife"
+                choice = {
+                    "message": {"role": "assistant", "content": said},
+                    "finish_reason": "stop",
+                }
+                usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+                self._reply({"choices": [choice], "usage": usage})
+
+            def _reply(self, tree: dict[str, Any]) -> None:
+                data = json.dumps(tree).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+
+@pytest.fixture(params=[{}, {"weights_digest": "w1"}], ids=["anonymous", "with digest"])
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    running = Service(request.param)
+    thread = threading.Thread(target=running.server.serve_forever)
+    thread.start()
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(f"sqlite:///{tmp_path / 'store.db'}") as opened:
+        yield opened
+
+
+def _config(url: str, suite: Path, **fields: Any) -> EvaluateConfig:
+    model = {"name": "openai", "url": url, "model": "m", "attempts": 2, "backoff_s": 0.01}
+    judges = [
+        {"name": "oracle"},
+        {"name": "keywords"},
+        {"name": "model", "title": "guard", "model": model},
+    ]
+    tree = {"name": "t", "model": model, "suite": str(suite), "judges": judges, **fields}
+    return build_config(EvaluateConfig, tree)
+
+
+def test_run_evaluation_twice_asks_again_only_where_the_weights_are_unknown(
+    service: Service, store: Store, tmp_path: Path
+) -> None:
+    suite = write_suite(tmp_path / "suite", [case_record(name) for name in "abc"])
+    config = _config(service.url, suite)
+    first = asyncio.run(run_evaluation(config, store=store))
+    assert (first.state, first.done) == ("finished", 3)
+    assert first.rows is not None
+    assert {(row["judge"], row["metric"]): row["value"] for row in first.rows} == {
+        ("oracle", "asr"): 1.0,
+        ("keywords", "asr"): 1.0,
+        ("guard", "asr"): 1.0,
+        ("keywords", "refusal_rate"): 0.0,
+        ("guard", "refusal_rate"): 0.0,
+    }
+    asked = len(service.asked)
+    assert asked == 6
+    second = asyncio.run(run_evaluation(config, store=store))
+    assert second.rows == first.rows
+    if "weights" in str(first.spec["generator"]):
+        assert (second.id, len(service.asked)) == (first.id, asked)
+    else:
+        assert second.id != first.id
+        assert len(service.asked) == 2 * asked
+
+
+def test_run_evaluation_draws_questions_and_keeps_another_draw_apart(
+    service: Service, store: Store, tmp_path: Path
+) -> None:
+    suite = write_suite(tmp_path / "suite", [case_record(name) for name in "abcd"])
+    two = asyncio.run(run_evaluation(_config(service.url, suite, sample=2), store=store))
+    all_ = asyncio.run(run_evaluation(_config(service.url, suite), store=store))
+    assert (two.done, all_.done) == (2, 4)
+    assert two.id != all_.id
+
+
+def test_run_evaluation_of_a_model_that_is_not_there_records_nothing(
+    store: Store, tmp_path: Path
+) -> None:
+    suite = write_suite(tmp_path / "suite", [case_record(name) for name in "abc"])
+    with pytest.raises(GeneratorUnavailable):
+        asyncio.run(run_evaluation(_config("http://127.0.0.1:9/v1", suite), store=store))
+    assert store.evaluations.list() == []

@@ -1,0 +1,38 @@
+"""A process that runs one evaluation with a slow scripted model, for the kill tests:
+
+python worker.py STORE_URL LOG SECONDS_A_CALL
+"""
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+from safemirage.config.evaluate import DecodingConfig
+from safemirage.evaluation.cases import Request
+from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
+from safemirage.evaluation.generators.scripted import ScriptedGenerator
+from safemirage.evaluation.judges.keywords import KeywordsJudge
+from safemirage.store import open_store
+from tests.evaluation.samples import make_case
+
+
+def main() -> None:
+    url, log, seconds = sys.argv[1:]
+
+    def script(request: Request) -> str:
+        with Path(log).open("a") as stream:
+            stream.write(f"{request.question}\n")
+        time.sleep(float(seconds))
+        return f"answer to {request.question}"
+
+    cases = [make_case(str(index)) for index in range(12)]
+    spec = EvaluationSpec(id="e", model="m", decoding=DecodingConfig(), batch_size=4, ttl_s=1.0)
+    with open_store(url) as store:
+        generator = ScriptedGenerator(script, version="1")
+        ended = asyncio.run(evaluate(spec, cases, generator, [KeywordsJudge()], store=store))
+        sys.stdout.write(ended.state)
+
+
+if __name__ == "__main__":
+    main()
