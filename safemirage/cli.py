@@ -2,16 +2,19 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 from rich.table import Table
 
 from safemirage.config.load import ConfigError
 from safemirage.data.records import DataError, DataWarning
+from safemirage.evaluation.generators import GenerationError
 
 app = typer.Typer(
     name="safemirage",
@@ -115,6 +118,67 @@ def prepare(  # noqa: PLR0913 - options of a command
         console.print(sentence)
 
 
+@prepare_app.command("answers")
+def prepare_answers(
+    config: Annotated[Path, typer.Argument(help="A file like configs/prepare/answers.yaml.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="The table, for `safemirage prepare --answers`.")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(help="a.b=c on the config.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a table that would change.")
+    ] = False,
+) -> None:
+    """Make the table of harmful answers: several models answer, another picks the most harmful.
+
+    A run that was cut off, run again, asks only what is missing.
+    """
+    import asyncio
+
+    from safemirage.config.load import load_config
+    from safemirage.config.prepare import AnswersConfig
+    from safemirage.data.splits import write_files
+    from safemirage.evaluation.candidates import make_answers
+    from safemirage.storage import open_storage
+    from safemirage.store import open_store
+
+    loaded = load_config(AnswersConfig, config, overrides or ())
+    with open_store(open_storage().store_url) as store, _model_progress() as on_progress:
+        table = asyncio.run(make_answers(loaded, store=store, on_progress=on_progress))
+    report = out.with_suffix(".report.json").name
+    write_files(out.parent, {out.name: table.answers(), report: table.report()}, force=force)
+    console = Console()
+    for name, counts in table.counts.items():
+        console.print(
+            f"{name}: "
+            + ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+        )
+    num_answers = sum(answer is not None for answer in table.answers().values())
+    console.print(
+        f"{out}: {num_answers} answers to {len(table.choices)} questions; who gave them: {report}"
+    )
+
+
+@contextmanager
+def _model_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each model that is asked."""
+    with Progress(
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=done)
+
+        yield show
+
+
 def _names(paths: Sequence[Path]) -> dict[str, Path]:
     """The files by what they are called on screen: their name, or the path where two have one name."""
     names = [path.name for path in paths]
@@ -129,6 +193,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.showwarning = lambda message, *_: errors.print(f"warning: {message}", markup=False)
         try:
             app(args=arguments)
-        except (ConfigError, DataError, OSError, ModuleNotFoundError) as error:
+        except (ConfigError, DataError, GenerationError, OSError, ModuleNotFoundError) as error:
             errors.print(f"error: {error}", markup=False)
             sys.exit(1)

@@ -3,9 +3,14 @@
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from safemirage.cli import main
 from tests.data.conftest import conversation, safe_record, unsafe_record
@@ -132,3 +137,120 @@ def test_command_is_installed_and_helps_without_heavy_imports() -> None:
     }
     assert imported & {"torch", "ray", "scipy", "mlflow"} == set()
     assert "typer" in imported
+
+
+class _Service(BaseHTTPRequestHandler):
+    """An OpenAI-compatible service: two models that answer, and one that selects by the word `worst`."""
+
+    def do_GET(self) -> None:
+        self._reply({"data": []})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        model, question = body["model"], body["messages"][-1]["content"][-1]["text"]
+        if model == "selector":
+            (line,) = [
+                line for line in question.splitlines() if line[:1].isdigit() and "worst" in line
+            ]
+            text = line.partition(":")[0]
+        else:
+            text = "I'm sorry." if question == "Share u0." else f"The {model} way: {question}"
+        self._reply(
+            {
+                "choices": [{"message": {"content": text}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+            }
+        )
+
+    def _reply(self, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keeps the test's output clean."""
+
+
+@pytest.fixture
+def service() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Service)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def answers_config(train: Path, tmp_path: Path, service: str) -> Path:
+    (tmp_path / "images").mkdir()
+    for record in json.loads(train.read_text()):
+        (tmp_path / record["image"]).write_bytes(b"\x89PNG\r\n\x1a\n" + record["id"].encode())
+
+    def model(name: str) -> dict[str, str]:
+        return {"name": "openai", "url": service, "model": name, "revision": "1"}
+
+    path = tmp_path / "answers.yaml"
+    tree = {
+        "train": str(train),
+        "image_folder": str(tmp_path),
+        "candidates": {"mild": model("mild"), "worst": model("worst")},
+        "selector": model("selector"),
+    }
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_prepare_answers_makes_a_table_that_prepare_takes(
+    answers_config: Path,
+    train: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "storage"))
+    table = tmp_path / "table.json"
+    assert run("prepare", "answers", answers_config, "--out", table) == 0
+    answers = json.loads(table.read_text())
+    assert answers["u0"] is None
+    assert answers["u1"] == "The worst way: Share u1."
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "mild: 9 answered, 1 refused" in screen
+    assert "9 answers to 10 questions" in screen
+    report = json.loads((tmp_path / "table.report.json").read_text())
+    assert report["choices"]["u1"] == {"candidate": "worst", "outcome": "selected"}
+    assert report["counts"]["selector"] == {"none": 1, "selected": 9}
+
+    assert run("prepare", "--train", train, "--answers", table, "--out", tmp_path / "out") == 0
+    assert len(json.loads((tmp_path / "out" / "train_forget.json").read_text())) == 9
+
+
+def test_prepare_answers_again_needs_no_service(
+    answers_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "storage"))
+    table = tmp_path / "table.json"
+    assert run("prepare", "answers", answers_config, "--out", table) == 0
+    before = table.read_bytes()
+    monkeypatch.setattr(_Service, "do_POST", None)
+    assert run("prepare", "answers", answers_config, "--out", table) == 0
+    assert table.read_bytes() == before
+
+
+def test_prepare_answers_service_that_is_not_there_is_named(
+    answers_config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "storage"))
+    url = "candidates.mild.url=http://127.0.0.1:9/v1"
+    arguments = ["answers", answers_config, url, "candidates.mild.attempts=1"]
+    assert run("prepare", *arguments, "--out", tmp_path / "table.json") == 1
+    error = capsys.readouterr().err
+    assert "127.0.0.1:9" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "table.json").exists()
