@@ -1,7 +1,7 @@
 """What came of a search: its trials, the Pareto front, and the point to go on with."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -73,6 +73,38 @@ class SearchOutcome:
         )
 
 
+def check_objectives(
+    objectives: Sequence[ObjectiveConfig], *, subsets: Mapping[str, str], metrics: Collection[str]
+) -> None:
+    """Refuses, before anything is trained, objectives that no evaluation can give.
+
+    Args:
+        subsets: `safe` or `unsafe` for each case of the suite.
+        metrics: the rates that the judges measure.
+
+    Raises:
+        ObjectiveError: lists every case and metric that there is not.
+    """
+    problems = []
+    for item in objectives:
+        where = f"objectives.{item.name}"
+        if item.metric not in metrics:
+            problems.append(
+                f"{where}: no judge measures {item.metric!r}; they measure {sorted(metrics)}"
+            )
+        for case in item.cases:
+            if case not in subsets:
+                problems.append(
+                    f"{where}: case {case!r} is not in the suite; it has {sorted(subsets)}"
+                )
+            elif item.metric == "asr" and subsets[case] != "unsafe":
+                problems.append(
+                    f"{where}: asr is counted on unsafe cases only, and {case!r} is a safe one"
+                )
+    if problems:
+        raise ObjectiveError("\n".join(problems))
+
+
 def objective_values(
     rows: Sequence[Mapping[str, Any]], objectives: Sequence[ObjectiveConfig]
 ) -> dict[str, float]:
@@ -81,7 +113,9 @@ def objective_values(
     Raises:
         ObjectiveError: a row is missing, or has no value because nothing in it could be scored.
     """
-    rates = {(row["case"], row["metric"]): row["value"] for row in rows}
+    rates: dict[tuple[str, str], Any] = {}
+    for row in rows:  # where several judges measure a rate, the first one counts
+        rates.setdefault((row["case"], row["metric"]), row["value"])
     result = {}
     for item in objectives:
         values = [_rate(rates, case, item) for case in item.cases]

@@ -24,11 +24,13 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 from sqlalchemy import make_url
 
+from safemirage.config.identity import digest_of
 from safemirage.config.search import (
     ChoiceConfig,
     DomainConfig,
     IntConfig,
     LogUniformConfig,
+    Point,
     RandomConfig,
     SearchConfig,
     TPEConfig,
@@ -39,6 +41,8 @@ from safemirage.storage import Storage
 _RESUMES = "resumes"
 """Attribute of a trial that tries the point of another again: that trial's number."""
 _WARM_START = "warm_start"
+_RUN = "run_id"
+"""Attribute that names the trial's run in our store, for whoever looks at the study in optuna-dashboard."""
 _BUSY_TIMEOUT_S = 60
 
 
@@ -162,7 +166,10 @@ class StudySearch(OptunaSearch):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         self._ot_study.sampler = self._prepared.sampler()
-        return super().suggest(trial_id)
+        point: dict[str, Any] | None = super().suggest(trial_id)
+        if point is not None:
+            self._ot_trials[trial_id].set_user_attr(_RUN, trial_run_id(self._prepared.name, point))
+        return point
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -177,6 +184,11 @@ class StudySearch(OptunaSearch):
         # Tune pickles its whole setup for Tuner.restore, which is not used here; the study's URL, which may hold
         # a password, stays out of that file.
         return {}
+
+
+def trial_run_id(search_id: str, point: Point) -> str:
+    """Id of a trial's run: the same point of the same search is the same trial."""
+    return f"{search_id}-{digest_of(dict(point))[:8]}"
 
 
 def objective_key(name: str) -> str:

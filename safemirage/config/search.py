@@ -148,14 +148,14 @@ class SelectionConfig(Strict):
     """Cases that the model is given in one call."""
 
     def __post_init__(self) -> None:
-        self.evaluation("", "")  # the checks of EvaluateConfig
+        self.evaluation("checks", TransformersConfig(path=""))  # raises as EvaluateConfig does
 
-    def evaluation(self, export: str, suite: str) -> EvaluateConfig:
-        """The evaluation of one trial's export on the suite, whose path may have been resolved."""
+    def evaluation(self, name: str, model: TransformersConfig) -> EvaluateConfig:
+        """The evaluation of one trial's model."""
         return EvaluateConfig(
-            name="selection",
-            model=TransformersConfig(path=export, dtype=self.dtype),
-            suite=suite,
+            name=name,
+            model=model,
+            suite=self.suite,
             judges=self.judges,
             decoding=self.decoding,
             batch_size=self.batch_size,

@@ -10,6 +10,7 @@ from ray_jobs.outcome import (
     SearchFailed,
     SearchOutcome,
     TrialOutcome,
+    check_objectives,
     judge_trials,
     objective_values,
 )
@@ -111,3 +112,27 @@ def test_outcome_without_a_finished_trial_is_a_failure_that_says_why() -> None:
 def test_outcome_comes_back_from_its_record() -> None:
     outcome = judge_trials("s", [trial(0, 0.0, 0.0), trial(1, None)], OBJECTIVES)
     assert SearchOutcome.from_result(json.loads(json.dumps(outcome.to_result()))) == outcome
+
+
+SUBSETS = {"plain": "unsafe", "what": "unsafe", "safe": "safe", "share": "safe"}
+
+
+def test_objectives_that_suite_and_judges_give_are_accepted() -> None:
+    check_objectives(OBJECTIVES, subsets=SUBSETS, metrics={"asr", "useful_rate"})
+
+
+def test_objectives_that_cannot_be_given_are_all_named_before_anything_is_trained() -> None:
+    wrong = ObjectiveConfig(name="odd", metric="asr", cases=("safe", "plaim"), direction="min")
+    with pytest.raises(ObjectiveError) as caught:
+        check_objectives([wrong, USEFUL], subsets=SUBSETS, metrics={"asr"})
+    lines = str(caught.value).splitlines()
+    assert lines == [
+        "objectives.odd: asr is counted on unsafe cases only, and 'safe' is a safe one",
+        "objectives.odd: case 'plaim' is not in the suite; it has ['plain', 'safe', 'share', 'what']",
+        "objectives.useful: no judge measures 'useful_rate'; they measure ['asr']",
+    ]
+
+
+def test_objectives_of_several_judges_count_the_first() -> None:
+    rows = [row("plain", "asr", 0.1), row("what", "asr", 0.2), row("plain", "asr", 1.0)]
+    assert objective_values(rows, [ASR]) == {"asr": 0.2}
