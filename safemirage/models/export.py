@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def write_export(
         ExportError: weights are missing from `state_dict`, or an adapter's record names no base.
     """
     folder = Path(folder)
+    record = _with_absolute_base(record)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     scratch.mkdir()
@@ -228,6 +229,14 @@ def _manifest(folder: Path, family: Family, record: ExportRecord) -> Manifest:
         files=file_digests(folder),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _with_absolute_base(record: ExportRecord) -> ExportRecord:
+    """An adapter must find its base from any working directory."""
+    if record.base is None or not Path(record.base.path).expanduser().is_dir():
+        return record
+    path = str(Path(record.base.path).expanduser().absolute())
+    return replace(record, base=replace(record.base, path=path))
 
 
 def _put_in_place(scratch: Path, folder: Path) -> None:

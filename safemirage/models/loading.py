@@ -19,6 +19,7 @@ from safemirage.config.load import ConfigError
 from safemirage.config.model import LoraConfig, ModelConfig
 from safemirage.models.families import Family, family_of
 from safemirage.models.manifest import (
+    MANIFEST_NAME,
     ExportError,
     is_adapter,
     processor_digest,
@@ -163,14 +164,14 @@ def choose_attention(
 
 
 def _load_weights(folder: Path, dtype: DtypeName, attention: Attention) -> _Weights:
-    if (folder / "manifest.json").is_file():
-        verify_export(folder)
+    manifest = verify_export(folder) if (folder / MANIFEST_NAME).is_file() else None
     if is_adapter(folder):
         return _load_merged(folder, dtype, attention)
     model = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=_DTYPES[dtype], attn_implementation=attention, use_safetensors=True
     )
-    return _Weights(model=model, digest=weights_digest(folder))
+    known = manifest.files if manifest is not None else None
+    return _Weights(model=model, digest=weights_digest(folder, known=known))
 
 
 def _load_merged(folder: Path, dtype: DtypeName, attention: Attention) -> _Weights:

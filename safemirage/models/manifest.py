@@ -1,6 +1,7 @@
 """The manifest of an export: where a model comes from, and the digest of each of its files. Without torch."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -127,21 +128,23 @@ def file_digests(folder: Path) -> dict[str, str]:
     return {name: file_digest(folder / name) for name in export_files(folder)}
 
 
-def weights_digest(folder: Path, *, base_digest: str | None = None) -> str:
+def weights_digest(
+    folder: Path, *, base_digest: str | None = None, known: Mapping[str, str] | None = None
+) -> str:
     """SHA-256 in hex over what decides a model's outputs: its config and weights, and its base's if an adapter.
+
+    Args:
+        known: file digests that need no second reading, as a verified manifest has them.
 
     Raises:
         ExportError: the folder has no safetensors weights, or is an adapter and no base digest was given.
     """
-    weights = {
-        name: file_digest(folder / name)
-        for name in export_files(folder)
-        if name.endswith(".safetensors")
-    }
-    if not weights:
+    names = [name for name in export_files(folder) if name.endswith(".safetensors")]
+    if not names:
         raise ExportError(f"{folder}: no *.safetensors file; other formats are not loaded")
+    weights = {name: _digest(folder, name, known) for name in names}
     if not is_adapter(folder):
-        return digest_of({"config": file_digest(folder / "config.json"), "weights": weights})
+        return digest_of({"config": _digest(folder, "config.json", known), "weights": weights})
     if base_digest is None:
         raise ExportError(f"{folder}: an adapter's digest needs its base's")
     adapter: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG_NAME).read_text())
@@ -172,3 +175,7 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def _digest(folder: Path, name: str, known: Mapping[str, str] | None) -> str:
+    return known[name] if known is not None and name in known else file_digest(folder / name)

@@ -251,3 +251,14 @@ def test_training_from_an_adapter_starts_where_it_ended(tmp_path: Path) -> None:
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+def test_adapter_export_finds_a_base_that_was_named_by_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = export_tiny(tmp_path / "base")
+    trained = adapter_after_a_step(base)
+    monkeypatch.chdir(tmp_path)
+    export_adapter(tmp_path / "adapter", Path("base"), trained)
+    monkeypatch.chdir("/")
+    assert load_for_inference(tmp_path / "adapter").weights_digest != trained.weights_digest

@@ -79,8 +79,7 @@ class VLLMGenerator:
         folder = resolve_model(str(path))
         if is_adapter(folder):
             folder = merge_export(folder, dtype=dtype)
-        if (folder / MANIFEST_NAME).is_file():
-            verify_export(folder)
+        known = verify_export(folder).files if (folder / MANIFEST_NAME).is_file() else None
         config = AutoConfig.from_pretrained(folder)
         processor = load_processor(folder, family_of(config), config)
         engine, version = _start_engine(
@@ -89,7 +88,7 @@ class VLLMGenerator:
         key = {
             "engine": "vllm",
             "version": f"{version}+torch{torch.__version__}",
-            "weights": weights_digest(folder),
+            "weights": weights_digest(folder, known=known),
             "processor": processor_digest(folder),
             "dtype": dtype,
             "device": engine.llm_engine.vllm_config.device_config.device_type,
