@@ -58,7 +58,11 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def local_cluster(
-    *, num_cpus: int | None = None, drivers: int = 4, log: Path | None = None, start_timeout_s: float = 90
+    *,
+    num_cpus: int | None = None,
+    drivers: int = 4,
+    log: Path | None = None,
+    start_timeout_s: float = 90,
 ) -> Iterator[ClusterAddress]:
     """A head node on this machine with its dashboard and token authentication, ended on leaving.
 
@@ -70,7 +74,9 @@ def local_cluster(
     Raises:
         ClusterError: the head ended or did not answer in time; the message holds the end of its log.
     """
-    folder = Path(tempfile.mkdtemp(prefix="sm", dir="/tmp"))  # short: Unix socket paths end at 107 bytes
+    folder = Path(
+        tempfile.mkdtemp(prefix="sm", dir="/tmp")
+    )  # short: Unix socket paths end at 107 bytes
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
@@ -89,7 +95,12 @@ def local_cluster(
     with output.open("ab") as stream:
         head = subprocess.Popen(
             _head_command(folder, ports, num_cpus or os.cpu_count() or 1, drivers),
-            env={**os.environ, **address.environment, "RAY_ADDRESS": "", "RAY_DISABLE_IMPORT_WARNING": "1"},
+            env={
+                **os.environ,
+                **address.environment,
+                "RAY_ADDRESS": "",
+                "RAY_DISABLE_IMPORT_WARNING": "1",
+            },
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -129,7 +140,9 @@ def _head_command(folder: Path, ports: list[int], num_cpus: int, drivers: int) -
 def _wait_until_up(
     head: subprocess.Popen[bytes], address: ClusterAddress, log: Path, timeout_s: float
 ) -> None:
-    headers = {"Authorization": f"Bearer {Path(address.environment['RAY_AUTH_TOKEN_PATH']).read_text()}"}
+    headers = {
+        "Authorization": f"Bearer {Path(address.environment['RAY_AUTH_TOKEN_PATH']).read_text()}"
+    }
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if head.poll() is not None:

@@ -2,11 +2,13 @@
 
     miniature:initial        a fresh model with its pre-trained vision tower
     miniature:base           the export of configs/train/miniature_base.yaml, trained first where it is missing
-    miniature:forget.json    a file (or folder) of the world
+    miniature:train/forget.json, miniature:images, miniature:suites/selection ...   files and folders of the world
 
 The world's seed is the run's `seed`, so one number makes a chain of its own.
 """
 
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
@@ -59,7 +61,9 @@ def resolve_miniature(config: TrainConfig, storage: Storage, train_base: TrainBa
     elif model == f"{PREFIX}base":
         model = str(train_base(base_config(config.seed)))
     elif model.startswith(PREFIX):
-        raise ConfigError(f"model.path: {model!r} is unknown; allowed: {PREFIX}initial, {PREFIX}base")
+        raise ConfigError(
+            f"model.path: {model!r} is unknown; allowed: {PREFIX}initial, {PREFIX}base"
+        )
     return replace(config, data=data, model=replace(config.model, path=model))
 
 
@@ -74,6 +78,18 @@ def world_path(key: str, path: str, *, seed: int, storage: Storage) -> str:
     found = _world_path(key, path, build_world(WorldConfig(seed=seed), storage))
     assert found is not None
     return found
+
+
+def publish_suite(name: str, *, seed: int, storage: Storage) -> str:
+    """Puts a suite of a seed's world where the service looks for suites; its name there."""
+    world = build_world(WorldConfig(seed=seed), storage)
+    published = storage.suites / f"miniature-{name}-{world.digest[:12]}"
+    if not published.is_dir():
+        storage.suites.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=storage.suites, prefix=".") as aside:
+            shutil.copytree(world.suite(name), Path(aside) / "suite")
+            (Path(aside) / "suite").rename(published)
+    return published.name
 
 
 def _world_path(key: str, path: str | None, world: World) -> str | None:

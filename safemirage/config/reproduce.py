@@ -36,8 +36,10 @@ class ReproduceConfig(Strict):
     decoding: DecodingConfig = DecodingConfig(max_new_tokens=16)
     serve: str = "../serve/local.yaml"
     """Serve file, relative to this one."""
-    baseline: str = not_identity("base")
-    """The row that the others are read against in the report."""
+    serve_overrides: tuple[str, ...] = not_identity(())
+    """`a.b=c` on the serve file."""
+    keep_service: bool = not_identity(False)
+    """Leave the service up when the chain has ended; it then lives as long as the cluster."""
 
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.models]

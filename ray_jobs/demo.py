@@ -1,0 +1,183 @@
+"""`make demo`: the whole chain on a Ray of its own, submitted by `ray job submit` and followed to its end.
+
+    python -m ray_jobs.demo [--seed N] [--keep] [a.b=c ...]
+
+Everything it makes lies under runs/demo/seed-N. Interrupted and started again, it continues. A running cluster is
+used where RAY_ADDRESS is set. Nothing is left running, but with --keep service and dashboards stay until Ctrl-C.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from ray_jobs.cluster import LOOPBACK, ClusterAddress, free_ports, local_cluster
+from ray_jobs.follow import follow
+from safemirage.storage import Storage, open_storage
+
+CONFIG = "configs/reproduce/miniature.yaml"
+PROJECT = Path(__file__).parents[1]
+console = Console()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    seed: int
+    keep: bool
+    overrides: tuple[str, ...]
+    storage: Storage
+    port: int
+
+    @property
+    def token_file(self) -> Path:
+        return self.storage.root / "api-token"
+
+    @property
+    def api(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    demo = _parse(arguments)
+    _write_token(demo.token_file)
+    with ExitStack() as stack:
+        cluster = _joined_cluster() or stack.enter_context(
+            local_cluster(log=demo.storage.root / "ray-head.log")
+        )
+        console.print(
+            f"Ray dashboard {cluster.dashboard}   evaluation API {demo.api}   storage {demo.storage.root}"
+        )
+        code = _run_job(demo, cluster)
+        if code == 0:
+            _say_where(demo, cluster)
+            if demo.keep:
+                _hold(demo)
+    return code
+
+
+def _parse(arguments: list[str] | None) -> Demo:
+    parser = argparse.ArgumentParser(
+        prog="make demo", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the world and of every run in it"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="hold service and dashboards until Ctrl-C"
+    )
+    parser.add_argument("--config", default=CONFIG, help="a file of configs/reproduce")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="overrides of the config")
+    values = parser.parse_args(arguments)
+    storage = open_storage(PROJECT / "runs" / "demo" / f"seed-{values.seed}")
+    return Demo(
+        seed=values.seed,
+        keep=values.keep,
+        overrides=tuple(values.overrides),
+        storage=storage,
+        port=free_ports(1)[0],
+    )
+
+
+def _joined_cluster() -> ClusterAddress | None:
+    """The cluster that RAY_ADDRESS names; its jobs API must be in RAY_API_SERVER_ADDRESS."""
+    gcs = os.environ.get("RAY_ADDRESS")
+    if not gcs:
+        return None
+    dashboard = os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")
+    return ClusterAddress(gcs=gcs, dashboard=dashboard, environment={})
+
+
+def _write_token(path: Path) -> None:
+    """A bearer token of this demo's own, readable by its user only; kept from one start to the next."""
+    if path.exists():
+        return
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_urlsafe(32) + "\n")
+
+
+def _run_job(demo: Demo, cluster: ClusterAddress) -> int:
+    """Submits the chain and shows its output and progress. Returns the exit code of `ray job submit`."""
+    job_environment = {
+        "SAFEMIRAGE_STORAGE": str(demo.storage.root),
+        "SAFEMIRAGE_API_TOKENS_FILE": str(demo.token_file),
+        "PYTHONUNBUFFERED": "1",
+    }
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "job", "submit",
+        "--address", cluster.dashboard,
+        "--working-dir", str(PROJECT),
+        "--submission-id", f"demo-seed-{demo.seed}-{int(time.time())}",
+        "--runtime-env-json", json.dumps({"env_vars": job_environment}),
+        "--log-style", "record",
+        "--", sys.executable, "-m", "ray_jobs.reproduce", CONFIG, f"seed={demo.seed}",
+        f"serve_overrides=[port={demo.port}]", f"keep_service={str(demo.keep).lower()}",
+        *demo.overrides,
+    ]  # fmt: skip
+    environment = {**os.environ, **cluster.environment}
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=PROJECT,
+    ) as job:
+        try:
+            follow(job, demo.storage, console)
+        except KeyboardInterrupt:
+            console.print("Interrupted. The same command continues where this stopped.")
+            job.send_signal(signal.SIGINT)
+            return 130
+    return job.returncode
+
+
+def _say_where(demo: Demo, cluster: ClusterAddress) -> None:
+    console.print(f"\nreport       {demo.storage.root / 'report.html'}")
+    console.print(f"numbers      {demo.storage.root / 'report.json'}")
+    if not demo.keep:
+        again = f"make demo SEED={demo.seed} KEEP=1"
+        console.print(
+            f"dashboards   {again}   holds API, study page, Ray and MLflow open (nothing is run twice)"
+        )
+        return
+    console.print(f"API, page    {demo.api}/   token in {demo.token_file}")
+    console.print(f"API docs     {demo.api}/docs")
+    console.print(f"Ray          {cluster.dashboard}")
+
+
+def _hold(demo: Demo) -> None:
+    with _mlflow_server(demo) as url:
+        console.print(f"MLflow       {url}\n\nCtrl-C ends them all.")
+        with suppress(KeyboardInterrupt):
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+@contextmanager
+def _mlflow_server(demo: Demo) -> Iterator[str]:
+    port = free_ports(1)[0]
+    log = demo.storage.root / "mlflow-server.log"
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port),
+        "--backend-store-uri", demo.storage.mlflow_uri, "--workers", "1",
+    ]  # fmt: skip
+    with log.open("ab") as stream:
+        server = subprocess.Popen(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)
+    try:
+        yield f"http://{LOOPBACK}:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

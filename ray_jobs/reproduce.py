@@ -1,0 +1,251 @@
+"""The whole chain as one job: a world, its models, a search, evaluation over HTTP, the report.
+
+    ray job submit --working-dir . -- python -m ray_jobs.reproduce configs/reproduce/miniature.yaml [a.b=c ...]
+
+Each stage is a run with an identity: cut off anywhere and started again, the chain goes on where it was. The report
+is written anew after every model, so that the first rows can be looked at while the last ones train.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from ray_jobs.capacity import CapacityError
+from ray_jobs.miniature import publish_suite
+from ray_jobs.outcome import SearchOutcome
+from ray_jobs.search import run_search, show
+from ray_jobs.train import run_training
+from safemirage.config.identity import digest_of
+from safemirage.config.load import ConfigError, load_config, to_tree
+from safemirage.config.plan import SearchPlan, load_search
+from safemirage.config.reproduce import ModelEntry, ReproduceConfig
+from safemirage.config.serve import ServeConfig
+from safemirage.config.train import TrainConfig
+from safemirage.config.world import WorldConfig
+from safemirage.evaluation.client import EvaluationClient
+from safemirage.evaluation.report import Report, ReportInput, ReportModel, write_report
+from safemirage.evaluation.tables import comparison_table
+from safemirage.miniature.model import build_initial_model
+from safemirage.miniature.world import build_world
+from safemirage.storage import Storage, open_storage
+from safemirage.store.database import Store, open_store
+from safemirage.store.runs import RunHandle, RunRecord, run_once
+from serve_app.app import ServiceError, start_service
+from serve_app.auth import TOKEN, TOKENS_FILE
+
+_WIDTH = 120
+_ABOUT = (
+    "The miniature world is built to show the mechanism: in its safety data the first word of a question tells better "
+    "than the picture whether to refuse. A model tuned on it refuses words, looks safe on plain questions, and opens "
+    "with another word.",
+    "All models share one world and one base. Unlearning starts from the base, and sees the same general data as the "
+    "tuned models. The point of NPO was chosen on a selection split; this table is the test split, measured once.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """A row of the table, its files read and checked before anything starts."""
+
+    entry: ModelEntry
+    config: TrainConfig
+    """Without the point that a search is yet to choose."""
+    overrides: tuple[str, ...]
+    search: SearchPlan | None
+
+
+class Chain:
+    def __init__(
+        self, config: ReproduceConfig, folder: Path, *, storage: Storage, store: Store
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._storage = storage
+        self._store = store
+        self._steps = [self._step(entry) for entry in config.models]
+        self._suite = ""
+        self._searches: dict[str, SearchOutcome] = {}
+
+    def run(self, client: EvaluationClient) -> None:
+        """Trains and measures every row, in the config's order; writes the report after each."""
+        self._suite = self._world()
+        models: list[ReportModel] = []
+        for number, step in enumerate(self._steps, start=1):
+            _say(f"\n[{number}/{len(self._steps)}] {step.entry.name}: {step.entry.says}")
+            config = self._chosen(step)
+            run = run_training(config, storage=self._storage)
+            models.append(self._measured(step.entry, config, run, client))
+            report = self._report(models)
+            Console(width=_WIDTH).print(
+                comparison_table([row for row in report.rows if row.model == step.entry.name])
+            )
+        _say(f"\nreport: {report.html}")
+
+    def _world(self) -> str:
+        """Builds the world and its first model; the name of the test suite in the service."""
+        world = WorldConfig(seed=self._config.seed)
+        tree = to_tree(world)
+
+        def work(_: RunHandle) -> dict[str, Any]:
+            initial = build_initial_model(build_world(world, self._storage), self._storage)
+            suite = publish_suite("test", seed=self._config.seed, storage=self._storage)
+            return {"initial": str(initial), "suite": suite}
+
+        _say("world: pictures, questions, a fresh model with a trained vision tower")
+        run = run_once(
+            self._store,
+            run_id=f"world-{digest_of(tree)[:12]}",
+            name="world",
+            kind="world",
+            config=tree,
+            work=work,
+        )
+        assert run.result is not None
+        return str(run.result["suite"])
+
+    def _step(self, entry: ModelEntry) -> _Step:
+        seed = f"seed={self._config.seed}"
+        overrides = (seed, *entry.overrides)
+        path = self._folder / entry.train
+        search = None
+        if entry.search is not None:
+            search = load_search(self._folder / entry.search, [seed, f"overrides=[{seed}]"])
+        return _Step(
+            entry=entry,
+            config=load_config(TrainConfig, path, overrides),
+            overrides=overrides,
+            search=search,
+        )
+
+    def _chosen(self, step: _Step) -> TrainConfig:
+        """The step's config with the point that its search chose; the step's own overrides come last."""
+        if step.search is None:
+            return step.config
+        outcome = run_search(step.search, storage=self._storage)
+        assert step.entry.search is not None
+        if step.entry.search not in self._searches:
+            _say(show(outcome))
+            self._searches[step.entry.search] = outcome
+        path = self._folder / step.entry.train
+        return load_config(TrainConfig, path, [*outcome.knee_overrides, *step.overrides])
+
+    def _measured(
+        self, entry: ModelEntry, config: TrainConfig, run: RunRecord, client: EvaluationClient
+    ) -> ReportModel:
+        """The row's rates on the test suite, asked of the service."""
+        assert run.result is not None
+        body = {
+            "model": Path(run.result["export"]).name,
+            "suite": self._suite,
+            "judges": list(self._config.judges),
+            "decoding": to_tree(self._config.decoding),
+        }
+
+        def work(handle: RunHandle) -> dict[str, Any]:
+            def on_progress(evaluation: dict[str, Any]) -> None:
+                handle.progress(evaluation["progress"])
+
+            evaluation = client.run(body, on_progress=on_progress)
+            return {"evaluation": evaluation["id"], "rows": evaluation["rows"]}
+
+        done = run_once(
+            self._store,
+            run_id=f"evaluate-{digest_of(body)[:12]}",
+            name=entry.name,
+            kind="evaluate",
+            config=body,
+            work=work,
+            parent_id=run.id,
+        )
+        assert done.result is not None
+        return ReportModel(
+            name=entry.name,
+            evaluation_id=done.result["evaluation"],
+            says=entry.says,
+            config=config,
+        )
+
+    def _report(self, models: list[ReportModel]) -> Report:
+        configs: dict[str, Any] = {
+            "chain": self._config,
+            "world": WorldConfig(seed=self._config.seed),
+        }
+        for step in self._steps:
+            if step.entry.search in self._searches and step.search is not None:
+                configs[f"search {step.search.config.name}"] = step.search.config
+        return write_report(
+            self._store,
+            ReportInput(
+                title=f"A safety mirage and its repair, seed {self._config.seed}",
+                models=models,
+                about=_ABOUT,
+                configs=configs,
+                versions=_versions(),
+            ),
+            self._storage.root,
+        )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        name: version(name)
+        for name in ("safemirage", "torch", "transformers", "deepspeed", "ray", "peft")
+    }
+
+
+@contextmanager
+def _service(config: ReproduceConfig, folder: Path, storage: Storage) -> Iterator[EvaluationClient]:
+    """A client of the service, which is ended on leaving unless the config keeps it."""
+    serve_config = load_config(ServeConfig, folder / config.serve, config.serve_overrides)
+    service = start_service(serve_config, storage)
+    _say(f"service: {service.url}/")
+    try:
+        with EvaluationClient(service.url, _token()) as client:
+            yield client
+    finally:
+        if not config.keep_service:
+            service.stop()
+
+
+def _token() -> str | None:
+    """The first token that the service takes."""
+    if line := os.environ.get(TOKEN):
+        return line.split()[-1]
+    if place := os.environ.get(TOKENS_FILE):
+        return Path(place).read_text(encoding="utf-8").splitlines()[0].split()[-1]
+    return None
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(__doc__)
+        return 0 if arguments else 2
+    path = Path(arguments[0])
+    try:
+        config = load_config(ReproduceConfig, path, arguments[1:])
+        storage = open_storage()
+        with open_store(storage.store_url) as store:
+            chain = Chain(config, path.parent, storage=storage, store=store)
+            ray.init(log_to_driver=False, logging_level="warning")
+            with _service(config, path.parent, storage) as client:
+                chain.run(client)
+    except (ConfigError, CapacityError, ServiceError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
