@@ -64,6 +64,25 @@ def read_llava(path: Path | str, image_folder: Path | str | None = None) -> list
     ]
 
 
+def read_training_set(path: Path | str, image_folder: Path | str | None) -> list[LlavaRecord]:
+    """The records of a file to train on: their images will be opened, so they need a folder to lie in.
+
+    Raises:
+        DataError: as `read_llava`, or records have images and there is no image folder.
+    """
+    records = read_llava(path, image_folder)
+    lost = [
+        record for record in records if record.image is not None and not record.image.is_absolute()
+    ]
+    if lost:
+        problems = [
+            Problem(record.id, "image", f"{str(record.image)!r} needs data.image_folder")
+            for record in lost
+        ]
+        raise DataError(Path(path), problems)
+    return records
+
+
 def relative_to(record: LlavaRecord, image_folder: Path | str | None) -> LlavaRecord:
     """The record with its image relative to the folder that it was read with."""
     if record.image is None or image_folder is None:

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from safemirage.data.llava import LlavaRecord, read_llava, relative_to, to_llava
+from safemirage.data.llava import (
+    LlavaRecord,
+    read_llava,
+    read_training_set,
+    relative_to,
+    to_llava,
+)
 from safemirage.data.records import DataError, DataWarning
 from tests.data.conftest import WriteJson, conversation
 
@@ -227,3 +233,18 @@ def test_read_unreadable_file_says_why(tmp_path: Path) -> None:
     (tmp_path / "latin.json").write_bytes(b'["\xfc"]')
     with pytest.raises(DataError, match="is not UTF-8 text"):
         read_llava(tmp_path / "latin.json")
+
+
+def test_read_training_set_asks_for_a_folder_where_records_have_images(
+    write_json: WriteJson, image_folder: Path
+) -> None:
+    path = write_json(
+        [conversation("text", "q", "a"), conversation("seen", "q", "a", image="sub/a.png")]
+    )
+    with pytest.raises(
+        DataError, match=r"record seen, image: 'sub/a\.png' needs data\.image_folder"
+    ):
+        read_training_set(path, None)
+    assert read_training_set(path, image_folder) == read_llava(path, image_folder)
+    text_only = write_json([conversation("text", "q", "a")])
+    assert len(read_training_set(text_only, None)) == 1
