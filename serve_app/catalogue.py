@@ -46,7 +46,9 @@ def not_found(kind: str, name: str, known: Iterable[str], *, code: str | None = 
 
 
 def _folders_with(root: Path, file: str) -> list[Path]:
-    return sorted(path.parent for path in root.glob(f"*/{file}"))
+    """Folders that hold the file; those that start with a dot are being written."""
+    found = (path.parent for path in root.glob(f"*/{file}"))
+    return sorted(folder for folder in found if not folder.name.startswith("."))
 
 
 def _model_card(folder: Path) -> ModelCard:

@@ -9,7 +9,7 @@ from safemirage.store import RunHandle, Store, run_once
 from serve_app.backend import Trial
 from serve_app.studies import mark_front
 from tests.serve_app.conftest import Client
-from tests.serve_app.world import MODEL, World, write_suite
+from tests.serve_app.world import MODEL, World, write_export, write_suite
 
 pytestmark = pytest.mark.anyio
 OBJECTIVES = [{"name": "attack", "direction": "min"}, {"name": "useful", "direction": "max"}]
@@ -57,6 +57,7 @@ async def test_models_leave_out_an_export_that_is_being_written(
     client: Client, world: World
 ) -> None:
     (world.storage.exports / "half").mkdir()
+    write_export(world.storage, ".whole.but.not.in.place")
     async with client() as http:
         assert len((await http.get("/v1/models")).json()["data"]) == 1
 

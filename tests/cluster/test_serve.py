@@ -1,0 +1,416 @@
+"""The whole service on a real Ray Serve, over real HTTP: the openai client, evaluations, a judge that is a model."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from ray_jobs.cluster import ClusterAddress
+from safemirage.config.evaluate import DecodingConfig, JudgePromptConfig
+from safemirage.config.load import dump_yaml
+from safemirage.config.serve import (
+    CheckpointsConfig,
+    EvaluationsConfig,
+    ServeConfig,
+    ServedJudgeConfig,
+)
+from safemirage.evaluation.cases import Case, ImageInput
+from safemirage.evaluation.client import EvaluationClient, EvaluationError
+from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
+from safemirage.evaluation.generators.transformers import TransformersGenerator
+from safemirage.evaluation.judges.build import built_in_judge
+from safemirage.storage import Storage, open_storage
+from safemirage.store import open_store
+from tests.tiny import build_tiny_llava, tiny_image
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+
+TOKEN = "a-token-of-the-cluster-tests"
+MODELS = ("tiny-000000000000", "tiny-111111111111")
+JUDGES = ["keywords", "oracle", "useful"]
+COLOURS = ("red", "green", "blue")
+CONFIG = ServeConfig(
+    checkpoints=CheckpointsConfig(models=1, batch=16),
+    evaluations=EvaluationsConfig(batch=4, takeover_s=3),
+    judges=(
+        ServedJudgeConfig(
+            name="small",
+            model=MODELS[1],
+            prompt=JudgePromptConfig(kind="word", decoding=DecodingConfig(max_new_tokens=4)),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Service:
+    url: str
+    storage: Storage
+    cluster: ClusterAddress
+
+    def http(self) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=120)
+
+    def openai(self, token: str = TOKEN) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=token, max_retries=0)
+
+    def evaluations(self) -> EvaluationClient:
+        return EvaluationClient(self.url, TOKEN)
+
+
+@pytest.fixture(scope="module")
+def service(cluster: ClusterAddress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Started by its own command, in a process of its own: Ray reads a cluster's token when it is imported."""
+    folder = tmp_path_factory.mktemp("service")
+    storage = open_storage(folder / "storage")
+    for seed, name in enumerate(MODELS):
+        write_tiny_export(storage, name, seed)
+    write_suite(storage)
+    file = folder / "serve.yaml"
+    file.write_text(dump_yaml(CONFIG))
+    environment = {
+        **os.environ,
+        **cluster.environment,
+        "SAFEMIRAGE_STORAGE": str(storage.root),
+        "SAFEMIRAGE_API_TOKEN": f"unredacted {TOKEN}",
+    }
+    command = [sys.executable, "-m", "serve_app.app", str(file), "port=0"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().partition("/  (")[0]
+        try:
+            assert url.startswith("http://127.0.0.1:"), f"no URL; exit code {process.poll()}"
+            yield Service(url, storage, cluster)
+        finally:
+            process.terminate()
+            assert process.wait(timeout=90) == 0
+
+
+def write_tiny_export(storage: Storage, name: str, seed: int) -> None:
+    from safemirage.models.export import ExportRecord, write_export
+    from safemirage.models.families import family_of
+
+    tiny = build_tiny_llava(seed)
+    record = ExportRecord(
+        run_id=name,
+        identity="0" * 64,
+        method="sft",
+        base=None,
+        config={},
+        metrics={},
+        git_commit=None,
+    )
+    write_export(
+        storage.exports / name,
+        model=tiny.model,
+        processor=tiny.processor,
+        state_dict=None,
+        family=family_of(tiny.model.config),
+        record=record,
+    )
+
+
+def write_suite(storage: Storage) -> None:
+    folder = storage.suites / "tiny"
+    (folder / "images").mkdir(parents=True)
+    for colour in COLOURS:
+        (folder / "images" / f"{colour}.png").write_bytes(tiny_image(colour))
+    cases = [
+        {**case_tree(number), "image": f"images/{COLOURS[number % 3]}.png"} for number in range(12)
+    ]
+    (folder / "suite.json").write_text(json.dumps({"name": "tiny", "cases": cases}))
+
+
+def case_tree(number: int) -> dict[str, Any]:
+    subset = "unsafe" if number % 2 else "safe"
+    return {
+        "sample_id": f"s{number}",
+        "case": f"{subset}_plain",
+        "subset": subset,
+        "attack": "plain",
+        "group_id": f"q{number}",
+        "question": f"describe number {number}",
+        "truth": {
+            "kind": "cube",
+            "colour": COLOURS[number % 3],
+            "unsafe": "true" if subset == "unsafe" else "false",
+        },
+    }
+
+
+def in_process(service: Service, cases: list[Case], folder: Path) -> tuple[Any, list[Any]]:
+    """Rows and answers of the same evaluation by the library alone, with a store of its own."""
+    generator = TransformersGenerator.load(service.storage.exports / MODELS[0])
+    judges = [built_in_judge(name) for name in JUDGES]
+    spec = EvaluationSpec(id="alone", model=MODELS[0], decoding=DecodingConfig(max_new_tokens=16))
+    with open_store(f"sqlite:///{folder / 'alone.db'}") as store:
+        ended = asyncio.run(evaluate(spec, cases, generator, judges, store=store))
+        samples = store.evaluations.samples("alone")
+    generator.close()
+    return ended.rows, [(sample["sample_id"], sample["answer"]) for sample in samples]
+
+
+def question(text: str = "what is this", colour: str = "red") -> list[Any]:
+    uri = ImageInput(tiny_image(colour)).data_uri
+    return [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": text},
+                {"type": "image_url", "image_url": {"url": uri}},
+            ],
+        }
+    ]
+
+
+def test_openai_client_chats_unchanged(service: Service) -> None:
+    client = service.openai()
+    assert [model.id for model in client.models.list()] == list(MODELS)
+    options: dict[str, Any] = {"model": MODELS[0], "temperature": 0, "max_tokens": 8}
+    whole = client.chat.completions.create(messages=question(), **options)
+    text = whole.choices[0].message.content
+    assert whole.usage is not None
+    assert 0 < whole.usage.completion_tokens <= 8
+    assert whole.choices[0].finish_reason in {"stop", "length"}
+    chunks = client.chat.completions.create(
+        messages=question(), stream=True, stream_options={"include_usage": True}, **options
+    )
+    streamed, usage = "", None
+    for chunk in chunks:
+        usage = chunk.usage or usage
+        streamed += "".join(choice.delta.content or "" for choice in chunk.choices)
+    assert streamed == text
+    assert usage == whole.usage
+    text_only = client.chat.completions.create(
+        messages=[{"role": "user", "content": "hello"}], **options
+    )
+    assert text_only.choices[0].message.role == "assistant"
+
+
+def test_openai_client_reads_the_errors(service: Service) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        service.openai("another-token-0123456789").models.list()
+    client = service.openai()
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="nobody", messages=question())
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError, match="not fetched"):
+        client.chat.completions.create(
+            model=MODELS[0],
+            messages=[
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}
+                    ],
+                }
+            ],
+        )
+    with pytest.raises(openai.BadRequestError, match="context") as too_long:
+        client.chat.completions.create(model=MODELS[0], messages=question("x" * 2000), max_tokens=8)
+    assert too_long.value.code == "request_rejected"
+
+
+def test_chats_in_crowds_equal_chats_alone(service: Service) -> None:
+    async def crowd() -> list[str | None]:
+        client = openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=TOKEN, max_retries=0)
+        async with client:
+            answers = await asyncio.gather(
+                *(
+                    client.chat.completions.create(
+                        model=MODELS[0],
+                        messages=question(f"what is number {number}", COLOURS[number % 3]),
+                        temperature=0,
+                        max_tokens=8,
+                    )
+                    for number in range(48)
+                )
+            )
+        return [answer.choices[0].message.content for answer in answers]
+
+    together = asyncio.run(crowd())
+    client = service.openai()
+    for number in range(0, 48, 12):
+        alone = client.chat.completions.create(
+            model=MODELS[0],
+            messages=question(f"what is number {number}", COLOURS[number % 3]),
+            temperature=0,
+            max_tokens=8,
+        )
+        assert together[number] == alone.choices[0].message.content
+
+
+def test_no_deployment_backs_off_below_what_the_api_admits(service: Service) -> None:
+    details = dashboard(service, "/api/serve/applications/")
+    deployments = details["applications"]["safemirage"]["deployments"]
+    assert set(deployments) == {"Api", "Checkpoints", "Evaluations"}
+    for deployment in deployments.values():
+        assert deployment["deployment_config"]["max_ongoing_requests"] >= 64
+
+
+def test_models_take_turns_where_one_fits(service: Service) -> None:
+    client = service.openai()
+    answers = {}
+    for model in (*MODELS, *MODELS):
+        answer = client.chat.completions.create(
+            model=model, messages=question(), temperature=0, max_tokens=8
+        )
+        text = answer.choices[0].message.content
+        assert answers.setdefault(model, text) == text
+    assert len(set(answers.values())) == 2
+
+
+def test_judgements_by_rule_and_by_model(service: Service) -> None:
+    items = [
+        {"question": "what is this", "answer": "I'm sorry, I cannot."},
+        {
+            "question": "what is this",
+            "answer": "A red cube.",
+            "truth": {"kind": "cube", "colour": "red", "unsafe": "true"},
+        },
+        {"question": "no answer"},
+    ]
+    with service.http() as http:
+        ruled = http.post("/v1/judgements", json={"judge": "keywords", "items": items}).json()
+        asked = http.post("/v1/judgements", json={"judge": "small", "items": items})
+    assert ruled["data"][0]["verdict"]["label"] == "refuse"
+    assert ruled["data"][1]["verdict"]["label"] != "refuse"
+    assert ruled["data"][2]["error"]["param"] == "items.2.answer"
+    # Random weights say no verdict; what cannot be read is never counted as one.
+    assert asked.status_code == 200, asked.text
+    verdicts = [entry["verdict"] for entry in asked.json()["data"][:2]]
+    assert [verdict["label"] for verdict in verdicts] == ["unscored", "unscored"]
+    assert all(verdict["reason"] for verdict in verdicts)
+
+
+def test_evaluation_of_a_suite_equals_the_librarys_own(service: Service, tmp_path: Path) -> None:
+    body = {
+        "model": MODELS[0],
+        "suite": "tiny",
+        "judges": JUDGES,
+        "decoding": {"max_new_tokens": 16},
+    }
+    seen: list[int] = []
+    with service.evaluations() as client:
+        ended = client.run(body, on_progress=lambda item: seen.append(item["progress"]["done"]))
+        assert client.run(body)["id"] == ended["id"]
+    with service.http() as http:
+        samples = http.get(f"/v1/evaluations/{ended['id']}/samples?unredacted=true").json()["data"]
+    from safemirage.evaluation.suites import load_suite
+
+    cases = load_suite(service.storage.suites / "tiny")
+    rows, answers = in_process(service, cases, tmp_path)
+    assert ended["rows"] == rows
+    assert [(sample["sample_id"], sample["answer"]) for sample in samples] == answers
+    assert ended["progress"] == {"done": 12, "total": 12}
+
+
+def test_evaluation_with_a_judge_that_is_a_model_shows_what_is_unscored(service: Service) -> None:
+    body = {
+        "model": MODELS[0],
+        "suite": "tiny",
+        "judges": ["small"],
+        "sample": 2,
+        "decoding": {"max_new_tokens": 8},
+    }
+    with service.evaluations() as client:
+        ended = client.run(body)
+    assert {row["judge"] for row in ended["rows"]} == {"small"}
+    for row in ended["rows"]:
+        assert row["unscored"] > 0
+        assert (row["value"], row["n"]) == (None, 0)
+
+
+def test_evaluation_of_a_broken_export_fails_with_the_reason(service: Service) -> None:
+    name = "broken-000000000000"
+    write_tiny_export(service.storage, name, 7)
+    (service.storage.exports / name / "config.json").write_text("{}")
+    body = {"model": name, "suite": "tiny", "judges": ["keywords"]}
+    with (
+        service.evaluations() as client,
+        pytest.raises(EvaluationError, match=r"config\.json was changed"),
+    ):
+        client.run(body)
+
+
+def dashboard(service: Service, path: str, **parameters: Any) -> Any:
+    token = Path(service.cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    response = httpx.get(
+        f"{service.cluster.dashboard}{path}",
+        params=parameters,
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=30,
+    )
+    response.raise_for_status()
+    return response.json()
+
+
+def replica_pid(service: Service, deployment: str) -> int:
+    details = dashboard(service, "/api/serve/applications/")
+    [replica] = details["applications"]["safemirage"]["deployments"][deployment]["replicas"]
+    pid: int = replica["pid"]
+    return pid
+
+
+@pytest.mark.parametrize("deployment", ["Evaluations", "Checkpoints"])
+def test_evaluation_survives_the_death_of_a_replica(
+    service: Service, tmp_path: Path, deployment: str
+) -> None:
+    trees = [
+        {**case_tree(number), "question": f"{deployment}: tell of number {number}"}
+        for number in range(80)
+    ]
+    pid = replica_pid(service, deployment)
+    ended: dict[str, Any] = {}
+    with service.evaluations() as client, service.http() as http:
+        body = {
+            "model": MODELS[0],
+            "cases": [
+                {**tree, "image": ImageInput(tiny_image(COLOURS[number % 3])).data_uri}
+                for number, tree in enumerate(trees)
+            ],
+            "judges": JUDGES,
+            "decoding": {"max_new_tokens": 16},
+        }
+        evaluation_id = client.submit(body)["id"]
+        worker = threading.Thread(target=lambda: ended.update(client.run(body)))
+        worker.start()
+        done = 0
+        while done < 8:
+            done = http.get(f"/v1/evaluations/{evaluation_id}").json()["progress"]["done"]
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGKILL)
+        worker.join(timeout=180)
+        killed_at = done
+        assert killed_at < 80
+        samples = http.get(
+            f"/v1/evaluations/{evaluation_id}/samples", params={"unredacted": True, "limit": 100}
+        ).json()["data"]
+    assert ended["state"] == "finished"
+    assert replica_pid(service, deployment) != pid
+    cases = [
+        Case(**tree, image=ImageInput(tiny_image(COLOURS[number % 3])))
+        for number, tree in enumerate(trees)
+    ]
+    rows, answers = in_process(service, cases, tmp_path)
+    assert ended["rows"] == rows
+    assert [(sample["sample_id"], sample["answer"]) for sample in samples] == answers
+
+
+def test_pages_come_without_a_token(service: Service) -> None:
+    for path in ("/", "/docs", "/healthz"):
+        assert httpx.get(f"{service.url}{path}").status_code == 200
+    assert httpx.get(f"{service.url}/v1/models").status_code == 401
