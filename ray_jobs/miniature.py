@@ -17,7 +17,7 @@ from pathlib import Path
 from safemirage.config.load import ConfigError, load_config
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import WorldConfig
-from safemirage.miniature.model import build_initial_model
+from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.world import World, build_world
 from safemirage.storage import Storage
 

@@ -33,7 +33,7 @@ from safemirage.config.world import WorldConfig
 from safemirage.evaluation.client import EvaluationClient
 from safemirage.evaluation.report import Report, ReportInput, ReportModel, write_report
 from safemirage.evaluation.tables import comparison_table
-from safemirage.miniature.model import build_initial_model
+from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.world import build_world
 from safemirage.storage import Storage, open_storage
 from safemirage.store.database import Store, open_store

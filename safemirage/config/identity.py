@@ -13,6 +13,7 @@ from typing import Any
 from safemirage.config.load import ConfigError
 
 _CHUNK_BYTES = 1 << 20
+_MANIFEST = "manifest.json"
 
 
 def file_digest(path: Path) -> str:
@@ -25,10 +26,14 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(path: Path) -> str:
-    """SHA-256 over the relative names and contents of a folder's files, in hex."""
+    """SHA-256 over the relative names and contents of a folder's files, in hex.
+
+    An export's manifest is left out: it tells when and by which commit the export was made, which changes nothing.
+    """
     digest = hashlib.sha256()
     for file in sorted(item for item in path.rglob("*") if item.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
+        if file != path / _MANIFEST:
+            digest.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
     return digest.hexdigest()
 
 
