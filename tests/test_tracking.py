@@ -12,7 +12,6 @@ from safemirage.tracking import (
     CONFIG_FILE,
     PARENT_TAG,
     RUN_TAG,
-    MlflowTracker,
     flatten,
     open_tracker,
 )
@@ -29,9 +28,10 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables and no run: making them takes seconds."""
     folder = tmp_path_factory.mktemp("mlflow")
-    database = folder / "mlflow.db"
-    MlflowTracker(f"sqlite:///{database}", experiment="other", artifacts=folder)
-    return database
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        open_tracker(Storage(folder), "other")
+    return folder / "mlflow.db"
 
 
 @pytest.fixture

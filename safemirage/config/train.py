@@ -7,7 +7,7 @@ from pydantic import Field
 
 from safemirage.config.base import Strict, not_identity
 from safemirage.config.data import DataConfig
-from safemirage.config.method import MethodConfig, SFTConfig
+from safemirage.config.method import MethodConfig, NPOConfig, SFTConfig
 from safemirage.config.model import ModelConfig
 
 
@@ -107,3 +107,15 @@ class TrainConfig(Strict):
                 f"workers.count: {self.workers.count!r} with engine torch, which runs in one process; "
                 "set workers.count=1 or engine.name=deepspeed"
             )
+        if self.engine.name == "torch" and self.model.dtype != "float32":
+            raise ValueError(
+                f"model.dtype: {self.model.dtype!r} with engine torch, which keeps no float32 masters; "
+                "set model.dtype=float32 or engine.name=deepspeed"
+            )
+
+    @property
+    def group_size(self) -> int:
+        """Consecutive samples of the global order that share a quantity, and must stay in one forward pass."""
+        if isinstance(self.method, NPOConfig) and self.method.reduction == "mean":
+            return self.method.group_size
+        return 1

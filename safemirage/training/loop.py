@@ -1,6 +1,6 @@
 """The training loop: from a config to an exported model. Knows tensors and a `report` callable, and no Ray.
 
-    summary = train(job, report=lambda steps, checkpoint: print(steps[-1]))
+    summary = train(job, report=lambda report: print(report.steps[-1]))
 
 One global order of samples per seed; losses are shares of the global batch, so what is learned does not depend on the
 number of workers; from a checkpoint the run goes on exactly where it was.
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from safemirage.config.load import to_tree
-from safemirage.config.method import NPOConfig
 from safemirage.config.train import TrainConfig
 from safemirage.data.llava import read_llava
 from safemirage.methods.batch import StepBatch
@@ -42,9 +41,17 @@ from safemirage.training.workers import barrier, rank, sum_over_workers
 _REFERENCE_BATCH = 8
 
 StepMetrics = dict[str, float]
-Report = Callable[[Sequence[StepMetrics], Path | None], None]
-"""Takes the metrics of the steps since the last call, oldest first, and a folder with a checkpoint when there is one.
-All workers call it alike, so it may be a barrier; the folder is removed when it returns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the loop says now and then. All workers report alike, so taking a report may be a barrier."""
+
+    steps: Sequence[StepMetrics]
+    """Metrics of the steps since the last report, oldest first; `step` counts from 1."""
+    total_steps: int
+    checkpoint: Path | None
+    """A folder with this worker's part of a checkpoint; it is removed when the report was taken."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -84,8 +91,11 @@ class _Progress:
     pending: list[StepMetrics] = field(default_factory=list)
 
 
-def train(job: TrainJob, *, report: Report) -> dict[str, Any]:
-    """Trains and exports; returns {"steps", "export", "metrics" of the last step}. Collective: every worker calls it.
+def train(job: TrainJob, *, report: Callable[[Report], None]) -> dict[str, Any]:
+    """Trains and exports. Collective: every worker calls it.
+
+    Returns:
+        {"steps", "resumed_from": finished steps of the checkpoint, "export", "metrics": those of the last step}
 
     Raises:
         ConfigError, DataError, SampleError, ExportError: inputs that cannot be used.
@@ -107,7 +117,12 @@ def train(job: TrainJob, *, report: Report) -> dict[str, Any]:
     loop = _Loop(job, engine=engine, method=method, sets=sets, report=report)
     last = loop.run()
     _export(job, loaded, engine, last)
-    return {"steps": loop.total, "export": str(job.export), "metrics": last}
+    return {
+        "steps": loop.total,
+        "resumed_from": loop.resumed_from,
+        "export": str(job.export),
+        "metrics": last,
+    }
 
 
 def read_sets(config: TrainConfig, loaded: LoadedModel) -> _Sets:
@@ -127,7 +142,13 @@ class _Loop:
     """The optimizer steps of one run."""
 
     def __init__(
-        self, job: TrainJob, *, engine: Engine, method: Method, sets: _Sets, report: Report
+        self,
+        job: TrainJob,
+        *,
+        engine: Engine,
+        method: Method,
+        sets: _Sets,
+        report: Callable[[Report], None],
     ) -> None:
         self._job = job
         self._config = job.config
@@ -136,13 +157,14 @@ class _Loop:
         self._sets = sets
         self._report = report
         self._progress = _Progress()
+        self.resumed_from = 0
         optim = self._config.optim
         self.total = total_steps(optim, num_retain=len(sets.retain))
         self._division = Division(
             batch_size=optim.batch_size,
             world=engine.world_size,
             accumulation=optim.accumulation,
-            group_size=_group_size(self._config),
+            group_size=self._config.group_size,
         )
         self._retain_order = self._order(sets.retain, "retain")
         self._forget_order = None if sets.forget is None else self._order(sets.forget, "forget")
@@ -150,7 +172,8 @@ class _Loop:
     def run(self) -> StepMetrics:
         """All steps that are left; the metrics of the last one."""
         metrics: StepMetrics = {}
-        for step in range(self._resume(), self.total):
+        self.resumed_from = self._resume()
+        for step in range(self.resumed_from, self.total):
             metrics = self._step(step)
             self._tell(step, metrics)
         return metrics
@@ -251,7 +274,8 @@ class _Loop:
         return bool(sum_over_workers(torch.tensor([due], device=self._engine.device)).item())
 
     def _send(self, folder: Path | None) -> None:
-        self._report(self._progress.pending, folder)
+        steps = self._progress.pending
+        self._report(Report(steps=steps, total_steps=self.total, checkpoint=folder))
         self._progress.pending = []
         self._progress.reported = time.monotonic()
 
@@ -315,12 +339,6 @@ def _reference_pass(job: TrainJob, loaded: LoadedModel, device: torch.device) ->
             "attention": loaded.attention,
         },
     )
-
-
-def _group_size(config: TrainConfig) -> int:
-    """Consecutive samples that share a quantity and must stay in one micro-batch."""
-    method = config.method
-    return method.group_size if isinstance(method, NPOConfig) and method.reduction == "mean" else 1
 
 
 def _device(config: TrainConfig) -> torch.device:

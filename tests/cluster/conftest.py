@@ -7,6 +7,9 @@ import pytest
 
 from ray_jobs.cluster import ClusterAddress, local_cluster
 
+# Ray reads it once, when a test module first imports it; the token's file may come later.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[ClusterAddress]:

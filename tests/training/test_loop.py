@@ -1,6 +1,5 @@
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from safemirage.config.train import TrainConfig
 from safemirage.models.loading import load_for_inference
-from safemirage.training.loop import StepMetrics, TrainingDiverged, TrainJob, train
+from safemirage.training.loop import Report, StepMetrics, TrainingDiverged, TrainJob, train
 from tests.tiny_run import make_tiny_run, tiny_train_config
 
 RMU = {"name": "rmu", "hook_layer": 1, "steering_coefficient": 2.0}
@@ -28,12 +27,13 @@ class Recorder:
         self.folder = folder
         self.steps: list[StepMetrics] = []
         self.checkpoints: list[Path] = []
+        self.summary: dict[str, Any] = {}
 
-    def __call__(self, steps: Sequence[StepMetrics], checkpoint: Path | None) -> None:
-        self.steps += steps
-        if checkpoint is not None:
+    def __call__(self, report: Report) -> None:
+        self.steps += report.steps
+        if report.checkpoint is not None:
             kept = self.folder / f"checkpoint-{len(self.checkpoints)}"
-            shutil.copytree(checkpoint, kept)
+            shutil.copytree(report.checkpoint, kept)
             self.checkpoints.append(kept)
 
 
@@ -51,6 +51,7 @@ def run(
         resume_from=resume_from,
     )
     summary = train(job, report=recorder)
+    recorder.summary = summary
     assert summary["steps"] == config.optim.steps
     assert summary["metrics"] == recorder.steps[-1]
     return recorder
@@ -128,6 +129,7 @@ def test_train_resumed_at_any_checkpoint_ends_as_if_undisturbed(
         resumed = run(config, tmp_path / f"from-{index}", resume_from=checkpoint)
         done = 2 * (index + 1)
         assert losses(resumed) == losses(whole)[done:]
+        assert resumed.summary["resumed_from"] == done
 
 
 def test_train_resumed_rmu_keeps_the_saved_control_vector(
@@ -224,11 +226,7 @@ def test_train_loss_that_is_not_finite_stops_the_run(tree: dict[str, Any], tmp_p
 def test_train_report_every_s_gathers_steps_between_checkpoints(
     tree: dict[str, Any], tmp_path: Path
 ) -> None:
-    calls: list[tuple[list[float], bool]] = []
-
-    def report(steps: Sequence[StepMetrics], checkpoint: Path | None) -> None:
-        calls.append(([step["step"] for step in steps], checkpoint is not None))
-
+    reports: list[Report] = []
     job = TrainJob(
         config=tiny_train_config(tree, method={"name": "sft"}),
         run_id="tiny",
@@ -237,5 +235,6 @@ def test_train_report_every_s_gathers_steps_between_checkpoints(
         cache=tmp_path / "cache",
         report_every_s=3600,
     )
-    train(job, report=report)
+    train(job, report=reports.append)
+    calls = [([step["step"] for step in r.steps], r.checkpoint is not None) for r in reports]
     assert calls == [([1, 2], True), ([3, 4], True), ([5, 6], False)]

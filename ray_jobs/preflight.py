@@ -1,0 +1,116 @@
+"""What a training run needs and does not have, all of it at once, before anything starts. Imports no torch."""
+
+import glob
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+from ray_jobs.capacity import worker_resources
+from safemirage.config.identity import is_local
+from safemirage.config.load import ConfigError
+from safemirage.config.model import ModelConfig
+from safemirage.config.train import TrainConfig, WorkersConfig
+from safemirage.training.order import Division
+
+BUILT_IN = "miniature:"
+"""Start of paths that name a part of the miniature world, which is made when it is missing."""
+_HUB_TIMEOUT_S = 5.0
+
+
+class PreflightError(ConfigError):
+    """Things that a run needs are missing; one line each."""
+
+
+def preflight(config: TrainConfig, *, nodes: Sequence[Mapping[str, float]]) -> list[str]:
+    """One line for each thing that is missing; empty where the run can start.
+
+    Args:
+        nodes: total resources of each node of the cluster.
+    """
+    problems = [*_workers(config.workers, nodes), *_weights(config.model), *_data(config)]
+    return [*problems, *_division(config)]
+
+
+def local_node() -> dict[str, float]:
+    """What this machine would give a cluster of its own."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = (
+        glob.glob("/dev/nvidia[0-9]*") if visible is None else [d for d in visible.split(",") if d]
+    )
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(len(devices))}
+
+
+def _workers(workers: WorkersConfig, nodes: Sequence[Mapping[str, float]]) -> list[str]:
+    problems = []
+    for name, each in worker_resources(workers).items():
+        there = sum(node.get(name, 0.0) for node in nodes)
+        if there < each * workers.count:
+            problems.append(
+                f"workers: {workers.count} worker(s) need {each * workers.count:g} {name}, and the cluster has "
+                f"{there:g}; change workers.count, workers.gpu or workers.cpus, or join a larger one by RAY_ADDRESS"
+            )
+    return problems
+
+
+def _weights(model: ModelConfig) -> list[str]:
+    path = model.path
+    if path.startswith(BUILT_IN):
+        return []
+    local = Path(path).expanduser()
+    if is_local(path) or local.exists():
+        if (local / "config.json").is_file() or (local / "adapter_config.json").is_file():
+            return []
+        return [
+            f"model.path: {path!r} holds no model (no config.json); name an export, a model folder or a hub id"
+        ]
+    return _hub_weights(path, model.revision)
+
+
+def _hub_weights(path: str, revision: str) -> list[str]:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+        return []
+    way_out = "put the model's folder there instead, or fill the cache of the hub (HF_HOME)"
+    if constants.HF_HUB_OFFLINE:
+        return [
+            f"model.path: {path!r} is not in the hub's cache, and HF_HUB_OFFLINE is set; {way_out}"
+        ]
+    try:
+        httpx.head(f"{constants.ENDPOINT}/{path}", timeout=_HUB_TIMEOUT_S, follow_redirects=True)
+    except httpx.TransportError as error:
+        reason = f"{constants.ENDPOINT} cannot be reached ({error})"
+        return [f"model.path: {path!r} is not in the hub's cache, and {reason}; {way_out}"]
+    return []
+
+
+def _data(config: TrainConfig) -> list[str]:
+    data = config.data
+    files = {"data.retain": data.retain, "data.forget": data.forget}
+    problems = [
+        f"{key}: {path!r} is no file"
+        for key, path in files.items()
+        if path is not None and not _there(path, Path.is_file)
+    ]
+    if data.image_folder is not None and not _there(data.image_folder, Path.is_dir):
+        problems.append(f"data.image_folder: {data.image_folder!r} is no folder")
+    return problems
+
+
+def _there(path: str, test: Callable[[Path], bool]) -> bool:
+    return path.startswith(BUILT_IN) or test(Path(path).expanduser())
+
+
+def _division(config: TrainConfig) -> list[str]:
+    try:
+        Division(
+            batch_size=config.optim.batch_size,
+            world=config.workers.count,
+            accumulation=config.optim.accumulation,
+            group_size=config.group_size,
+        )
+    except ConfigError as error:
+        return [str(error)]
+    return []

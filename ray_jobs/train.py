@@ -1,0 +1,270 @@
+"""One training run on a Ray cluster.
+
+    python -m ray_jobs.train CONFIG.yaml [a.b=c ...]
+    ray job submit --working-dir . -- python -m ray_jobs.train configs/train/miniature_npo.yaml method.beta=0.2
+
+A finished run is returned, a live one is followed, a failed or interrupted one goes on from its last checkpoint.
+Exit codes: 0 finished, 1 failed, 2 a config that cannot be used or something missing.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray_jobs.preflight import BUILT_IN, PreflightError, local_node, preflight
+from ray_jobs.progress import ProgressPump, waiting
+from safemirage.config.identity import is_local, run_identity
+from safemirage.config.load import ConfigError, load_config, to_tree
+from safemirage.config.train import DeepSpeedEngineConfig, TrainConfig
+from safemirage.storage import Storage, open_storage
+from safemirage.store.database import Store, open_store
+from safemirage.store.runs import RunHandle, RunRecord, run_once
+from safemirage.tracking import open_tracker, tracking_place
+
+if TYPE_CHECKING:
+    from ray.train import UserCallback
+
+    from safemirage.training.loop import TrainJob
+
+_CONTROLLER_FAILURES = 3
+"""Attempts to start a worker group; Ray's own default waits for missing resources for ever."""
+
+
+class TrainingFailed(RuntimeError):
+    """A run that no restart can help."""
+
+
+def run_training(
+    config: TrainConfig,
+    *,
+    storage: Storage,
+    parent_run: str | None = None,
+    callbacks: Sequence["UserCallback"] = (),
+) -> RunRecord:
+    """The finished run of a config; its result is {"export", "metrics", "steps", "resumed_from"}.
+
+    Args:
+        parent_run: id of the run that asks for it (a trial).
+        callbacks: of Ray Train, run in its controller beside our own.
+
+    Raises:
+        PreflightError: lists everything that is missing.
+        TrainingFailed: the run cannot succeed as it is configured.
+    """
+    connect()
+    _require(config)
+    config = _resolved(config, storage)
+    identity = run_identity(config)
+    run_id = f"{config.name}-{identity[:12]}"
+    with open_store(storage.store_url) as store:
+        training = _Training(
+            config,
+            run_id=run_id,
+            identity=identity,
+            storage=storage,
+            parent=_root(store, parent_run),
+        )
+        return run_once(
+            store,
+            run_id=run_id,
+            name=config.name,
+            kind="train",
+            config=to_tree(config),
+            work=partial(training.run, callbacks=callbacks),
+            parent_id=parent_run,
+            on_wait=waiting(run_id),
+        )
+
+
+def connect() -> None:
+    """Joins the cluster of RAY_ADDRESS, else starts one for this process."""
+    import ray
+
+    # The controller looks after its workers, and takes their reports, this often.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if not ray.is_initialized():
+        ray.init(logging_level="warning")
+
+
+class _Training:
+    """One run: from its config to a finished export."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        run_id: str,
+        identity: str,
+        storage: Storage,
+        parent: str | None,
+    ) -> None:
+        self._config = config
+        self._run_id = run_id
+        self._identity = identity
+        self._storage = storage
+        self._parent = parent
+
+    def run(self, handle: RunHandle, callbacks: Sequence["UserCallback"]) -> dict[str, Any]:
+        config = self._config
+        tracker = open_tracker(self._storage, config.tracking.experiment)
+        tracker.start(
+            self._run_id, name=config.name, config=to_tree(config), parent_id=self._parent
+        )
+        finished = False
+        try:
+            with ProgressPump(handle, self._progress_file()):
+                summary = self._fit(callbacks)
+            handle.check()
+            tracker.set_tags(self._run_id, {"export": summary["export"]})
+            finished = True
+        finally:
+            tracker.finish(self._run_id, failed=not finished)
+        return summary
+
+    def _fit(self, callbacks: Sequence["UserCallback"]) -> dict[str, Any]:
+        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from ray_jobs.capacity import worker_resources
+        from ray_jobs.training import ProgressCallback, work, worker_runtime_env
+
+        workers = self._config.workers
+        progress = ProgressCallback(
+            self._run_id,
+            progress=self._progress_file(),
+            tracking=tracking_place(self._storage, self._config.tracking.experiment),
+        )
+        trainer = TorchTrainer(
+            work,
+            train_loop_config={"job": self._job()},
+            torch_config=TorchConfig(backend="nccl" if workers.gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=workers.count,
+                use_gpu=workers.gpu,
+                resources_per_worker=worker_resources(workers),
+            ),
+            run_config=RunConfig(
+                name=self._folder,
+                storage_path=str(self._storage.runs),
+                failure_config=FailureConfig(
+                    max_failures=workers.max_failures, controller_failure_limit=_CONTROLLER_FAILURES
+                ),
+                checkpoint_config=CheckpointConfig(num_to_keep=self._config.checkpoint.keep),
+                callbacks=[progress, *callbacks],
+                worker_runtime_env=worker_runtime_env(self._config),
+            ),
+        )
+        outcome: dict[str, Any] = trainer.fit().return_value
+        if "hopeless" in outcome:
+            raise TrainingFailed(f"{self._run_id}: {outcome['hopeless']}")
+        summary: dict[str, Any] = outcome["summary"]
+        return summary
+
+    def _job(self) -> "TrainJob":
+        from ray_jobs.training import REPORT_EVERY_S
+        from safemirage.training.loop import TrainJob
+
+        return TrainJob(
+            config=self._config,
+            run_id=self._run_id,
+            identity=self._identity,
+            export=self._storage.exports / self._run_id,
+            cache=self._storage.cache,
+            report_every_s=REPORT_EVERY_S,
+        )
+
+    @property
+    def _folder(self) -> str:
+        """The run's own name for Ray, by which it finds its checkpoints again: shards fit one world size and stage."""
+        engine = self._config.engine
+        stage = f"z{engine.stage}" if isinstance(engine, DeepSpeedEngineConfig) else "torch"
+        return f"{self._run_id}-w{self._config.workers.count}-{stage}"
+
+    def _progress_file(self) -> Path:
+        folder = self._storage.runs / self._folder
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "progress.json"
+
+
+def _require(config: TrainConfig) -> None:
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if problems := preflight(config, nodes=nodes):
+        raise PreflightError("\n".join(problems))
+
+
+def _resolved(config: TrainConfig, storage: Storage) -> TrainConfig:
+    """The config with real, absolute paths: workers run in a folder of their own."""
+    paths = (config.model.path, config.data.retain, config.data.forget, config.data.image_folder)
+    if any(path is not None and path.startswith(BUILT_IN) for path in paths):
+        from ray_jobs.miniature import resolve_miniature  # on use: it needs torch
+
+        config = resolve_miniature(config, storage, partial(_train_base, storage=storage))
+    data = config.data
+    return replace(
+        config,
+        model=replace(config.model, path=_absolute(config.model.path)),
+        data=replace(
+            data,
+            retain=str(Path(data.retain).expanduser().absolute()),
+            forget=None if data.forget is None else str(Path(data.forget).expanduser().absolute()),
+            image_folder=None
+            if data.image_folder is None
+            else str(Path(data.image_folder).expanduser().absolute()),
+        ),
+    )
+
+
+def _absolute(model: str) -> str:
+    local = Path(model).expanduser()
+    return str(local.absolute()) if is_local(model) or local.exists() else model
+
+
+def _train_base(config: TrainConfig, *, storage: Storage) -> Path:
+    run = run_training(config, storage=storage)
+    assert run.result is not None
+    return Path(run.result["export"])
+
+
+def _root(store: Store, run_id: str | None) -> str | None:
+    """The run at the top of a run's parents: MLflow shows the trials of a search below the search."""
+    while run_id is not None:
+        record = store.runs.get(run_id)
+        if record is None or record.parent_id is None:
+            return run_id
+        run_id = record.parent_id
+    return None
+
+
+def main(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(__doc__)
+        return 0 if arguments else 2
+    try:
+        config = load_config(TrainConfig, arguments[0], arguments[1:])
+        storage = open_storage()
+        if not os.environ.get("RAY_ADDRESS") and (
+            problems := preflight(config, nodes=[local_node()])
+        ):
+            raise PreflightError("\n".join(problems))
+        record = run_training(config, storage=storage)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except TrainingFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    assert record.result is not None
+    print(
+        f"{record.id}: finished after {record.result['steps']} steps; export: {record.result['export']}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

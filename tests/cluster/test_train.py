@@ -1,0 +1,307 @@
+"""Training runs on a real Ray cluster: two workers on the CPU, DeepSpeed, MLflow on SQLite."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from mlflow.tracking import MlflowClient
+from ray.train import UserCallback
+from safetensors.torch import load_file
+
+from ray_jobs.cluster import ClusterAddress
+from ray_jobs.train import TrainingFailed, main, run_training
+from safemirage.config.load import dump_yaml
+from safemirage.config.train import TrainConfig
+from safemirage.models.loading import load_for_inference
+from safemirage.storage import Storage
+from safemirage.store.database import open_store
+from safemirage.store.runs import RunRecord
+from safemirage.tracking import RUN_TAG
+from safemirage.training.loop import Report, StepMetrics, TrainJob, train
+from tests.tiny_run import make_tiny_run, tiny_train_config
+
+# The controller unpickles callbacks of this module, which it cannot import.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400), pytest.mark.usefixtures("ray_driver")]
+
+RMU = {"name": "rmu", "hook_layer": 1, "steering_coefficient": 2.0}
+PLAIN_LOSSES = ("loss", "forget/loss", "retain/loss")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return make_tiny_run(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SAFEMIRAGE_STORE_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    return Storage(tmp_path_factory.mktemp("storage"))
+
+
+def two_workers(tree: dict[str, Any], *, stage: int = 2, **branches: Any) -> TrainConfig:
+    engine = {"name": "deepspeed", "stage": stage}
+    return tiny_train_config({**tree, "workers": {"count": 2}}, engine=engine, **branches)
+
+
+def in_process(tree: dict[str, Any], folder: Path, **branches: Any) -> list[StepMetrics]:
+    """The same run without Ray, DeepSpeed or a second worker."""
+    steps: list[StepMetrics] = []
+
+    def report(report: Report) -> None:
+        steps.extend(report.steps)
+
+    job = TrainJob(
+        config=tiny_train_config(tree, **branches),
+        run_id="plain",
+        identity="0",
+        export=folder / "export",
+        cache=folder / "cache",
+    )
+    train(job, report=report)
+    return steps
+
+
+def tracked(storage: Storage, run_id: str) -> Any:
+    client = MlflowClient(storage.mlflow_uri)
+    experiment = client.get_experiment_by_name("safemirage")
+    query = f"tags.`{RUN_TAG}` = '{run_id}'"
+    (run,) = client.search_runs([experiment.experiment_id], filter_string=query)
+    return run
+
+
+def curve(storage: Storage, run_id: str, name: str) -> list[tuple[int, float]]:
+    client = MlflowClient(storage.mlflow_uri)
+    history = client.get_metric_history(tracked(storage, run_id).info.run_id, name)
+    return [(metric.step, metric.value) for metric in history]
+
+
+def assert_curves_equal(
+    storage: Storage, run_id: str, expected: list[StepMetrics], rel: float
+) -> None:
+    for name in PLAIN_LOSSES:
+        found = curve(storage, run_id, name)
+        assert [step for step, _ in found] == [int(step["step"]) for step in expected]
+        assert [value for _, value in found] == pytest.approx([s[name] for s in expected], rel=rel)
+
+
+@pytest.mark.parametrize(
+    ("method", "stage"),
+    [({"name": "npo", "beta": 0.5}, 2), ({"name": "npo", "beta": 0.5}, 0), (RMU, 3)],
+    ids=["npo-zero2", "npo-zero0", "rmu-zero3"],
+)
+def test_training_on_two_workers_equals_one_plain_process(
+    tree: dict[str, Any], storage: Storage, tmp_path: Path, method: dict[str, Any], stage: int
+) -> None:
+    config = two_workers(tree, stage=stage, method=method, name=f"tiny-z{stage}")
+    record = run_training(config, storage=storage)
+    plain = in_process(tree, tmp_path, method=method)
+    assert_curves_equal(storage, record.id, plain, rel=1e-5)
+    assert record.result is not None
+    export = Path(record.result["export"])
+    assert export == storage.exports / record.id
+    weights = load_file(export / "model.safetensors")
+    for name, value in load_file(tmp_path / "export" / "model.safetensors").items():
+        assert weights[name] == pytest.approx(value, abs=1e-4)
+    assert load_for_inference(export).weights_digest
+    run = tracked(storage, record.id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["engine.stage"] == str(stage)
+    assert run.data.tags["checkpoint_uri"].startswith(str(storage.runs))
+    assert {
+        "memory/rss_mb",
+        "speed/samples_per_s",
+        "optim/learning_rate",
+    } <= run.data.metrics.keys()
+    assert record.progress["done"] == record.progress["total"] == 6
+
+
+class KillOnce(UserCallback):
+    """Kills the second worker, without warning, when a step is reported."""
+
+    def __init__(self, step: int, marker: Path) -> None:
+        self.step = step
+        self.marker = marker
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        if metrics[1].get("step", 0) >= self.step and not self.marker.exists():
+            self.marker.write_text(str(metrics[1]["pid"]))
+            os.kill(metrics[1]["pid"], signal.SIGKILL)
+
+
+def test_training_whose_worker_is_killed_ends_with_the_losses_of_an_undisturbed_run(
+    tree: dict[str, Any], storage: Storage, tmp_path: Path
+) -> None:
+    optim = {"steps": 10}
+    undisturbed = in_process(tree, tmp_path, optim=optim, method=RMU)
+    config = two_workers(tree, optim=optim, method=RMU, name="killed")
+    marker = tmp_path / "killed"
+    record = run_training(config, storage=storage, callbacks=[KillOnce(4, marker)])
+    assert marker.exists()
+    assert record.result is not None
+    assert record.result["resumed_from"] >= 2
+    quiet = run_training(two_workers(tree, optim=optim, method=RMU, name="quiet"), storage=storage)
+    assert quiet.result is not None
+    assert quiet.result["resumed_from"] == 0
+    for name in (*PLAIN_LOSSES, "retain/activation_loss", "optim/gradient_norm"):
+        one, other = record.result["metrics"][name], quiet.result["metrics"][name]
+        assert one == pytest.approx(other, rel=1e-6)
+    assert_curves_equal(storage, record.id, undisturbed, rel=1e-5)
+    exports = [load_file(Path(r.result["export"]) / "model.safetensors") for r in (record, quiet)]
+    for name, value in exports[0].items():
+        assert exports[1][name] == pytest.approx(value, abs=1e-6)
+
+
+def sft(tree: dict[str, Any], **branches: Any) -> TrainConfig:
+    """The shortest run there is: one worker, plain PyTorch."""
+    return tiny_train_config(tree, method={"name": "sft"}, optim={"steps": 2}, **branches)
+
+
+def test_training_asked_for_again_is_not_repeated_until_a_byte_of_its_data_changes(
+    tmp_path: Path, storage: Storage
+) -> None:
+    tree = make_tiny_run(tmp_path / "tiny")
+    first = run_training(sft(tree, name="once"), storage=storage)
+    again = run_training(sft(tree, name="once"), storage=storage)
+    assert again == first
+    retain = tmp_path / "tiny" / "retain.json"
+    retain.write_text(retain.read_text().replace("green cup", "greet cup", 1))
+    changed = run_training(sft(tree, name="once"), storage=storage)
+    assert changed.id != first.id
+    assert changed.result is not None
+    assert first.result is not None
+    assert changed.result["metrics"]["loss"] != first.result["metrics"]["loss"]
+
+
+class SignalStart(UserCallback):
+    """Makes a file at the first report, and waits for another before it goes on."""
+
+    def __init__(self, started: Path, go_on: Path) -> None:
+        self.started = started
+        self.go_on = go_on
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        import time
+
+        self.started.touch()
+        while not self.go_on.exists():
+            time.sleep(0.05)
+
+
+def test_training_asked_for_while_it_runs_is_followed(
+    tree: dict[str, Any], storage: Storage, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = sft(tree, name="live")
+    started, go_on = tmp_path / "started", tmp_path / "go-on"
+    records: list[RunRecord] = []
+
+    def ask(*callbacks: UserCallback) -> None:
+        records.append(run_training(config, storage=storage, callbacks=callbacks))
+
+    first = threading.Thread(target=ask, args=[SignalStart(started, go_on)])
+    first.start()
+    wait_for(started.exists)
+    second = threading.Thread(target=ask)
+    second.start()
+    wait_for(lambda: "another process works on it" in capfd.readouterr().out)
+    go_on.touch()
+    first.join()
+    second.join()
+    assert records[0] == records[1]
+    assert records[0].attempts == 1
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
+    event = threading.Event()
+    for _ in range(int(timeout_s / 0.1)):
+        if condition():
+            return
+        event.wait(0.1)
+    raise TimeoutError("the condition did not come true")
+
+
+def test_training_that_diverges_fails_without_restarts(
+    tree: dict[str, Any], storage: Storage
+) -> None:
+    optim = {"learning_rate": 1e30, "max_grad_norm": None}
+    config = tiny_train_config(tree, method={"name": "sft"}, name="diverged", optim=optim)
+    with pytest.raises(TrainingFailed, match="a loss is not finite"):
+        run_training(config, storage=storage)
+    with open_store(storage.store_url) as store:
+        (record,) = [run for run in store.runs.list(kind="train") if run.name == "diverged"]
+    assert record.state == "failed"
+    assert record.error is not None
+    assert "optim.learning_rate" in record.error
+    assert tracked(storage, record.id).info.status == "FAILED"
+
+
+def test_training_that_failed_goes_on_from_its_last_checkpoint(
+    tree: dict[str, Any], storage: Storage, tmp_path: Path
+) -> None:
+    config = two_workers(tree, name="failed", optim={"steps": 10})
+    fragile = two_workers({**tree, "name": "failed"}, optim={"steps": 10})
+    fragile = tiny_train_config(
+        {**tree, "workers": {"count": 2, "max_failures": 0}},
+        engine={"name": "deepspeed", "stage": 2},
+        name="failed",
+        optim={"steps": 10},
+    )
+    with pytest.raises(ray.train.TrainingFailedError):
+        run_training(fragile, storage=storage, callbacks=[KillOnce(4, tmp_path / "killed")])
+    record = run_training(config, storage=storage)
+    assert record.attempts == 2
+    assert record.result is not None
+    assert record.result["resumed_from"] >= 2
+    assert_curves_equal(
+        storage, record.id, in_process(tree, tmp_path, optim={"steps": 10}), rel=1e-5
+    )
+
+
+def test_training_submitted_as_a_job_with_a_token_finishes(
+    tree: dict[str, Any], cluster: ClusterAddress, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(dump_yaml(sft(tree, name="job")))
+    root = Path(__file__).parents[2]
+    command = [
+        str(Path(sys.executable).with_name("ray")), "job", "submit", "--working-dir", str(root),
+        "--runtime-env-json", f'{{"env_vars": {{"SAFEMIRAGE_STORAGE": "{tmp_path}"}}}}',
+        "--", sys.executable, "-m", "ray_jobs.train", str(file), "optim.learning_rate=2e-3",
+    ]  # fmt: skip
+    environment = {**os.environ, **cluster.environment}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "finished after 2 steps" in done.stdout
+    (export,) = (tmp_path / "exports").iterdir()
+    assert load_for_inference(export).weights_digest
+
+
+def test_train_command_with_things_missing_lists_them_all(
+    tree: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(dump_yaml(sft(tree)))
+    overrides = ["workers.gpu=true", "model.path=./nowhere", "data.image_folder=./none"]
+    assert main([str(file), *overrides]) == 2
+    message = capsys.readouterr().err
+    for expected in ("GPU", "model.path: './nowhere'", "data.image_folder: './none'"):
+        assert expected in message
