@@ -1,4 +1,4 @@
-"""One evaluation: which model, suite and judges, and how answers are decoded. Files: configs/eval/*.yaml."""
+"""One evaluation: which model, suite and judges, and how answers are decoded. Files: configs/evaluate/*.yaml."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

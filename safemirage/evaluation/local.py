@@ -52,6 +52,9 @@ async def run_evaluation(
             batch_size=config.batch_size,
             tree=tree,
         )
+        await asyncio.to_thread(
+            store.evaluations.requeue, spec.id
+        )  # asking again takes a cancel back
         return await evaluate(spec, cases, generator, judges, store=store, on_progress=on_progress)
 
 

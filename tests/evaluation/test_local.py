@@ -120,6 +120,22 @@ def test_run_evaluation_draws_questions_and_keeps_another_draw_apart(
     assert two.id != all_.id
 
 
+def test_run_evaluation_cancelled_before_is_taken_up_when_asked_for_again(
+    service: Service, store: Store, tmp_path: Path
+) -> None:
+    suite = write_suite(tmp_path / "suite", [case_record(name) for name in "abcd"])
+    config = _config(service.url, suite, batch_size=2)
+
+    def cancel(_done: int, _total: int) -> None:
+        (evaluation,) = store.evaluations.list()
+        store.evaluations.cancel(evaluation.id)
+
+    cancelled = asyncio.run(run_evaluation(config, store=store, on_progress=cancel))
+    assert (cancelled.state, cancelled.done) == ("cancelled", 2)
+    again = asyncio.run(run_evaluation(config, store=store))
+    assert (again.state, again.done) == ("finished", 4)
+
+
 def test_run_evaluation_of_a_model_that_is_not_there_records_nothing(
     store: Store, tmp_path: Path
 ) -> None:
