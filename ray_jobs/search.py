@@ -1,0 +1,258 @@
+"""Searches the settings of a train file for several objectives: Ray Tune over Ray Train, points from Optuna.
+
+    python -m ray_jobs.search configs/search/miniature_npo_beta.yaml [a.b=c ...]
+    ray job submit --working-dir . -- python -m ray_jobs.search ...
+
+A search is a run with an identity: cut off and started again it continues with the same study, and asked for again it
+is returned. The study opens in optuna-dashboard. Exit codes: 0 finished, 1 failed, 2 it cannot start as it is.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from optuna.trial import TrialState
+from ray import tune
+
+from ray_jobs import train
+from ray_jobs.capacity import CapacityError, concurrent_trials
+from ray_jobs.cluster import DRIVER_RESOURCE
+from ray_jobs.outcome import (
+    ObjectiveError,
+    SearchFailed,
+    SearchOutcome,
+    TrialOutcome,
+    check_objectives,
+    judge_trials,
+)
+from ray_jobs.preflight import BUILT_IN, PreflightError, preflight
+from ray_jobs.progress import waiting
+from ray_jobs.study import Proposal, Study, StudySearch, open_studies, studies_url, trial_run_id
+from ray_jobs.trial import TrialSetting, run_trial
+from safemirage.config.evaluate import JudgeConfig, Metric, ModelJudgeConfig
+from safemirage.config.identity import digest_of, identity_tree
+from safemirage.config.load import ConfigError, to_tree
+from safemirage.config.plan import SearchPlan, load_search, with_absolute_inputs
+from safemirage.config.train import TrainConfig
+from safemirage.evaluation.judges.build import built_in_judge
+from safemirage.evaluation.suites import SuiteError, load_suite
+from safemirage.storage import Storage, open_storage
+from safemirage.store.database import Store, open_store
+from safemirage.store.runs import RunHandle, run_once
+from safemirage.tracking import open_tracker
+
+_OWN_DRIVERS = 4
+"""Trials at a time, at most, on a Ray that this process starts for itself."""
+
+
+def run_search(plan: SearchPlan, *, storage: Storage) -> SearchOutcome:
+    """The outcome of a search: of this call, or of an earlier one. Needs a connected Ray.
+
+    Raises:
+        CapacityError: the cluster cannot hold a single trial.
+        ConfigError, SuiteError: an input is missing or wrong.
+        ObjectiveError: the suite or the judges do not give an objective.
+        SearchFailed: no trial succeeded.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if problems := preflight(plan.base, nodes=nodes):
+        raise PreflightError("\n".join(problems))
+    limit = concurrent_trials(nodes, plan.base.workers, wanted=plan.config.max_concurrent)
+    located = _located(plan, storage)
+    _check_objectives(located)
+    run_id = _run_id(located, storage)
+    setting = TrialSetting(search_id=run_id, plan=located, root=storage.root)
+    with open_store(storage.store_url) as store:
+        record = run_once(
+            store,
+            run_id=run_id,
+            name=plan.config.name,
+            kind="search",
+            config={"search": to_tree(plan.config), "base": to_tree(plan.base)},
+            work=_Search(setting, storage=storage, store=store, limit=limit).run,
+            on_wait=waiting(run_id),
+        )
+    assert record.result is not None
+    return SearchOutcome.from_result(record.result)
+
+
+@dataclass(frozen=True)
+class _Search:
+    setting: TrialSetting
+    storage: Storage
+    store: Store
+    limit: int
+
+    def run(self, handle: RunHandle) -> dict[str, Any]:
+        plan = self.setting.plan
+        tracker = open_tracker(self.storage, plan.base.tracking.experiment)
+        tracker.start(handle.id, name=plan.config.name, config=to_tree(plan.config))
+        done = False
+        try:
+            outcome = self._outcome(handle)
+            tracker.log_metrics(handle.id, {"hypervolume": outcome.hypervolume})
+            tracker.set_tags(handle.id, {"safemirage.chosen": " ".join(outcome.knee_overrides)})
+            done = True
+        finally:
+            tracker.finish(handle.id, failed=not done)
+        return outcome.to_result()
+
+    def _outcome(self, handle: RunHandle) -> SearchOutcome:
+        config = self.setting.plan.config
+        study = Study(config, name=handle.id, storage=open_studies(studies_url(self.storage)))
+        remaining = study.prepare()
+
+        def on_change() -> None:
+            done = len(_settled(study))
+            handle.progress({"done": done, "total": config.trials})
+            print(f"search {handle.id}: {done} of {config.trials} trials done", flush=True)
+
+        on_change()
+        errors: dict[str, str] = {}
+        if remaining:
+            errors = self._tune(StudySearch(study, on_change=on_change), remaining, handle)
+        settled = _settled(study)
+        if len(settled) < config.trials:
+            raise KeyboardInterrupt  # Tune takes an interrupt for an early end, and returns
+        trials = [self._trial(proposal, errors) for proposal in settled]
+        return judge_trials(handle.id, trials, config.objectives)
+
+    def _tune(self, searcher: StudySearch, count: int, handle: RunHandle) -> dict[str, str]:
+        """Tries `count` points. Returns the errors of those that failed, by the trial's run."""
+        trainable = tune.with_parameters(run_trial, setting=self.setting)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {DRIVER_RESOURCE: 1}),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, num_samples=count, max_concurrent_trials=self.limit
+            ),
+            run_config=tune.RunConfig(
+                name=f"attempt-{handle.attempt}",
+                storage_path=str(self.storage.runs / handle.id / "tune"),
+                verbose=0,
+            ),
+        )
+        return {
+            trial_run_id(handle.id, result.config): str(result.error)
+            for result in tuner.fit()
+            if result.error is not None and result.config is not None
+        }
+
+    def _trial(self, proposal: Proposal, errors: Mapping[str, str]) -> TrialOutcome:
+        run_id = trial_run_id(self.setting.search_id, proposal.point)
+        run = self.store.runs.get(run_id)
+        finished = proposal.state == TrialState.COMPLETE
+        result = (run.result if run else None) or {}
+        error = (run.error if run else None) or errors.get(run_id)
+        return TrialOutcome(
+            number=proposal.number,
+            run_id=run_id,
+            state="finished" if finished else "failed",
+            overrides=dict(proposal.point),
+            objectives=result.get("objectives") if finished else None,
+            error=None if finished else error or "its process ended without a word; see Ray's logs",
+            train_run_id=result.get("train_run_id"),
+            export=result.get("export"),
+        )
+
+
+def _settled(study: Study) -> list[Proposal]:
+    states = (TrialState.COMPLETE, TrialState.FAIL)
+    return [proposal for proposal in study.proposals() if proposal.state in states]
+
+
+def _located(plan: SearchPlan, storage: Storage) -> SearchPlan:
+    """The plan with paths that hold in any folder of this machine."""
+    selection = plan.config.selection
+    suite = selection.suite
+    if suite.startswith(BUILT_IN):
+        from ray_jobs.miniature import world_path  # on use: it needs torch
+
+        suite = world_path("selection.suite", suite, seed=plan.base.seed, storage=storage)
+    suite = str(Path(suite).expanduser().absolute())
+    config = replace(plan.config, selection=replace(selection, suite=suite))
+    return replace(plan, config=config, base=with_absolute_inputs(plan.base))
+
+
+def _check_objectives(plan: SearchPlan) -> None:
+    config = plan.config
+    subsets = {case.case: case.subset for case in load_suite(config.selection.suite)}
+    metrics = {metric for judge in config.selection.judges for metric in _measures(judge)}
+    check_objectives(config.objectives, subsets=subsets, metrics=metrics)
+
+
+def _measures(judge: JudgeConfig) -> tuple[Metric, ...]:
+    if isinstance(judge, ModelJudgeConfig):
+        return judge.prompt.measures
+    return built_in_judge(judge.name).measures
+
+
+def _run_id(plan: SearchPlan, storage: Storage) -> str:
+    base = _resolved(plan.base, storage)
+    identity = digest_of({"search": identity_tree(plan.config), "base": identity_tree(base)})
+    return f"{plan.config.name}-{identity[:12]}"
+
+
+def _resolved(config: TrainConfig, storage: Storage) -> TrainConfig:
+    """A miniature's base is trained here, once, before trials ask for it side by side."""
+    if not config.model.path.startswith(BUILT_IN) and not config.data.retain.startswith(BUILT_IN):
+        return config
+    from ray_jobs.miniature import resolve_miniature  # on use: it needs torch
+
+    def train_base(base: TrainConfig) -> Path:
+        run = train.run_training(base, storage=storage)
+        assert run.result is not None
+        return Path(run.result["export"])
+
+    return resolve_miniature(config, storage, train_base)
+
+
+def show(outcome: SearchOutcome) -> str:
+    """The trials as a table for a terminal: front marked `*`, knee `>`."""
+    lines = [f"search {outcome.run_id}: hypervolume {outcome.hypervolume:.4f}"]
+    for trial in outcome.trials:
+        mark = (
+            ">" if trial.number == outcome.knee else "*" if trial.number in outcome.front else " "
+        )
+        values = ", ".join(
+            f"{name} {value:.4f}" for name, value in (trial.objectives or {}).items()
+        )
+        point = " ".join(f"{key}={value}" for key, value in trial.overrides.items())
+        said = values or f"failed: {(trial.error or '').partition(chr(10))[0]}"
+        lines.append(f"{mark} {trial.number:3d}  {point}  {said}")
+    lines.append(f"chosen: {' '.join(outcome.knee_overrides)}")
+    return "\n".join(lines)
+
+
+def connect() -> None:
+    """Joins the cluster of RAY_ADDRESS, else starts one for this process that has room for drivers."""
+    if os.environ.get("RAY_ADDRESS"):
+        train.connect()
+    else:
+        ray.init(resources={DRIVER_RESOURCE: _OWN_DRIVERS}, logging_level="warning")
+
+
+def main(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(__doc__)
+        return 0 if arguments else 2
+    try:
+        plan = load_search(arguments[0], arguments[1:])
+        storage = open_storage()
+        connect()
+        outcome = run_search(plan, storage=storage)
+    except (ConfigError, CapacityError, ObjectiveError, SuiteError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except SearchFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(show(outcome))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,109 @@
+"""One trial of a search: train a point, judge its export on the selection suite, report the objectives.
+
+Runs in a Tune trial's process, which asks for no CPU: training goes to Ray Train's workers, judging to a Ray task.
+Both are looked up by what they are made of, so that a point that was tried before costs nothing.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from ray_jobs.capacity import worker_resources
+from ray_jobs.outcome import objective_values
+from ray_jobs.study import objective_key, trial_run_id
+from ray_jobs.train import run_training
+from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
+from safemirage.config.plan import SearchPlan
+from safemirage.config.search import Point
+from safemirage.evaluation.local import run_evaluation
+from safemirage.storage import Storage
+from safemirage.store.database import open_store
+from safemirage.store.runs import RunHandle, run_once
+from safemirage.tracking import open_tracker
+
+
+class TrialError(RuntimeError):
+    """A trial that came to no objectives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSetting:
+    """What the trials of a search share."""
+
+    search_id: str
+    plan: SearchPlan
+    """With paths that hold in any folder: Tune's processes work in one of their own."""
+    root: Path
+    """Of the storage."""
+
+
+def run_trial(config: Mapping[str, Any], *, setting: TrialSetting) -> dict[str, float]:
+    """The objectives of the point in `config`, by their keys. Called by Tune."""
+    point = {key: config[key] for key in setting.plan.config.space}
+    storage = Storage(setting.root)
+    with open_store(storage.store_url) as store:
+        record = run_once(
+            store,
+            run_id=trial_run_id(setting.search_id, point),
+            name=setting.plan.config.name,
+            kind="trial",
+            config={"overrides": point},
+            work=partial(_work, point=point, setting=setting, storage=storage),
+            parent_id=setting.search_id,
+        )
+    assert record.result is not None
+    return {objective_key(name): value for name, value in record.result["objectives"].items()}
+
+
+def _work(
+    handle: RunHandle, *, point: Point, setting: TrialSetting, storage: Storage
+) -> dict[str, Any]:
+    plan = setting.plan
+    train = plan.trial(point)
+    handle.progress({"stage": "training"})
+    run = run_training(train, storage=storage, parent_run=handle.id)
+    assert run.result is not None
+    export = run.result["export"]
+    handle.progress({"stage": "judging", "train_run_id": run.id})
+    rows = _judge(plan, export, name=handle.id, setting=setting)
+    objectives = objective_values(rows, plan.config.objectives)
+    # The trial in MLflow is its training, which has the search for its parent.
+    tracker = open_tracker(storage, plan.base.tracking.experiment)
+    tracker.log_metrics(run.id, {f"selection/{key}": value for key, value in objectives.items()})
+    return {"objectives": objectives, "train_run_id": run.id, "export": export, "rows": rows}
+
+
+def _judge(
+    plan: SearchPlan, export: str, *, name: str, setting: TrialSetting
+) -> list[dict[str, Any]]:
+    workers = plan.base.workers
+    selection = plan.config.selection
+    model = TransformersConfig(
+        path=export, dtype=selection.dtype, device="cuda" if workers.gpu else "cpu"
+    )
+    needs = worker_resources(workers)
+    task = ray.remote(measure).options(
+        num_cpus=needs["CPU"],
+        num_gpus=needs.get("GPU", 0),
+        # Outside the trial's own placement group, which holds its driver and nothing else.
+        scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
+    )
+    rows: list[dict[str, Any]] = ray.get(
+        task.remote(selection.evaluation(name, model), setting.root)
+    )
+    return rows
+
+
+def measure(config: EvaluateConfig, root: Path) -> list[dict[str, Any]]:
+    """The rows of an evaluation, through the shared sample store. A Ray task with the resources of one worker."""
+    with open_store(Storage(root).store_url) as store:
+        ended = asyncio.run(run_evaluation(config, store=store))
+    if ended.rows is None:
+        raise TrialError(f"evaluation {ended.id} was {ended.state}, so the trial has no objectives")
+    return ended.rows
