@@ -1,6 +1,7 @@
 """Shows a running job: its lines as they come, and below them a bar for every run that the store says is live."""
 
 import queue
+import re
 import subprocess
 import threading
 from typing import IO
@@ -19,6 +20,10 @@ from safemirage.storage import Storage
 from safemirage.store.database import Store, open_store
 
 _POLL_S = 1.0
+_SUBMISSION = re.compile(
+    r"^[\d-]+ [\d:,]+\s(INFO|SUCC) \S+\.py:\d+ -- |^INFO [\d-]+ [\d:,]+ serve \d+ -- "
+)
+"""What `ray job submit` and Serve say of themselves; warnings and errors of theirs look different and are shown."""
 _BAR_KINDS = ("world", "train", "search", "evaluate")
 
 
@@ -52,7 +57,8 @@ def follow(job: subprocess.Popen[str], storage: Storage, console: Console) -> No
 
 def _read(stream: IO[str], lines: "queue.Queue[str | None]") -> None:
     for line in stream:
-        lines.put(line.rstrip("\n"))
+        if not _SUBMISSION.match(line):
+            lines.put(line.rstrip("\n"))
     lines.put(None)
 
 
