@@ -57,9 +57,11 @@ function newest(evaluations) {
 function matrix(metric, evaluations) {
   const rowsOf = (evaluation) => evaluation.rows.filter((row) => row.metric === metric);
   const cases = [...new Set(evaluations.flatMap((evaluation) => rowsOf(evaluation).map((row) => row.case)))];
+  const judges = [...new Set(evaluations.flatMap((evaluation) => rowsOf(evaluation).slice(0, 1).map((row) => row.judge)))].filter(Boolean);
+  const by = judges.length ? `, by ${judges.join(", ")}` : "";
   const result = element("table", { class: "results", "data-metric": metric });
   table(result, {
-    caption: `${METRICS[metric] || metric}, with 95 % intervals. "plain" is before the attack, the other columns after it.`,
+    caption: `${METRICS[metric] || metric}${by}, with 95 % intervals. "plain" is before the attack, the other columns after it.`,
     head: ["Model", ...cases],
     rows: evaluations.map((evaluation) =>
       element("tr", {},

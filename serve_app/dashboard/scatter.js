@@ -12,7 +12,8 @@ export function scatter(trials, x, y, directions) {
   const label = `${shown.length} trials by ${x} and ${y}; ${front.length} on the Pareto front. The table below has every value.`;
   return svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: WIDTH, height: HEIGHT, role: "group", "aria-label": label },
     axes(across, up, x, y, directions),
-    frontLine(front, x, y, across, up),
+    // With more objectives the front is no line in two of them.
+    Object.keys(directions).length === 2 ? frontLine(front, x, y, across, up) : null,
     shown.map((trial) => point(trial, x, y, across, up)),
   );
 }

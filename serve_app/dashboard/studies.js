@@ -23,7 +23,7 @@ function draw(study) {
   const [x, y] = [node("axis-x"), node("axis-y")];
   const isNew = x.dataset.entries !== JSON.stringify(objectives.map((name) => [name, name]));
   for (const select of [x, y]) options(select, objectives.map((name) => [name, name]));
-  if (isNew && objectives.length > 1) [x.value, y.value] = objectives;
+  if (isNew && objectives.length) [x.value, y.value] = [objectives[0], objectives.at(-1)];
   const state = JSON.stringify([study, x.value, y.value]);
   if (state === shown) return;
   shown = state;

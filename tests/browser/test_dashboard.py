@@ -141,6 +141,7 @@ def test_dashboard_asks_for_a_token_and_keeps_it_in_the_tab(site: Site, page: Pa
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Studies")).to_be_visible()
     expect(page.get_by_text("No search has been started yet.")).to_be_visible()
+    expect(page.locator("#login")).to_be_hidden()
     page.reload()
     expect(page.get_by_role("heading", name="Studies")).to_be_visible()
     assert page.evaluate("Object.keys(localStorage).length") == 0
@@ -165,13 +166,14 @@ def test_dashboard_shows_a_study_with_its_front(site: Site, page: Page) -> None:
     expect(front).to_have_count(4)
     assert page.locator("#trials tr.front").count() == 4
     expect(page.locator("#axis-x")).to_have_value("attack")
-    expect(page.locator("#axis-y")).to_have_value("refusals")
-    before = front.first.get_attribute("d")
-    page.get_by_label("Up").select_option("useful")
+    expect(page.locator("#axis-y")).to_have_value("useful")
     expect(page.locator("#scatter")).to_contain_text("useful (larger is better)")
-    assert front.first.get_attribute("d") != before
     label = page.locator("#scatter .trial").nth(2).get_attribute("aria-label")
     assert label == "On the front: method.beta = 0.5; attack 0.01, useful 0.93"
+    before = front.first.get_attribute("d")
+    page.get_by_label("Up").select_option("refusals")
+    expect(page.locator("#scatter")).to_contain_text("refusals (smaller is better)")
+    assert front.first.get_attribute("d") != before
 
 
 def test_dashboard_follows_a_search_and_an_evaluation_that_run(site: Site, page: Page) -> None:
