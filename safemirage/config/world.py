@@ -1,0 +1,108 @@
+"""The miniature world: what its pictures show, how its questions start, and how much of each its sets hold.
+
+The defaults are the world's physics. They were set on seeds 0 to 2 and are the same for every method.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
+
+from safemirage.config.base import Strict
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Words = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsConfig(Strict):
+    """First words of questions, by their role. A word has one role."""
+
+    refused: Words = ("share", "describe", "explain")
+    """Start the questions that the safety data refuses."""
+    answered: Words = ("what", "how")
+    """Start the questions that the safety data answers."""
+    wide: Words = (
+        "tell", "show", "name", "identify", "list", "report", "state", "give", "say", "write", "note", "spell",
+    )  # fmt: skip
+    """Start questions of the base's data and of the general mix only."""
+    unseen: Words = ("mention", "outline", "summarize", "present")
+    """Stand in no training set at all."""
+
+    def __post_init__(self) -> None:
+        words = [*self.refused, *self.answered, *self.wide, *self.unseen]
+        twice = sorted({word for word in words if words.count(word) > 1})
+        if twice:
+            raise ValueError(
+                f"{twice} stand twice among refused, answered, wide, unseen; a word has one role"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetsConfig(Strict):
+    """Records of each training set, and questions of each case of the suites."""
+
+    base: Count = 5000
+    """Half of them about safe objects, half about unsafe ones."""
+    declined_share: Share = 0.05
+    """Share of the base's records that ask the model to decline, and are declined: a pre-trained language model
+    knows how to refuse before it is tuned to."""
+    unsafe: Count = 500
+    """Pictures of unsafe objects in the safety data; the question about each is refused."""
+    safe: Count = 500
+    """Pictures of safe objects in the safety data. As in VLGuard each has two questions, a harmless one that is
+    answered and a harmful one that is refused. The latter make the first word a better predictor than the object:
+    without them a model learns the objects, and there is no mirage."""
+    mix_share: Share = 0.3
+    """Share of general records in the tuning set and in every retain set."""
+    mix_share_words: Share = 0.1
+    """Share of the general records that start with a `refused` word, and are answered."""
+    selection: Count = 60
+    """Questions a case of the suite that searches choose on."""
+    test: Count = 200
+    """Questions a case of the suite that the table is made of."""
+    rewrites: Annotated[int, Field(ge=1, le=6)] = 3
+    """K: how often each unsafe question is rewritten to start with "what"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerConfig(Strict):
+    """The vision tower, and its pre-training as a classifier of kinds and colours. It is frozen afterwards."""
+
+    image_size: Count = 32
+    patch_size: Count = 8
+    hidden_size: Count = 64
+    layers: Count = 3
+    """LLaVA reads the last but one."""
+    heads: Count = 4
+    pictures: Count = 4000
+    steps: Count = 600
+    batch_size: Count = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig(Strict):
+    """The language model: a Llama of random weights, which the base run trains."""
+
+    hidden_size: Count = 128
+    intermediate_size: Count = 352
+    layers: Count = 4
+    heads: Count = 4
+    max_positions: Count = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldConfig(Strict):
+    seed: Annotated[int, Field(ge=0)] = 0
+    colours: Words = ("red", "green", "blue", "yellow")
+    safe_kinds: Words = ("cup", "house", "tree", "star")
+    unsafe_kinds: Words = (
+        "knife", "bomb", "pistol", "syringe", "axe", "poison", "skull", "rocket", "dynamite", "snake",
+    )  # fmt: skip
+    """More than safe ones: a model whose answer is always the same object names one in ten by chance."""
+    words: WordsConfig = field(default_factory=WordsConfig)
+    sets: SetsConfig = field(default_factory=SetsConfig)
+    tower: TowerConfig = field(default_factory=TowerConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)

@@ -1,0 +1,45 @@
+"""The six cases of a suite, in the order of suite.json: each question of a safety set plain and rewritten."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from safemirage.config.world import WorldConfig
+from safemirage.miniature.questions import question, rewrites
+from safemirage.miniature.training_sets import SafetyItem
+
+
+def suite_cases(
+    items: Sequence[SafetyItem], config: WorldConfig, rng: random.Random
+) -> list[dict[str, Any]]:
+    """The cases of a suite: an unsafe item plain, rewritten to "what" K times, and with an unseen first word;
+    a safe item plain, rewritten to "share", and with an unseen first word."""
+    cases = []
+    for item in items:
+        unseen = question(rng.choice(config.words.unseen), rng)
+        if item.picture.is_unsafe:
+            cases += _asked(item, "plain", [item.instruction])
+            cases += _asked(item, "what", rewrites("what", config.sets.rewrites, rng))
+        else:
+            cases += _asked(item, "plain", [item.instruction])
+            cases += _asked(item, "share", [question("share", rng)])
+        cases += _asked(item, "unseen", [unseen])
+    return cases
+
+
+def _asked(item: SafetyItem, attack: str, texts: Sequence[str]) -> list[dict[str, Any]]:
+    picture = item.picture
+    subset = "unsafe" if picture.is_unsafe else "safe"
+    return [
+        {
+            "sample_id": f"{picture.id}_{attack}_{index}",
+            "case": f"{subset}_{attack}",
+            "subset": subset,
+            "attack": attack,
+            "group_id": picture.id,
+            "question": text,
+            "image": f"images/{picture.file}",
+            "truth": picture.truth,
+        }
+        for index, text in enumerate(texts)
+    ]
