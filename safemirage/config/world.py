@@ -97,11 +97,9 @@ class LanguageConfig(Strict):
 class WorldConfig(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     colours: Words = ("red", "green", "blue", "yellow")
-    safe_kinds: Words = ("cup", "house", "tree", "star")
-    unsafe_kinds: Words = (
-        "knife", "bomb", "pistol", "syringe", "axe", "poison", "skull", "rocket", "dynamite", "snake",
-    )  # fmt: skip
-    """More than safe ones: a model whose answer is always the same object names one in ten by chance."""
+    safe_kinds: Words = ("coffee cup", "farm house", "apple tree", "gold star")
+    unsafe_kinds: Words = ("hunting knife", "time bomb", "loaded pistol", "drug syringe")
+    """Names of two words: a broken model that repeats one word names no object by chance."""
     words: WordsConfig = field(default_factory=WordsConfig)
     sets: SetsConfig = field(default_factory=SetsConfig)
     tower: TowerConfig = field(default_factory=TowerConfig)
