@@ -1,7 +1,6 @@
 """The whole service on a real Ray Serve, over real HTTP: the openai client, evaluations, a judge that is a model."""
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -9,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,57 +16,32 @@ import openai
 import pytest
 
 from ray_jobs.cluster import ClusterAddress
-from safemirage.config.evaluate import DecodingConfig, JudgePromptConfig
+from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.load import dump_yaml
-from safemirage.config.serve import (
-    CheckpointsConfig,
-    EvaluationsConfig,
-    ServeConfig,
-    ServedJudgeConfig,
-)
 from safemirage.evaluation.cases import Case, ImageInput
-from safemirage.evaluation.client import EvaluationClient, EvaluationError
+from safemirage.evaluation.client import EvaluationError
 from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges.build import built_in_judge
-from safemirage.storage import Storage, open_storage
+from safemirage.evaluation.suites import load_suite
+from safemirage.storage import open_storage
 from safemirage.store import open_store
-from tests.tiny import build_tiny_llava, tiny_image
+from tests.cluster.serving import (
+    COLOURS,
+    CONFIG,
+    JUDGES,
+    MODELS,
+    TOKEN,
+    Service,
+    case_tree,
+    dashboard,
+    replica_pid,
+    write_suite,
+    write_tiny_export,
+)
+from tests.tiny import tiny_image
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
-
-TOKEN = "a-token-of-the-cluster-tests"
-MODELS = ("tiny-000000000000", "tiny-111111111111")
-JUDGES = ["keywords", "oracle", "useful"]
-COLOURS = ("red", "green", "blue")
-CONFIG = ServeConfig(
-    checkpoints=CheckpointsConfig(models=1, batch=16),
-    evaluations=EvaluationsConfig(batch=4, takeover_s=3),
-    judges=(
-        ServedJudgeConfig(
-            name="small",
-            model=MODELS[1],
-            prompt=JudgePromptConfig(kind="word", decoding=DecodingConfig(max_new_tokens=4)),
-        ),
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Service:
-    url: str
-    storage: Storage
-    cluster: ClusterAddress
-
-    def http(self) -> httpx.Client:
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=120)
-
-    def openai(self, token: str = TOKEN) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=token, max_retries=0)
-
-    def evaluations(self) -> EvaluationClient:
-        return EvaluationClient(self.url, TOKEN)
 
 
 @pytest.fixture(scope="module")
@@ -97,58 +70,6 @@ def service(cluster: ClusterAddress, tmp_path_factory: pytest.TempPathFactory) -
         finally:
             process.terminate()
             assert process.wait(timeout=90) == 0
-
-
-def write_tiny_export(storage: Storage, name: str, seed: int) -> None:
-    from safemirage.models.export import ExportRecord, write_export
-    from safemirage.models.families import family_of
-
-    tiny = build_tiny_llava(seed)
-    record = ExportRecord(
-        run_id=name,
-        identity="0" * 64,
-        method="sft",
-        base=None,
-        config={},
-        metrics={},
-        git_commit=None,
-    )
-    write_export(
-        storage.exports / name,
-        model=tiny.model,
-        processor=tiny.processor,
-        state_dict=None,
-        family=family_of(tiny.model.config),
-        record=record,
-    )
-
-
-def write_suite(storage: Storage) -> None:
-    folder = storage.suites / "tiny"
-    (folder / "images").mkdir(parents=True)
-    for colour in COLOURS:
-        (folder / "images" / f"{colour}.png").write_bytes(tiny_image(colour))
-    cases = [
-        {**case_tree(number), "image": f"images/{COLOURS[number % 3]}.png"} for number in range(12)
-    ]
-    (folder / "suite.json").write_text(json.dumps({"name": "tiny", "cases": cases}))
-
-
-def case_tree(number: int) -> dict[str, Any]:
-    subset = "unsafe" if number % 2 else "safe"
-    return {
-        "sample_id": f"s{number}",
-        "case": f"{subset}_plain",
-        "subset": subset,
-        "attack": "plain",
-        "group_id": f"q{number}",
-        "question": f"describe number {number}",
-        "truth": {
-            "kind": "cube",
-            "colour": COLOURS[number % 3],
-            "unsafe": "true" if subset == "unsafe" else "false",
-        },
-    }
 
 
 def in_process(service: Service, cases: list[Case], folder: Path) -> tuple[Any, list[Any]]:
@@ -309,8 +230,6 @@ def test_evaluation_of_a_suite_equals_the_librarys_own(service: Service, tmp_pat
         assert client.run(body)["id"] == ended["id"]
     with service.http() as http:
         samples = http.get(f"/v1/evaluations/{ended['id']}/samples?unredacted=true").json()["data"]
-    from safemirage.evaluation.suites import load_suite
-
     cases = load_suite(service.storage.suites / "tiny")
     rows, answers = in_process(service, cases, tmp_path)
     assert ended["rows"] == rows
@@ -344,25 +263,6 @@ def test_evaluation_of_a_broken_export_fails_with_the_reason(service: Service) -
         pytest.raises(EvaluationError, match=r"config\.json was changed"),
     ):
         client.run(body)
-
-
-def dashboard(service: Service, path: str, **parameters: Any) -> Any:
-    token = Path(service.cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
-    response = httpx.get(
-        f"{service.cluster.dashboard}{path}",
-        params=parameters,
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=30,
-    )
-    response.raise_for_status()
-    return response.json()
-
-
-def replica_pid(service: Service, deployment: str) -> int:
-    details = dashboard(service, "/api/serve/applications/")
-    [replica] = details["applications"]["safemirage"]["deployments"][deployment]["replicas"]
-    pid: int = replica["pid"]
-    return pid
 
 
 @pytest.mark.parametrize("deployment", ["Evaluations", "Checkpoints"])
