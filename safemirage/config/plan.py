@@ -1,6 +1,7 @@
 """A search made ready: its train file read, and every path and value of its space known to fit that file."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -43,7 +44,7 @@ def load_search(path: Path | str, overrides: Sequence[str] = ()) -> SearchPlan:
     path = Path(path)
     config = load_config(SearchConfig, path, overrides)
     base = path.parent / Path(config.base).expanduser()
-    return plan_search(replace(config, base=str(base.absolute())), source=str(path))
+    return plan_search(replace(config, base=os.path.abspath(base)), source=str(path))
 
 
 def plan_search(config: SearchConfig, *, source: str = "search") -> SearchPlan:

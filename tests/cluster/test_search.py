@@ -30,8 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
 PROJECT = Path(__file__).parents[2]
 BETA = "method.beta"
-FAILING = 1e30
-"""A beta with which the loss overflows: the training says that it diverged."""
+FORGET = "data.forget"
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def bench(cluster: ClusterAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     search = {
         "name": "tiny-search",
         "base": "base.yaml",
-        "space": {BETA: {"name": "loguniform", "low": 0.05, "high": FAILING}},
+        "space": {BETA: {"name": "loguniform", "low": 0.05, "high": 2.0}},
         "warm_start": [{BETA: 0.1}, {BETA: 0.5}],
         "trials": 2,
         "max_concurrent": 1,
@@ -205,15 +204,19 @@ def assert_opens_in_optuna_dashboard(bench: Bench, search_id: str) -> None:
 
 
 def test_search_shows_a_failed_trial_with_its_error_and_goes_on(bench: Bench) -> None:
-    output = bench.run(f"warm_start=[{{{BETA}: {FAILING}}}, {{{BETA}: 0.5}}]")
+    missing, there = str(bench.folder / "missing.json"), str(bench.folder / "run" / "forget.json")
+    output = bench.run(
+        f"space={{{FORGET}: {{name: choice, values: [{missing}, {there}]}}}}",
+        f"warm_start=[{{{FORGET}: {missing}}}, {{{FORGET}: {there}}}]",
+    )
 
     (search,) = bench.runs("search")
     assert search.result is not None
     outcome = SearchOutcome.from_result(search.result)
     assert [trial.state for trial in outcome.trials] == ["failed", "finished"]
-    assert "TrainingFailed" in (outcome.trials[0].error or "")
+    assert f"data.forget: '{missing}' is no file" in (outcome.trials[0].error or "")
     assert outcome.front == (outcome.trials[1].number,)
-    assert "failed: " in output
+    assert f"{FORGET}={missing}  failed: " in output
 
 
 def test_search_that_no_node_can_hold_is_refused_with_the_numbers(bench: Bench) -> None:

@@ -1,5 +1,6 @@
 """Search files: what is accepted, and what is refused with the dotted path before anything starts."""
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,12 @@ def test_inputs_made_absolute_hold_elsewhere_and_hub_ids_stay(
     assert located.data.retain == str(tmp_path / "retain.json")
     assert located.data.forget == "forget.json"  # not there: left for the training to name
     assert located.model.path == "some/model"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(files("configs").joinpath("search").iterdir()), ids=lambda path: path.name
+)
+def test_search_file_that_is_shipped_fits_its_train_file(path: Path) -> None:
+    config = load_search(path).config
+    assert len(config.objectives) > 1
+    assert config.warm_start
