@@ -102,7 +102,7 @@ def _write_token(path: Path) -> None:
     if path.exists():
         return
     path.touch(mode=0o600)
-    path.write_text(secrets.token_urlsafe(32) + "\n")
+    path.write_text(f"unredacted {secrets.token_urlsafe(32)}\n")
 
 
 def _run_job(demo: Demo, cluster: ClusterAddress) -> int:
