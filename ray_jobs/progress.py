@@ -1,9 +1,10 @@
-"""Progress of a run in the driver: from the controller's file into the run's record, and onto the screen."""
+"""Follows a run in its driver: from the controller's file into MLflow and the run's record, and onto the screen."""
 
 import json
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,37 +12,33 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from safemirage.store.leases import LeaseLost
 from safemirage.store.runs import RunHandle, RunRecord
+from safemirage.tracking import Tracker
 
 _POLL_S = 1.0
 _LINE_EVERY_S = 15.0
 
 
-class ProgressPump:
-    """Inside `with`, a thread looks at the progress file once a second. A bar on a terminal, else plain lines."""
+class Follower:
+    """Inside `with`, a thread looks at the file once a second. A bar on a terminal, else plain lines.
 
-    def __init__(self, handle: RunHandle, file: Path) -> None:
+    The file outlives its run's attempts, so steps that an earlier driver did not come to log are logged now, and
+    those that a restarted worker repeats are not logged twice.
+    """
+
+    def __init__(self, handle: RunHandle, file: Path, tracker: Tracker) -> None:
         self._handle = handle
         self._file = file
+        self._tracker = tracker
+        self._offset = 0
+        self._logged = tracker.last_step(handle.id)
+        self._screen = _Screen(handle.id)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"progress {handle.id}", daemon=True)
-        self._shown: dict[str, Any] = {}
-        self._line_at = 0.0
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns, console=console) if console.is_terminal else None
-        self._task = None if self._bar is None else self._bar.add_task(handle.id, total=None)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"follow {handle.id}")
+        self._followed: Future[None] | None = None
 
     def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        self._thread.start()
+        self._followed = self._pool.submit(self._run)
         return self
 
     def __exit__(
@@ -51,41 +48,78 @@ class ProgressPump:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join()
-        if self._bar is not None:
-            self._bar.stop()
+        self._pool.shutdown()
+        self._screen.close()
+        assert self._followed is not None
+        if error is None:
+            self._followed.result()  # raises what the thread met
 
     def _run(self) -> None:
-        last = False
-        while not last:
-            last = self._stop.wait(_POLL_S)  # one more look after the end
-            if not self._look(final=last):
-                return
+        while not self._stop.wait(_POLL_S):
+            self._look()
+        self._look(final=True)
 
-    def _look(self, *, final: bool) -> bool:
-        """Whether to go on; not when the run was lost, which the driver finds out itself."""
+    def _look(self, *, final: bool = False) -> None:
+        for report in self._new_reports():
+            steps = [step for step in report["steps"] if step["step"] > self._logged]
+            if steps:
+                self._tracker.log_steps(self._handle.id, steps)
+                self._logged = int(steps[-1]["step"])
+                total, loss = report["total_steps"], steps[-1]["loss"]
+                self._handle.progress({"done": self._logged, "total": total, "loss": loss})
+                self._screen.show(self._logged, total=total, loss=loss)
+            if report["checkpoint"] is not None:
+                self._tracker.set_tags(self._handle.id, {"checkpoint_uri": report["checkpoint"]})
+        if final:
+            self._screen.show_last()
+
+    def _new_reports(self) -> list[dict[str, Any]]:
+        """Those whose lines are whole since the last call."""
         if not self._file.is_file():
-            return True
-        progress = json.loads(self._file.read_text())
-        if progress == self._shown:
-            return True
-        try:
-            self._handle.progress(progress)
-        except LeaseLost:
-            return False
-        self._shown = progress
-        self._show(progress, final=final)
-        return True
+            return []
+        with self._file.open("rb") as stream:
+            stream.seek(self._offset)
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
 
-    def _show(self, progress: dict[str, Any], *, final: bool) -> None:
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=progress["done"], total=progress["total"])
-        elif final or time.monotonic() - self._line_at >= _LINE_EVERY_S:
+
+class _Screen:
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._line = ""
+        self._line_at = 0.0
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=console) if console.is_terminal else None
+        if self._bar is not None:
+            self._task = self._bar.add_task(name, total=None)
+            self._bar.start()
+
+    def show(self, done: int, *, total: int, loss: float) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total)
+            return
+        self._line = f"{self._name}: step {done}/{total}, loss {loss:.4f}"
+        if time.monotonic() - self._line_at >= _LINE_EVERY_S:
+            self.show_last()
+
+    def show_last(self) -> None:
+        """Prints the line that was not due yet."""
+        if self._line:
+            print(self._line, flush=True)
+            self._line = ""
             self._line_at = time.monotonic()
-            done, total = progress["done"], progress["total"]
-            print(
-                f"{self._handle.id}: step {done}/{total}, loss {progress['loss']:.4f}", flush=True
-            )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
 
 def waiting(run_id: str) -> Callable[[RunRecord], None]:

@@ -16,22 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs.preflight import BUILT_IN, PreflightError, local_node, preflight
-from ray_jobs.progress import ProgressPump, waiting
+from ray_jobs.progress import Follower, waiting
 from safemirage.config.identity import is_local, run_identity
 from safemirage.config.load import ConfigError, load_config, to_tree
 from safemirage.config.train import DeepSpeedEngineConfig, TrainConfig
 from safemirage.storage import Storage, open_storage
 from safemirage.store.database import Store, open_store
 from safemirage.store.runs import RunHandle, RunRecord, run_once
-from safemirage.tracking import open_tracker, tracking_place
+from safemirage.tracking import open_tracker
+from safemirage.training.job import TrainJob
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
 
-    from safemirage.training.loop import TrainJob
-
 _CONTROLLER_FAILURES = 3
 """Attempts to start a worker group; Ray's own default waits for missing resources for ever."""
+_REPORT_EVERY_S = 1.0
+"""A report waits for the controller, which looks every half second; so steps are gathered."""
 
 
 class TrainingFailed(RuntimeError):
@@ -116,7 +117,7 @@ class _Training:
         )
         finished = False
         try:
-            with ProgressPump(handle, self._progress_file()):
+            with Follower(handle, self._reports(), tracker):
                 summary = self._fit(callbacks)
             handle.check()
             tracker.set_tags(self._run_id, {"export": summary["export"]})
@@ -130,14 +131,9 @@ class _Training:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         from ray_jobs.capacity import worker_resources
-        from ray_jobs.training import ProgressCallback, work, worker_runtime_env
+        from ray_jobs.training import ReportWriter, work, worker_runtime_env
 
         workers = self._config.workers
-        progress = ProgressCallback(
-            self._run_id,
-            progress=self._progress_file(),
-            tracking=tracking_place(self._storage, self._config.tracking.experiment),
-        )
         trainer = TorchTrainer(
             work,
             train_loop_config={"job": self._job()},
@@ -154,7 +150,7 @@ class _Training:
                     max_failures=workers.max_failures, controller_failure_limit=_CONTROLLER_FAILURES
                 ),
                 checkpoint_config=CheckpointConfig(num_to_keep=self._config.checkpoint.keep),
-                callbacks=[progress, *callbacks],
+                callbacks=[ReportWriter(self._reports()), *callbacks],
                 worker_runtime_env=worker_runtime_env(self._config),
             ),
         )
@@ -164,17 +160,14 @@ class _Training:
         summary: dict[str, Any] = outcome["summary"]
         return summary
 
-    def _job(self) -> "TrainJob":
-        from ray_jobs.training import REPORT_EVERY_S
-        from safemirage.training.loop import TrainJob
-
+    def _job(self) -> TrainJob:
         return TrainJob(
             config=self._config,
             run_id=self._run_id,
             identity=self._identity,
             export=self._storage.exports / self._run_id,
             cache=self._storage.cache,
-            report_every_s=REPORT_EVERY_S,
+            report_every_s=_REPORT_EVERY_S,
         )
 
     @property
@@ -184,10 +177,10 @@ class _Training:
         stage = f"z{engine.stage}" if isinstance(engine, DeepSpeedEngineConfig) else "torch"
         return f"{self._run_id}-w{self._config.workers.count}-{stage}"
 
-    def _progress_file(self) -> Path:
+    def _reports(self) -> Path:
         folder = self._storage.runs / self._folder
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / "progress.json"
+        return folder / "reports.jsonl"
 
 
 def _require(config: TrainConfig) -> None:

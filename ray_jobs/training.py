@@ -15,12 +15,7 @@ from ray_jobs.capacity import worker_resources
 from safemirage.config.load import ConfigError
 from safemirage.config.train import TrainConfig
 from safemirage.data.records import DataError
-from safemirage.tracking import MlflowTracker, TrackingPlace
-from safemirage.training.batches import SampleError
-from safemirage.training.loop import Report, TrainingDiverged, TrainJob, train
-
-REPORT_EVERY_S = 1.0
-"""A report waits for the controller, which looks every half second; so steps are gathered."""
+from safemirage.training.job import Report, TrainingDiverged, TrainJob
 
 _PASSED_ON = (
     "HF_HOME",
@@ -30,20 +25,25 @@ _PASSED_ON = (
     "SAFEMIRAGE_GIT_COMMIT",
     "TORCH_EXTENSIONS_DIR",
 )
-_HOPELESS = (ConfigError, DataError, SampleError, TrainingDiverged)
-"""What every worker would run into again, so that a restart is of no use."""
 
 
 def work(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A Train worker's whole run; {"summary": ...} or {"hopeless": message} on every rank."""
+    """A Train worker's whole run; {"summary": ...} or {"hopeless": message} on every rank.
+
+    Hopeless is what every worker would run into again, so that a restart is of no use.
+    """
+    # On use: the controller imports this module too, and needs none of it.
+    from safemirage.training.batches import SampleError
+    from safemirage.training.loop import train
+
     job: TrainJob = settings["job"]
+    checkpoint = ray.train.get_checkpoint()
     try:
-        checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return {"summary": train(job, report=report)}
         with checkpoint.as_directory() as folder:
             return {"summary": train(replace(job, resume_from=Path(folder)), report=report)}
-    except _HOPELESS as error:
+    except (ConfigError, DataError, SampleError, TrainingDiverged) as error:
         return {"hopeless": f"{type(error).__name__}: {error}"}
 
 
@@ -60,38 +60,26 @@ def report(report: Report) -> None:
     ray.train.report(values, checkpoint=checkpoint)
 
 
-class ProgressCallback(UserCallback):
-    """Runs in the controller: writes progress for the driver to read, and the curves to MLflow."""
+class ReportWriter(UserCallback):
+    """Runs in the controller: appends each report to a file, for the driver to follow.
 
-    def __init__(self, run_id: str, *, progress: Path, tracking: TrackingPlace) -> None:
-        self._run_id = run_id
-        self._progress = progress
-        self._tracking = tracking
-        self._tracker: MlflowTracker | None = None
-        self._logged = 0
+    The controller imports neither torch nor mlflow, and never waits for a database.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
     ) -> None:
         first = metrics[0]
-        if self._tracker is None:
-            self._tracker = MlflowTracker(self._tracking)
-            self._logged = self._tracker.last_step(self._run_id)
-        # After a restart some steps come a second time, with the same values.
-        new = [step for step in first["history"] if step["step"] > self._logged]
-        if new:
-            self._tracker.log_steps(self._run_id, new)
-            self._logged = int(new[-1]["step"])
-            self._write(
-                {"done": self._logged, "total": first["total_steps"], "loss": new[-1]["loss"]}
-            )
-        if checkpoint is not None:
-            self._tracker.set_tags(self._run_id, {"checkpoint_uri": checkpoint.path})
-
-    def _write(self, progress: Mapping[str, float]) -> None:
-        unfinished = self._progress.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(progress))
-        unfinished.replace(self._progress)
+        line = {
+            "steps": first["history"],
+            "total_steps": first["total_steps"],
+            "checkpoint": None if checkpoint is None else checkpoint.path,
+        }
+        with self._file.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
 
 
 def worker_runtime_env(config: TrainConfig) -> dict[str, Any]:

@@ -10,7 +10,6 @@ Runs are found by their tag `safemirage.run_id`, so a run that is resumed goes o
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -77,24 +76,18 @@ class NullTracker:
         pass
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrackingPlace:
-    """Where runs are tracked. It can be sent to other processes, whose environment may say nothing of it."""
-
-    uri: str
-    """Tracking server or database."""
-    experiment: str
-    artifacts: Path | None
-    """Folder of the experiment's files; None leaves it to the server. A database's own default would be relative to
-    whatever folder a process happens to run in."""
-
-
 class MlflowTracker:
     """Runs of one MLflow experiment. One process writes a run at a time; reading is free."""
 
-    def __init__(self, place: TrackingPlace) -> None:
-        self._client = _client(place.uri)
-        self._experiment_id = self._find_experiment(place.experiment, place.artifacts)
+    def __init__(self, uri: str, *, experiment: str, artifacts: Path | None) -> None:
+        """
+        Args:
+            uri: tracking server or database.
+            artifacts: folder of the experiment's files; None leaves it to the server. A database's own default would
+                be relative to whatever folder a process happens to run in.
+        """
+        self._client = _client(uri)
+        self._experiment_id = self._find_experiment(experiment, artifacts)
         self._ids: dict[str, str] = {}
 
     def start(
@@ -186,16 +179,12 @@ class MlflowTracker:
             self._client.log_batch(mlflow_id, params=params[start : start + _PARAM_BATCH])
 
 
-def tracking_place(storage: Storage, experiment: str) -> TrackingPlace:
+def open_tracker(storage: Storage, experiment: str) -> MlflowTracker:
+    """The tracker of a storage. A first call makes the database's tables: make it before processes fan out."""
     uri = storage.mlflow_uri
     remote = uri.startswith(("http://", "https://", "databricks"))
     artifacts = None if remote else storage.root / "mlflow" / experiment
-    return TrackingPlace(uri=uri, experiment=experiment, artifacts=artifacts)
-
-
-def open_tracker(storage: Storage, experiment: str) -> MlflowTracker:
-    """The tracker of a storage. A first call makes the database's tables: make it before processes fan out."""
-    return MlflowTracker(tracking_place(storage, experiment))
+    return MlflowTracker(uri, experiment=experiment, artifacts=artifacts)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

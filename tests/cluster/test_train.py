@@ -24,7 +24,8 @@ from safemirage.storage import Storage
 from safemirage.store.database import open_store
 from safemirage.store.runs import RunRecord
 from safemirage.tracking import RUN_TAG
-from safemirage.training.loop import Report, StepMetrics, TrainJob, train
+from safemirage.training.job import Report, StepMetrics, TrainJob
+from safemirage.training.loop import train
 from tests.tiny_run import make_tiny_run, tiny_train_config
 
 # The controller unpickles callbacks of this module, which it cannot import.

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from safemirage.config.train import TrainConfig
 from safemirage.models.loading import load_for_inference
-from safemirage.training.loop import Report, StepMetrics, TrainingDiverged, TrainJob, train
+from safemirage.training.job import Report, StepMetrics, TrainingDiverged, TrainJob
+from safemirage.training.loop import train
 from tests.tiny_run import make_tiny_run, tiny_train_config
 
 RMU = {"name": "rmu", "hook_layer": 1, "steering_coefficient": 2.0}

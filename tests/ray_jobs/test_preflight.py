@@ -1,0 +1,162 @@
+"""What a run is told to be lacking, without a cluster."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_jobs.preflight import local_node, preflight
+from ray_jobs.train import main
+from safemirage.config.load import build_config, dump_yaml
+from safemirage.config.train import TrainConfig
+
+HEAD = {"CPU": 4.0}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> dict[str, Any]:
+    """Nothing is missing; the files are never read."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "images").mkdir()
+    for name in ("model/config.json", "retain.json", "forget.json"):
+        (tmp_path / name).write_text("{}")
+    return {
+        "model": {"path": str(tmp_path / "model")},
+        "data": {
+            "retain": str(tmp_path / "retain.json"),
+            "forget": str(tmp_path / "forget.json"),
+            "image_folder": str(tmp_path / "images"),
+        },
+        "method": {"name": "npo"},
+        "optim": {"learning_rate": 1e-3, "batch_size": 8, "steps": 1},
+        "workers": {"count": 2},
+    }
+
+
+def problems(tree: dict[str, Any], nodes: list[dict[str, float]]) -> list[str]:
+    return preflight(build_config(TrainConfig, tree), nodes=nodes)
+
+
+def test_preflight_with_everything_there_says_nothing(tree: dict[str, Any]) -> None:
+    assert problems(tree, [HEAD]) == []
+
+
+def test_preflight_lists_all_that_is_missing_at_once(tree: dict[str, Any]) -> None:
+    tree["workers"] = {"count": 8, "gpu": True}
+    tree["model"]["path"] = "./nowhere"
+    tree["data"] = {"retain": "no.json", "forget": "none.json", "image_folder": "images"}
+    found = problems(tree, [HEAD])
+    keys = [line.split(":")[0] for line in found]
+    assert keys == [
+        "workers",
+        "workers",
+        "model.path",
+        "data.retain",
+        "data.forget",
+        "data.image_folder",
+    ]
+    assert "need 8 CPU, and the cluster has 4" in found[0]
+    assert "need 8 GPU, and the cluster has 0" in found[1]
+
+
+def test_preflight_counts_all_nodes(tree: dict[str, Any]) -> None:
+    tree["workers"] = {"count": 8, "gpu": True}
+    assert problems(tree, [{"CPU": 8, "GPU": 4}, {"CPU": 8, "GPU": 4}]) == []
+
+
+def test_preflight_folder_without_a_model_is_named(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree["model"]["path"] = str(tmp_path / "images")
+    (line,) = problems(tree, [HEAD])
+    assert line.startswith("model.path")
+    assert "no config.json" in line
+
+
+def test_preflight_hub_id_outside_the_cache_and_offline_is_named(
+    tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    tree["model"]["path"] = "nobody/nothing"
+    (line,) = problems(tree, [HEAD])
+    assert "HF_HUB_OFFLINE" in line
+
+
+def test_preflight_hub_that_cannot_be_reached_is_named(
+    tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    tree["model"]["path"] = "nobody/nothing"
+    (line,) = problems(tree, [HEAD])
+    assert "http://127.0.0.1:9 cannot be reached" in line
+
+
+@pytest.mark.parametrize(
+    ("branch", "key"),
+    [
+        ({"optim": {"learning_rate": 1e-3, "batch_size": 9, "steps": 1}}, "optim.batch_size"),
+        ({"method": {"name": "npo", "reduction": "mean", "group_size": 3}}, "method.group_size"),
+    ],
+)
+def test_preflight_batch_that_cannot_be_divided_is_named(
+    tree: dict[str, Any], branch: dict[str, Any], key: str
+) -> None:
+    (line,) = problems({**tree, **branch}, [HEAD])
+    assert line.startswith(key)
+
+
+def test_preflight_takes_parts_of_the_miniature_for_granted(tree: dict[str, Any]) -> None:
+    tree["model"]["path"] = "miniature:base"
+    tree["data"] = {"retain": "miniature:retain.json", "forget": "miniature:forget.json"}
+    assert problems(tree, [HEAD]) == []
+
+
+def test_local_node_counts_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
+    assert local_node()["GPU"] == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local_node()["GPU"] == 0
+
+
+def test_train_command_without_gpus_exits_2_before_ray_starts(
+    tree: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "storage"))
+    file = tmp_path / "run.yaml"
+    file.write_text(dump_yaml(build_config(TrainConfig, tree)))
+    assert main([str(file), "workers.gpu=true"]) == 2
+    assert "need 2 GPU, and the cluster has 0" in capsys.readouterr().err
+
+
+def test_train_command_with_a_bad_key_names_it_without_importing_torch_or_ray(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(dump_yaml(build_config(TrainConfig, tree)))
+    code = (
+        "import sys; from ray_jobs.train import main; code = main(sys.argv[1:]);"
+        "print([m for m in ('torch', 'ray', 'mlflow', 'transformers') if m in sys.modules]);"
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file), "method.bta=0.2"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "method.bta" in done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_train_command_without_arguments_prints_its_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([]) == 2
+    assert "python -m ray_jobs.train CONFIG.yaml" in capsys.readouterr().out
