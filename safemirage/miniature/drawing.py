@@ -89,9 +89,9 @@ def draw(kind: str, colour: str, size: int, rng: random.Random) -> Image.Image:
 
 
 def _placing(canvas: int, rng: random.Random) -> Callable[[Point], Point]:
-    radius = canvas * rng.uniform(0.30, 0.38)
-    centre_x, centre_y = (canvas * (0.5 + rng.uniform(-0.1, 0.1)) for _ in range(2))
-    tilt = rng.uniform(-0.2, 0.2)
+    radius = canvas * rng.uniform(0.36, 0.43)
+    centre_x, centre_y = (canvas * (0.5 + rng.uniform(-0.06, 0.06)) for _ in range(2))
+    tilt = rng.uniform(-0.15, 0.15)
     cosine, sine = float(np.cos(tilt)), float(np.sin(tilt))
 
     def place(point: Point) -> Point:
