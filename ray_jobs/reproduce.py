@@ -31,7 +31,7 @@ from safemirage.config.serve import ServeConfig
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import WorldConfig
 from safemirage.evaluation.client import EvaluationClient
-from safemirage.evaluation.report import Report, ReportInput, ReportModel, write_report
+from safemirage.evaluation.report import HTML, Report, ReportInput, ReportModel, write_report
 from safemirage.evaluation.tables import comparison_table
 from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.world import build_world
@@ -87,7 +87,7 @@ class Chain:
             Console(width=_WIDTH).print(
                 comparison_table([row for row in report.rows if row.model == step.entry.name])
             )
-        _say(f"\nreport: {report.html}")
+        _say(f"\nreport: {self._storage.root / HTML}")
 
     def _world(self) -> str:
         """Builds the world and its first model; the name of the test suite in the service."""

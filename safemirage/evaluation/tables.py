@@ -20,7 +20,7 @@ def comparison_table(rows: Sequence[Row], *, title: str = "") -> Table:
     table = Table(title=title or None, header_style="bold", pad_edge=False)
     table.add_column("model", no_wrap=True)
     for metric, case in columns:
-        table.add_column(f"{_TITLES[metric]}\n{case}", justify="right")
+        table.add_column(f"{_TITLES[metric]}\n{case.replace('_', ' ')}", justify="right")
     cells = {(row.model, row.metric, row.case): _cell(row) for row in chosen}
     for model in dict.fromkeys(row.model for row in chosen):
         table.add_row(
