@@ -20,10 +20,13 @@ from safemirage.storage import Storage
 from safemirage.store.database import Store, open_store
 
 _POLL_S = 1.0
-_SUBMISSION = re.compile(
-    r"^[\d-]+ [\d:,]+\s(INFO|SUCC) \S+\.py:\d+ -- |^INFO [\d-]+ [\d:,]+ serve \d+ -- "
+_CHATTER = re.compile(
+    r"^[\d-]+ [\d:,]+\s(INFO|SUCC) \S+\.py:\d+ -- "
+    r"|WARNING working_dir\.py:\d+ -- Directory '\.(git|venv)' is now ignored"
+    r"|^INFO [\d-]+ [\d:,]+ serve \d+ -- "
+    r"|\(raylet\).* WARNING: \d+ PYTHON worker processes have been started"
 )
-"""What `ray job submit` and Serve say of themselves; warnings and errors of theirs look different and are shown."""
+"""What `ray job submit`, Serve and the raylet say of themselves; all other warnings and errors of theirs are shown."""
 _BAR_KINDS = ("world", "train", "search", "evaluate")
 
 
@@ -57,7 +60,7 @@ def follow(job: subprocess.Popen[str], storage: Storage, console: Console) -> No
 
 def _read(stream: IO[str], lines: "queue.Queue[str | None]") -> None:
     for line in stream:
-        if not _SUBMISSION.match(line):
+        if not _CHATTER.search(line):
             lines.put(line.rstrip("\n"))
     lines.put(None)
 
