@@ -65,5 +65,7 @@ def open_storage(root: str | Path | None = None) -> Storage:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"SAFEMIRAGE_STORAGE: {folder} cannot be created: {error.strerror}") from error
+        raise ConfigError(
+            f"SAFEMIRAGE_STORAGE: {folder} cannot be created: {error.strerror}"
+        ) from error
     return Storage(folder)

@@ -1,6 +1,6 @@
 """The chain of `make demo`: a world, the models of the table, the suites. Files: configs/reproduce/*.yaml."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import Field
@@ -33,7 +33,7 @@ class ReproduceConfig(Strict):
     """Seed of the world and of every run in it."""
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     judges: tuple[str, ...] = ("oracle", "useful", "keywords")
-    decoding: DecodingConfig = DecodingConfig(max_new_tokens=16)
+    decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=16))
     serve: str = "../serve/local.yaml"
     """Serve file, relative to this one."""
     serve_overrides: tuple[str, ...] = not_identity(())
