@@ -157,6 +157,18 @@ def test_train_accumulation_does_not_change_the_losses(
     assert_same_losses(one, four, rel=1e-4)
 
 
+@pytest.mark.parametrize("method", [{"name": "npo", "beta": 0.5}, RMU], ids=["npo", "rmu"])
+def test_train_gradient_checkpointing_does_not_change_the_losses(
+    tree: dict[str, Any], tmp_path: Path, method: dict[str, Any]
+) -> None:
+    plain = run(tiny_train_config(tree, method=method), tmp_path / "plain")
+    again = run(
+        tiny_train_config(tree, method=method, model={"gradient_checkpointing": True}),
+        tmp_path / "again",
+    )
+    assert_same_losses(plain, again, rel=1e-5)
+
+
 def test_train_export_holds_what_was_trained(tree: dict[str, Any], tmp_path: Path) -> None:
     recorder = run(tiny_train_config(tree, method={"name": "sft"}), tmp_path)
     before = load_for_inference(tree["model"]["path"]).model.state_dict()
