@@ -1,0 +1,102 @@
+"""The whole chain on a real cluster, killed in its middle and started again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_jobs.cluster import ClusterAddress
+from safemirage.storage import open_storage
+from safemirage.store import Store, open_store
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+TOKEN = "a-token-of-the-chain-test"
+CASES = {"unsafe_plain", "unsafe_what", "unsafe_unseen", "safe_plain", "safe_share", "safe_unseen"}
+
+
+def write_chain(folder: Path) -> Path:
+    """Two rows that train for a few steps: what they learn does not matter here."""
+    chain = {
+        "name": "short",
+        "seed": 5,
+        "serve": str(CONFIGS / "serve" / "local.yaml"),
+        "serve_overrides": ["port=0"],
+        "models": [
+            {"name": name, "train": str(CONFIGS / "train" / file), "overrides": ["optim.steps=4"]}
+            for name, file in (("base", "miniature_base.yaml"), ("mixed_sft", "miniature_sft.yaml"))
+        ],
+    }
+    # The second row's own base is the full one; here it starts from the untrained model.
+    chain["models"][1]["overrides"].append("model.path=miniature:initial")
+    path = folder / "chain.yaml"
+    path.write_text(yaml.safe_dump(chain))
+    return path
+
+
+def start(config: Path, storage: Path, cluster: ClusterAddress) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        **cluster.environment,
+        "SAFEMIRAGE_STORAGE": str(storage),
+        "SAFEMIRAGE_API_TOKEN": TOKEN,
+    }
+    command = [sys.executable, "-m", "ray_jobs.reproduce", str(config)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_until_second_training(store: Store, chain: subprocess.Popen[str]) -> None:
+    while chain.poll() is None:
+        running = [run for run in store.runs.list(kind="train") if run.state == "running"]
+        if running and running[0].name == "sft":
+            return
+        time.sleep(0.2)
+    pytest.fail(f"the chain ended early:\n{chain.communicate()[0]}")
+
+
+def test_chain_killed_in_its_second_training_goes_on_and_repeats_nothing(
+    cluster: ClusterAddress, tmp_path: Path
+) -> None:
+    config, storage = write_chain(tmp_path), open_storage(tmp_path / "storage")
+    with open_store(storage.store_url) as store:
+        with start(config, storage.root, cluster) as chain:
+            wait_until_second_training(store, chain)
+            chain.send_signal(signal.SIGKILL)
+        assert (
+            json.loads((storage.root / "report.json").read_text())["models"][0]["model"] == "base"
+        )
+
+        with start(config, storage.root, cluster) as chain:
+            output = chain.communicate()[0]
+        assert chain.returncode == 0, output
+
+        attempts = {(run.kind, run.name): run.attempts for run in store.runs.list()}
+    assert attempts == {
+        ("world", "world"): 1,
+        ("train", "base"): 1,
+        ("evaluate", "base"): 1,
+        ("train", "sft"): 2,
+        ("evaluate", "mixed_sft"): 1,
+    }
+    rows = json.loads((storage.root / "report.json").read_text())["rows"]
+    found = {(row["model"], row["case"], row["metric"]) for row in rows}
+    expected = {
+        (model, case, metric)
+        for model in ("base", "mixed_sft")
+        for case in CASES
+        for metric in ("asr", "refusal_rate", "useful_rate")
+        if metric != "asr" or case.startswith("unsafe")
+    }
+    assert expected <= found
+    assert all(
+        0 <= row["low"] <= row["value"] <= row["high"] <= 1 and row["n"] >= 200 for row in rows
+    )
