@@ -6,6 +6,7 @@ An existing cluster is joined only where RAY_ADDRESS is set; `ray stop` is never
 Ray process of the user.
 """
 
+import ctypes
 import json
 import os
 import secrets
@@ -27,6 +28,9 @@ import psutil
 LOOPBACK = "127.0.0.1"
 DRIVER_RESOURCE = "train_driver"
 """What a search trial's driver asks for instead of a CPU, which its Train workers need."""
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 class ClusterError(RuntimeError):
@@ -105,6 +109,7 @@ def local_cluster(
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
     try:
         _wait_until_up(head, address, output, start_timeout_s)
@@ -112,6 +117,11 @@ def local_cluster(
     finally:
         _end(head)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_with_parent() -> None:
+    """In the child, before it becomes the head: it is told to end when this process ends, however that comes."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _head_command(folder: Path, ports: list[int], num_cpus: int, drivers: int) -> list[str]:
@@ -148,12 +158,22 @@ def _wait_until_up(
         if head.poll() is not None:
             raise ClusterError(f"the Ray head ended with {head.returncode}:\n{_tail(log)}")
         try:
-            if httpx.get(f"{address.dashboard}/api/jobs/", headers=headers, timeout=5).is_success:
+            if _has_node(
+                httpx.get(f"{address.dashboard}/nodes?view=summary", headers=headers, timeout=5)
+            ):
                 return
         except httpx.TransportError:
             pass  # not listening yet
         time.sleep(0.2)
     raise ClusterError(f"the Ray head did not answer within {timeout_s:g} s:\n{_tail(log)}")
+
+
+def _has_node(response: httpx.Response) -> bool:
+    """Whether the dashboard knows a node that takes work; it answers before there is one."""
+    if not response.is_success:
+        return False
+    nodes = response.json()["data"]["summary"]
+    return any(node["raylet"].get("state") == "ALIVE" for node in nodes)
 
 
 def _tail(log: Path, lines: int = 20) -> str:

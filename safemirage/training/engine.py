@@ -298,6 +298,9 @@ def build_operator() -> None:
     away such a file.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if sys.prefix != sys.base_prefix:
+        # The default folder is shared by all environments of a user, and each would build what another one built anew.
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
     if (
         shutil.which("ninja") is None
     ):  # a worker that was started without the environment's bin in PATH
