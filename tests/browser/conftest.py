@@ -64,7 +64,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
             thread.join()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not there; Debian has it in the package chromium")

@@ -185,11 +185,11 @@ def test_comparison_table_shows_models_by_case(store: Store, tmp_path: Path) -> 
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(comparison_table(rows, title="before and after attack"))
     text = console.export_text()
-    header = next(line for line in text.splitlines() if "unsafe_plain" in line)
-    assert re.findall(r"\w+_\w+", header) == [
-        "unsafe_plain", "unsafe_what", "unsafe_unseen",
-        "safe_plain", "safe_share", "safe_unseen",
-        "safe_plain", "safe_share", "safe_unseen",
+    header = next(line for line in text.splitlines() if "unsafe" in line)
+    assert re.findall(r"\w+safe \w+|safe \w+", header) == [
+        "unsafe plain", "unsafe what", "unsafe unseen",
+        "safe plain", "safe share", "safe unseen",
+        "safe plain", "safe share", "safe unseen",
     ]  # fmt: skip
     line = next(line for line in text.splitlines() if "mixed_sft" in line)
     assert re.findall(r"(\d+) %", line) == ["0", "100", "100", "0", "100", "0", "100", "0", "100"]
