@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client
 
 from safemirage.config.load import ConfigError, load_config
 from safemirage.config.serve import ServeConfig
@@ -114,9 +115,11 @@ def start_service(config: ServeConfig, storage: Storage) -> RunningService:
         ServiceError: the port is taken, or Serve runs on this cluster already under another address.
     """
     owns_serve = not serve.status().proxies
-    if config.port == 0:
+    if not owns_serve:
+        config = _at_running_serve(config)
+    elif config.port == 0:
         config = replace(config, port=_free_port(config.host))
-    elif owns_serve:
+    else:
         _check_port(config.host, config.port)
     instance = uuid.uuid4().hex
     application = build(BuildArgs(config=config, storage=str(storage.root), instance=instance))
@@ -140,6 +143,15 @@ def running_service(config: ServeConfig, storage: Storage) -> Iterator[str]:
         yield service.url
     finally:
         service.stop()
+
+
+def _at_running_serve(config: ServeConfig) -> ServeConfig:
+    """The config at the address of the Serve that runs already, which takes no other: what a starter that was killed
+    left on a cluster, for instance."""
+    client = _get_global_client()
+    assert client is not None, "its status was asked for"
+    options = client.get_serve_details()["http_options"]
+    return replace(config, host=options["host"], port=options["port"])
 
 
 def _wait_until_answers(url: str, instance: str) -> None:

@@ -29,6 +29,13 @@ def _result(process: Any) -> dict[str, Any]:
     return dict(json.loads(output))
 
 
+def _wait_for_file(path: Path, timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.02)
+
+
 def _wait_for_lines(log: Path, count: int) -> None:
     deadline = time.monotonic() + 40
     while not log.exists() or len(log.read_text().splitlines()) < count:
@@ -157,9 +164,10 @@ def test_run_whose_holder_is_killed_is_resumed_by_its_follower(
     store_url: str, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    holder = _start(store_url, log, ttl_s=1, seconds=60)
+    holder = _start(store_url, log, ttl_s=3, seconds=60)
     _wait_for_lines(log, 1)
-    follower = _start(store_url, log, ttl_s=1, seconds=0)
+    follower = _start(store_url, log, ttl_s=3, seconds=0)
+    _wait_for_file(Path(f"{log}.followed"))
     with open_store(store_url) as store:
         record = store.runs.get("run-1")
         assert record is not None
