@@ -75,7 +75,6 @@ def _parse(arguments: list[str] | None) -> Demo:
     parser.add_argument(
         "--keep", action="store_true", help="hold service and dashboards until Ctrl-C"
     )
-    parser.add_argument("--config", default=CONFIG, help="a file of configs/reproduce")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="overrides of the config")
     values = parser.parse_args(arguments)
     storage = open_storage(PROJECT / "runs" / "demo" / f"seed-{values.seed}")
