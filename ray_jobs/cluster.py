@@ -204,12 +204,19 @@ def _already_gone() -> Iterator[None]:
         return
 
 
+def wait_to_be_ended() -> None:
+    """Returns at Ctrl-C or SIGTERM, so that what was started can be ended. Later ones wait for the process's end."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signal.sigwait(signals)
+
+
 def main() -> None:
     with local_cluster() as cluster:
         for name, value in cluster.environment.items():
             print(f"export {name}={value}")
         print(f"# dashboard: {cluster.dashboard}   (Ctrl-C ends it)", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        wait_to_be_ended()
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from ray_jobs.cluster import LOOPBACK, ClusterAddress, free_ports, local_cluster
+from ray_jobs.cluster import LOOPBACK, ClusterAddress, free_ports, local_cluster, wait_to_be_ended
 from ray_jobs.follow import follow
 from safemirage.storage import Storage, open_storage
 
@@ -157,8 +157,7 @@ def _say_where(demo: Demo, cluster: ClusterAddress) -> None:
 def _hold(demo: Demo) -> None:
     with _mlflow_server(demo) as url:
         console.print(f"MLflow       {url}\n\nCtrl-C ends them all.")
-        with suppress(KeyboardInterrupt):
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        wait_to_be_ended()
 
 
 @contextmanager
