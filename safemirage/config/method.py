@@ -14,7 +14,7 @@ Reduction = Literal["sum", "mean"]
 
 @dataclass(frozen=True, kw_only=True)
 class RetainConfig(Strict):
-    """Terms that hold everything else in place; the options of every method but RMU."""
+    """Terms that hold everything else in place; options of every method."""
 
     retain_weight: NonNegative = 1.0
     """Weight of the cross-entropy on the retain set."""
@@ -103,7 +103,7 @@ class IDKConfig(RetainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RMUConfig(Strict):
+class RMUConfig(RetainConfig):
     """Representation misdirection: forget activations are steered to a random vector, retain ones held."""
 
     name: Literal["rmu"] = "rmu"
@@ -120,13 +120,12 @@ class RMUConfig(Strict):
     forget_weight: NonNegative = 1.0
     alpha: NonNegative = 1.0
     """Weight of the squared distance between retain activations and the reference's."""
-    retain_weight: NonNegative = 1.0
-    """Weight of the cross-entropy on the retain set."""
 
     def __post_init__(self) -> None:
-        if self.forget_weight == self.alpha == self.retain_weight == 0:
+        weights = ("forget_weight", "alpha", "retain_weight", "kl_weight", "decouple_weight")
+        if not any(getattr(self, name) for name in weights):
             raise ValueError(
-                "forget_weight, alpha and retain_weight are all 0, so there is nothing to train for; raise one"
+                f"{', '.join(weights)} are all 0, so there is nothing to train for; raise one"
             )
 
 
@@ -145,8 +144,7 @@ MethodConfig = Annotated[
 
 def needed_sets(method: MethodConfig) -> tuple[str, ...]:
     """The sets that a method draws batches of beside the retain set: fields of StepBatch."""
-    decouples = isinstance(method, RetainConfig) and method.decouple_weight > 0
-    decouple = ("decouple",) if decouples else ()
+    decouple = ("decouple",) if method.decouple_weight > 0 else ()
     match method:
         case SFTConfig():
             return decouple

@@ -6,7 +6,11 @@ from torch import Tensor, nn
 
 from safemirage.config.method import RetainConfig
 from safemirage.methods.batch import Batch, StepBatch
-from safemirage.methods.forward import supervised_logits, supervised_logps
+from safemirage.methods.forward import (
+    supervised_logits,
+    supervised_logps,
+    supervised_positions,
+)
 from safemirage.methods.losses import cross_entropy_share, kl_share, sequence_logps
 from safemirage.methods.method import Term
 from safemirage.methods.reference import ReferenceModel
@@ -41,29 +45,35 @@ class RetainTerms:
         config = self._config
         terms = []
         if config.retain_weight > 0 or config.kl_weight > 0 or self._logps_term is not None:
-            terms += self._retain(model, batch.retain)
-        if config.decouple_weight > 0:
-            assert batch.decouple is not None
-            share = cross_entropy_share(
-                supervised_logps(model, batch.decouple), global_tokens=batch.decouple.global_tokens
-            )
-            terms.append(Term("decouple/loss", config.decouple_weight, share))
-        return terms
+            logits_BKV, _ = supervised_logits(model, batch.retain)
+            reference_BKV = None
+            if config.kl_weight > 0:
+                assert self._reference is not None, "prepare comes first"
+                reference_BKV = self._reference.logits(batch.retain)
+            terms += self.of_logits(logits_BKV, batch.retain, reference_BKV)
+        return terms + self.decouple(model, batch)
 
-    def _retain(self, model: nn.Module, retain: Batch) -> list[Term]:
-        logits_BKV, targets_BK = supervised_logits(model, retain)
+    def of_logits(
+        self, logits_BKV: Tensor, retain: Batch, reference_BKV: Tensor | None
+    ) -> list[Term]:
+        """The retain batch's terms, from its logits at supervised positions and, for KL, the reference's."""
+        _, targets_BK = supervised_positions(retain.labels_BT)
         logps_B = sequence_logps(logits_BKV, targets_BK)
         loss = cross_entropy_share(logps_B, global_tokens=retain.global_tokens)
         terms = [Term("retain/loss", self._config.retain_weight, loss)]
-        if self._config.kl_weight > 0:
-            assert self._reference is not None, "prepare comes first"
-            kl = kl_share(
-                self._reference.logits(retain),
-                logits_BKV,
-                targets_BK,
-                global_tokens=retain.global_tokens,
-            )
+        if reference_BKV is not None:
+            kl = kl_share(reference_BKV, logits_BKV, targets_BK, global_tokens=retain.global_tokens)
             terms.append(Term("retain/kl", self._config.kl_weight, kl))
         if self._logps_term is not None:
             terms.append(self._logps_term(logps_B, retain))
         return terms
+
+    def decouple(self, model: nn.Module, batch: StepBatch) -> list[Term]:
+        """The decouple batch's term, where it has a weight."""
+        if self._config.decouple_weight == 0:
+            return []
+        assert batch.decouple is not None
+        share = cross_entropy_share(
+            supervised_logps(model, batch.decouple), global_tokens=batch.decouple.global_tokens
+        )
+        return [Term("decouple/loss", self._config.decouple_weight, share)]

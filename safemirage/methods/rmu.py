@@ -6,22 +6,18 @@ from torch import Tensor, nn
 
 from safemirage.config.method import RMUConfig
 from safemirage.methods.batch import Batch, StepBatch
-from safemirage.methods.losses import (
-    activation_lengths,
-    activation_share,
-    control_vector,
-    cross_entropy_share,
-)
+from safemirage.methods.losses import activation_lengths, activation_share, control_vector
 from safemirage.methods.method import LossOutput, Term, loss_output
-from safemirage.methods.views import LayerViews
+from safemirage.methods.retain import RetainTerms
+from safemirage.methods.views import LayerViews, Lower
 
 
 class RMU:
-    """a_f |h(x_f) - c v|^2 / H + alpha |h(x_r) - h_ref(x_r)|^2 / H + w CE(retain), at one decoder layer's output.
+    """a_f |h(x_f) - c v|^2 / H + alpha |h(x_r) - h_ref(x_r)|^2 / H + the retain terms, h at one decoder layer's output.
 
-    Li et al. 2024 ("The WMDP Benchmark") without the last term; Safety Mirage's code with it. Squared distances are
+    Li et al. 2024 ("The WMDP Benchmark") without the last; Safety Mirage's code with CE(retain). Squared distances are
     averaged over a sample's positions, then over samples: with one sample a batch that is the original's mean, and
-    it does not depend on how a batch is cut. Padding never counts. The retain batch runs once for both its terms, and
+    it does not depend on how a batch is cut. Padding never counts. The retain batch runs once for all its terms, and
     no part of the model runs for a term whose weight is 0.
 
     Adaptive (Huu-Tien et al. 2025, "On Effects of Steering Latent Representation for Large Language Model Unlearning",
@@ -33,13 +29,16 @@ class RMU:
 
     def __init__(self, config: RMUConfig) -> None:
         self.config = config
+        self._retain = RetainTerms(config)
         self._views: LayerViews | None = None
         self._control_H: Tensor | None = None
 
     def prepare(self, model: nn.Module, *, seed: int) -> None:
         """Draws the control vector and freezes a copy of the trained tensors up to the hook layer."""
         config = self.config
-        self._views = LayerViews(model, hook_layer=config.hook_layer)
+        self._views = LayerViews(
+            model, hook_layer=config.hook_layer, with_reference_logits=config.kl_weight > 0
+        )
         length = config.steering_coefficient if config.adaptive_scale is None else 1.0
         self._control_H = control_vector(self._views.hidden_size, coefficient=length, seed=seed)
 
@@ -50,6 +49,7 @@ class RMU:
             share = self._forget_share(batch.forget)
             terms.append(Term("forget/loss", self.config.forget_weight, share))
         terms += self._retain_terms(batch.retain)
+        terms += self._retain.decouple(model, batch)
         return loss_output(terms)
 
     def _forget_share(self, forget: Batch) -> Tensor:
@@ -68,12 +68,13 @@ class RMU:
     def _retain_terms(self, retain: Batch) -> list[Term]:
         assert self._views is not None, "prepare comes first"
         config = self.config
-        terms: list[Term] = []
-        if config.alpha == 0 and config.retain_weight == 0:
-            return terms
+        needs_logits = config.retain_weight > 0 or config.kl_weight > 0
+        if config.alpha == 0 and not needs_logits:
+            return []
         lower = self._views.lower(retain.inputs)
-        reference_BTH = self._views.reference(lower) if config.alpha > 0 else None
+        reference_BTH, reference_BKV = self._retain_reference(lower, retain)
         hidden_BTH = self._views.hook(lower)
+        terms: list[Term] = []
         if reference_BTH is not None:
             share = activation_share(
                 hidden_BTH,
@@ -82,11 +83,18 @@ class RMU:
                 global_samples=retain.global_samples,
             )
             terms.append(Term("retain/activation_loss", config.alpha, share))
-        if config.retain_weight > 0:
-            logps_B = self._views.after(lower, hidden_BTH, retain)
-            loss = cross_entropy_share(logps_B, global_tokens=retain.global_tokens)
-            terms.append(Term("retain/loss", config.retain_weight, loss))
+        if needs_logits:
+            logits_BKV = self._views.logits(lower, hidden_BTH, retain)
+            terms += self._retain.of_logits(logits_BKV, retain, reference_BKV)
         return terms
+
+    def _retain_reference(self, lower: Lower, retain: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """The reference's activations and logits, where a term needs them."""
+        assert self._views is not None
+        if self.config.kl_weight > 0:
+            hidden_BTH, logits_BKV = self._views.reference_logits(lower, retain)
+            return (hidden_BTH if self.config.alpha > 0 else None), logits_BKV
+        return (self._views.reference(lower) if self.config.alpha > 0 else None), None
 
     def state_dict(self) -> dict[str, Tensor]:
         assert self._control_H is not None, "prepare comes first"

@@ -3,7 +3,7 @@
     lower = views.lower(inputs)       image, embeddings and the decoder layers below the first trained one
     hidden_BTH = views.hook(lower)    on to the hook layer's output
     views.reference(lower)            the same with the initial weights
-    views.after(lower, hidden_BTH, batch)    on to log-probabilities
+    views.logits(lower, hidden_BTH, batch)    on to the logits of what is supervised
 
 A part is a view: a shallow copy that shares the layers' own modules, so gradients, adapters and engine hooks stay
 those of the model, and the model itself is not touched.
@@ -12,7 +12,7 @@ those of the model, and the model itself is not touched.
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from safemirage.methods.batch import Batch
 from safemirage.methods.forward import base_model, supervised_positions
-from safemirage.methods.losses import sequence_logps
 
 
 def replace_modules(root: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
@@ -75,10 +74,12 @@ class LayerViews:
 
     What nothing trained lies below runs once for the policy and the reference, without gradient and with dropout off,
     as in any frozen model. The reference is the model with its adapter off, or with the initial values of its trained
-    tensors up to the hook layer: the only weights that are held twice.
+    tensors: the only weights that are held twice, and only those up to the hook layer unless its logits are asked for.
     """
 
-    def __init__(self, model: nn.Module, *, hook_layer: int) -> None:
+    def __init__(
+        self, model: nn.Module, *, hook_layer: int, with_reference_logits: bool = False
+    ) -> None:
         """Call with the initial weights, before an engine takes the model.
 
         Raises:
@@ -104,7 +105,12 @@ class LayerViews:
                 f"method.hook_layer: {hook_layer}, but model.trainable lets nothing change up to that layer, so its "
                 "output cannot be steered; train one of its tensors or of those below"
             )
-        self._frozen = {} if self._adapter is not None else self._frozen_copies()
+        self._frozen: dict[str, nn.Module] = {}
+        self._frozen_head: nn.Module | None = None
+        if self._adapter is None:
+            self._frozen = self._frozen_copies(whole=with_reference_logits)
+            if with_reference_logits and any(p.requires_grad for p in self._head.parameters()):
+                self._frozen_head = _frozen_copy(self._head)
 
     @property
     def hidden_size(self) -> int:
@@ -113,7 +119,9 @@ class LayerViews:
     @property
     def reference_bytes(self) -> int:
         """What the initial values that are held beside the model take."""
-        return sum(p.nbytes for module in self._frozen.values() for p in module.parameters())
+        head = [] if self._frozen_head is None else [self._frozen_head]
+        held = [*self._frozen.values(), *head]
+        return sum(p.nbytes for module in held for p in module.parameters())
 
     def lower(self, inputs: Mapping[str, Tensor]) -> Lower:
         """Everything below the first trained decoder layer. Without gradient where nothing of it is trained."""
@@ -132,23 +140,57 @@ class LayerViews:
 
     def reference(self, lower: Lower) -> Tensor:
         """(B, T, H): output of the hook layer with the weights the model had at the start, without gradient."""
+        with self._initial(lower.hidden_BTH.device) as inner:
+            decoder, lower = self._reference_start(inner, lower)
+            return self._to_hook(decoder, lower.call, lower.hidden_BTH)
+
+    def reference_logits(self, lower: Lower, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`reference` and the logits (B, K, V) that come of it at the batch's supervised positions; only of views
+        made `with_reference_logits`."""
+        head = self._head if self._frozen_head is None else self._frozen_head
+        with self._initial(lower.hidden_BTH.device) as inner:
+            decoder, lower = self._reference_start(inner, lower)
+            hidden_BTH = self._to_hook(decoder, lower.call, lower.hidden_BTH)
+            head = head.to(hidden_BTH.device)
+            return hidden_BTH, self._finish(decoder, head, lower.call, hidden_BTH, batch)
+
+    def logits(self, lower: Lower, hidden_BTH: Tensor, batch: Batch) -> Tensor:
+        """(B, K, V): logits at the batch's supervised positions, from the output of the hook layer on."""
+        return self._finish(self._base.get_decoder(), self._head, lower.call, hidden_BTH, batch)
+
+    @property
+    def _head(self) -> nn.Module:
+        head = self._base.get_output_embeddings()
+        assert isinstance(head, nn.Module)
+        return head
+
+    def _finish(
+        self,
+        decoder: nn.Module,
+        head: nn.Module,
+        call: Mapping[str, Any],
+        hidden_BTH: Tensor,
+        batch: Batch,
+    ) -> Tensor:
+        final_BTH = _run(decoder, self._num_kept, None, call, hidden_BTH)
+        positions_K, _ = supervised_positions(batch.labels_BT)
+        logits_BKV: Tensor = head(final_BTH[:, positions_K])
+        return logits_BKV
+
+    @contextmanager
+    def _initial(self, device: torch.device) -> Iterator[nn.Module]:
+        """The inner model with its initial weights, without gradient and with dropout off."""
         adapter = self._adapter.disable_adapter() if self._adapter is not None else nullcontext()
         with self._frozen_mode(), adapter:
-            device = lower.hidden_BTH.device
             frozen = {path: module.to(device) for path, module in self._frozen.items()}
-            inner = replace_modules(self._inner, frozen)
-            hidden_BTH, call = lower.hidden_BTH, lower.call
-            if self._num_lower is None:
-                hidden_BTH, call = self._enter(inner, lower.inputs, lower.encoder)
-            return self._to_hook(inner.get_submodule(self._decoder_path), call, hidden_BTH)
+            yield replace_modules(self._inner, frozen)
 
-    def after(self, lower: Lower, hidden_BTH: Tensor, batch: Batch) -> Tensor:
-        """(B,): log-probabilities of the supervised tokens, from the output of the hook layer on."""
-        final_BTH = _run(self._base.get_decoder(), self._num_kept, None, lower.call, hidden_BTH)
-        positions_K, targets_BK = supervised_positions(batch.labels_BT)
-        head = self._base.get_output_embeddings()
-        assert head is not None
-        return sequence_logps(head(final_BTH[:, positions_K]), targets_BK)
+    def _reference_start(self, inner: nn.Module, lower: Lower) -> tuple[nn.Module, Lower]:
+        """The reference's decoder, and what it begins with: the policy's own where nothing below is trained."""
+        if self._num_lower is None:
+            hidden_BTH, call = self._enter(inner, lower.inputs, lower.encoder)
+            lower = replace(lower, hidden_BTH=hidden_BTH, call=call)
+        return inner.get_submodule(self._decoder_path), lower
 
     def _enter(
         self, inner: nn.Module, inputs: Mapping[str, Tensor], encoder: Mapping[str, nn.Module]
@@ -179,16 +221,15 @@ class LayerViews:
         ]
         return min([*numbers, self._num_kept])
 
-    def _frozen_copies(self) -> dict[str, nn.Module]:
-        """Copies of the modules up to the hook layer that own a trained tensor, by path."""
-        above = tuple(
-            f"{self._decoder_path}.layers.{number}."
-            for number in range(self._num_kept, len(self._base.get_decoder().layers))
-        )
+    def _frozen_copies(self, *, whole: bool) -> dict[str, nn.Module]:
+        """Copies of the modules that own a trained tensor, by path; those up to the hook layer unless `whole`."""
+        numbers = range(self._num_kept, len(self._base.get_decoder().layers))
+        above = tuple(f"{self._decoder_path}.layers.{number}." for number in numbers)
+        left_out = () if whole else (*above, f"{self._decoder_path}.norm")
         return {
-            path: copy.deepcopy(module).requires_grad_(False)
+            path: _frozen_copy(module)
             for path, module in self._inner.named_modules()
-            if not path.startswith((*above, f"{self._decoder_path}.norm"))
+            if not path.startswith(left_out)
             and any(p.requires_grad for p in module.parameters(recurse=False))
         }
 
@@ -232,6 +273,10 @@ def _remembering(module: nn.Module) -> nn.Module:
         return known[0]
 
     return _with_forward(module, forward)
+
+
+def _frozen_copy(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).requires_grad_(False)
 
 
 def _path(root: nn.Module, module: nn.Module) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from safemirage.config.identity import is_local
-from safemirage.config.method import RetainConfig, RMUConfig
+from safemirage.config.method import RMUConfig
 from safemirage.config.model import LoraConfig
 from safemirage.config.train import TrainConfig
 from safemirage.models.families import Family, family_of
@@ -76,7 +76,7 @@ def _adapter_numbers(model: nn.Module, family: Family, lora: LoraConfig) -> int:
 
 def _copied(config: TrainConfig, family: Family, trained: dict[str, int]) -> int:
     """The reference beside the policy: KL needs every trained tensor, RMU those before its hook layer's output."""
-    if isinstance(config.method, RetainConfig) and config.method.kl_weight > 0:
+    if config.method.kl_weight > 0:
         return sum(trained.values())
     if not isinstance(config.method, RMUConfig):
         return 0

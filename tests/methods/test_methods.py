@@ -33,6 +33,8 @@ METHODS: list[MethodConfig] = [
     RMUConfig(hook_layer=1, mask="text"),
     RMUConfig(hook_layer=0, mask="answer"),
     RMUConfig(hook_layer=1, adaptive_scale=5.0),
+    RMUConfig(hook_layer=0, alpha=0.5, kl_weight=0.7, decouple_weight=0.5),
+    RMUConfig(hook_layer=0, alpha=0.0, retain_weight=0.0, kl_weight=1.0),
     NPOConfig(beta=0.5, retain_term="original", retain_term_weight=0.7),
     NPOConfig(beta=0.5, reduction="mean", group_size=2, retain_term="preference"),
     GradientAscentConfig(),

@@ -13,6 +13,7 @@ from safemirage.config.method import (
     GradientDifferenceConfig,
     MethodConfig,
     NPOConfig,
+    RMUConfig,
     SFTConfig,
 )
 from safemirage.methods.batch import Batch
@@ -67,13 +68,21 @@ def test_kl_is_zero_at_the_start_and_positive_after_a_step(
     assert method.loss(model, batch).parts["retain/kl"].item() > 1e-3
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        GradientAscentConfig(forget_weight=0.0, kl_weight=1.0),
+        RMUConfig(hook_layer=0, forget_weight=0.0, alpha=0.0, retain_weight=0.0, kl_weight=1.0),
+    ],
+    ids=["gradient_ascent", "rmu"],
+)
 @pytest.mark.parametrize("make_model", MODELS.values(), ids=MODELS)
 def test_kl_gradient_is_that_against_a_second_full_copy(
-    make_model: Callable[[], nn.Module],
+    make_model: Callable[[], nn.Module], config: MethodConfig
 ) -> None:
     model = make_model()
     second = copy.deepcopy(model)
-    method = build_method(GradientAscentConfig(forget_weight=0.0, kl_weight=1.0))
+    method = build_method(config)
     method.prepare(model, seed=0)
     batch = step_batch(model)
     nudge(model)

@@ -11,7 +11,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from safemirage.methods.batch import Batch
-from safemirage.methods.forward import base_model, supervised_logps
+from safemirage.methods.forward import (
+    base_model,
+    supervised_logits,
+    supervised_logps,
+    supervised_positions,
+)
+from safemirage.methods.losses import sequence_logps
 from safemirage.methods.views import LayerViews
 from tests.methods.families import build_family, family_batch
 
@@ -39,6 +45,10 @@ def trained_model(family: str, trained: str) -> Any:
         matches = re.search(PATTERNS[trained], name) is not None
         parameter.requires_grad_(matches and not is_vision)
     return model
+
+
+def logps_of(logits_BKV: Tensor, batch: Batch) -> Tensor:
+    return sequence_logps(logits_BKV, supervised_positions(batch.labels_BT)[1])
 
 
 def nudge(model: nn.Module) -> None:
@@ -87,7 +97,7 @@ def test_short_forward_equals_the_long_one(trained: str, checkpointing: bool) ->
     nudge(model)
     lower = views.lower(batch.inputs)
     hidden = views.hook(lower)
-    logps = views.after(lower, hidden, batch)
+    logps = logps_of(views.logits(lower, hidden, batch), batch)
     long_hidden, long_logps = hooked_output(model, batch), supervised_logps(model, batch)
     torch.testing.assert_close(hidden, long_hidden, rtol=0, atol=0)
     torch.testing.assert_close(logps, long_logps, rtol=1e-6, atol=0)
@@ -113,6 +123,22 @@ def test_reference_equals_a_second_copy_of_the_model(trained: str) -> None:
     assert (views.hook(lower) - expected).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("trained", TRAINED)
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_reference_logits_equal_those_of_a_second_copy(family: str, trained: str) -> None:
+    model, batch = trained_model(family, trained), family_batch(family)
+    second_copy = copy.deepcopy(model)
+    views = LayerViews(model, hook_layer=HOOK, with_reference_logits=True)
+    nudge(model)
+    lower = views.lower(batch.inputs)
+    hidden, logits = views.reference_logits(lower, batch)
+    torch.testing.assert_close(hidden, hooked_output(second_copy, batch), rtol=1e-6, atol=1e-6)
+    expected = supervised_logits(second_copy, batch)[0]
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6)
+    assert not logits.requires_grad
+    assert (views.logits(lower, views.hook(lower), batch) - expected).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("trained", ["all", "down_proj", "down_proj+projector", "lora"])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_short_forward_of_another_family_equals_the_long_one(family: str, trained: str) -> None:
@@ -123,7 +149,7 @@ def test_short_forward_of_another_family_equals_the_long_one(family: str, traine
     lower = views.lower(batch.inputs)
     hidden = views.hook(lower)
     torch.testing.assert_close(hidden, hooked_output(model, batch), rtol=0, atol=0)
-    logps = views.after(lower, hidden, batch)
+    logps = logps_of(views.logits(lower, hidden, batch), batch)
     torch.testing.assert_close(logps, supervised_logps(model, batch), rtol=1e-6, atol=0)
     expected = hooked_output(second_copy, batch)
     torch.testing.assert_close(views.reference(lower), expected, rtol=1e-6, atol=1e-6)
@@ -186,7 +212,7 @@ def test_hook_at_the_last_layer_leaves_the_final_norm_to_the_rest() -> None:
     lower = views.lower(batch.inputs)
     hidden = views.hook(lower)
     torch.testing.assert_close(hidden, hooked_output(model, batch, 3), rtol=0, atol=0)
-    logps = views.after(lower, hidden, batch)
+    logps = logps_of(views.logits(lower, hidden, batch), batch)
     torch.testing.assert_close(logps, supervised_logps(model, batch), rtol=1e-6, atol=0)
 
 
