@@ -26,10 +26,18 @@ class Follower:
     those that a restarted worker repeats are not logged twice.
     """
 
-    def __init__(self, handle: RunHandle, file: Path, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        handle: RunHandle,
+        file: Path,
+        tracker: Tracker,
+        *,
+        on_snapshot: Callable[[Path], None] | None = None,
+    ) -> None:
         self._handle = handle
         self._file = file
         self._tracker = tracker
+        self._on_snapshot = on_snapshot
         self._offset = 0
         self._logged = tracker.last_step(handle.id)
         self._screen = _Screen(handle.id)
@@ -75,6 +83,8 @@ class Follower:
                 self._screen.show(self._logged, total=total, loss=loss, rate=rate)
             if report["checkpoint"] is not None:
                 self._tracker.set_tags(self._handle.id, {"checkpoint_uri": report["checkpoint"]})
+            if report["snapshot"] is not None and self._on_snapshot is not None:
+                self._on_snapshot(Path(report["snapshot"]))
         if final:
             self._screen.show_last()
 

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from ray_jobs.preflight import BUILT_IN, PreflightError, local_node, preflight
 from ray_jobs.progress import Follower, waiting
+from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.identity import is_local, run_identity
 from safemirage.config.load import ConfigError, load_config, to_tree
 from safemirage.config.train import DeepSpeedEngineConfig, TrainConfig
 from safemirage.storage import Storage, open_storage
 from safemirage.store.database import Store, open_store
 from safemirage.store.runs import RunHandle, RunRecord, run_once
-from safemirage.tracking import open_tracker
+from safemirage.tracking import Tracker, open_tracker
 from safemirage.training.job import TrainJob
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def run_training(
     parent_run: str | None = None,
     callbacks: Sequence["UserCallback"] = (),
 ) -> RunRecord:
-    """The finished run of a config; its result is {"export", "metrics", "steps", "resumed_from"}.
+    """The finished run of a config; its result is {"export", "metrics", "steps", "resumed_from"}, and with
+    `config.watch` {"watch"}: what was measured beside it.
 
     Args:
         parent_run: id of the run that asks for it (a trial).
@@ -60,6 +62,10 @@ def run_training(
     connect()
     _require(config)
     config = _resolved(config, storage)
+    if config.watch is not None:
+        from ray_jobs.watch import check_watch
+
+        check_watch(config.watch, alive_resources())
     identity = run_identity(config)
     run_id = f"{config.name}-{identity[:12]}"
     with open_store(storage.store_url) as store:
@@ -68,6 +74,7 @@ def run_training(
             run_id=run_id,
             identity=identity,
             storage=storage,
+            store=store,
             parent=_root(store, parent_run),
         )
         return run_once(
@@ -102,12 +109,14 @@ class _Training:
         run_id: str,
         identity: str,
         storage: Storage,
+        store: Store,
         parent: str | None,
     ) -> None:
         self._config = config
         self._run_id = run_id
         self._identity = identity
         self._storage = storage
+        self._store = store
         self._parent = parent
 
     def run(self, handle: RunHandle, callbacks: Sequence["UserCallback"]) -> dict[str, Any]:
@@ -118,14 +127,31 @@ class _Training:
         )
         finished = False
         try:
-            with Follower(handle, self._reports(), tracker):
-                summary = self._fit(callbacks)
+            summary = self._followed(handle, tracker, callbacks)
             handle.check()
             tracker.set_tags(self._run_id, {"export": summary["export"]})
             finished = True
         finally:
             tracker.finish(self._run_id, failed=not finished)
         return summary
+
+    def _followed(
+        self, handle: RunHandle, tracker: Tracker, callbacks: Sequence["UserCallback"]
+    ) -> dict[str, Any]:
+        watch = self._config.watch
+        if watch is None:
+            with Follower(handle, self._reports(), tracker):
+                return self._fit(callbacks)
+        from ray_jobs.watch import Watcher
+
+        folder = self._reports().parent
+        with Watcher(
+            watch, run_id=self._run_id, folder=folder, store=self._store, tracker=tracker
+        ) as watcher:
+            with Follower(handle, self._reports(), tracker, on_snapshot=watcher.take):
+                summary = self._fit(callbacks)
+            watcher.put(summary["steps"], Path(summary["export"]))
+        return {**summary, "watch": watcher.measured()}
 
     def _fit(self, callbacks: Sequence["UserCallback"]) -> dict[str, Any]:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -168,6 +194,7 @@ class _Training:
             export=self._storage.exports / self._run_id,
             cache=self._storage.cache,
             checkpoints=self._storage.runs / self._folder / "checkpoints",
+            snapshots=self._storage.runs / self._folder / "snapshots",
             report_every_s=_REPORT_EVERY_S,
         )
 
@@ -184,11 +211,18 @@ class _Training:
         return folder / "reports.jsonl"
 
 
+def alive_resources() -> list[dict[str, float]]:
+    """Total resources of each node of the cluster that is alive."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def _require(config: TrainConfig) -> None:
     import ray
 
+    nodes = alive_resources()
     alive = [node for node in ray.nodes() if node["Alive"]]
-    nodes = [node["Resources"] for node in alive]
     if config.workers.gpu:
         nodes = [{**node["Resources"], **_gpu_memory(node)} for node in alive]
     if problems := preflight(config, nodes=nodes):
@@ -217,11 +251,28 @@ def _resolved(config: TrainConfig, storage: Storage) -> TrainConfig:
         from ray_jobs.miniature import resolve_miniature  # on use: it needs torch
 
         config = resolve_miniature(config, storage, partial(_train_base, storage=storage))
+    watch = config.watch
+    if watch is not None:
+        watch = replace(watch, evaluation=_resolved_evaluation(watch.evaluation, config, storage))
     return replace(
         config,
+        watch=watch,
         model=replace(config.model, path=_absolute(config.model.path)),
         data=config.data.with_paths(lambda _, path: str(Path(path).expanduser().absolute())),
     )
+
+
+def _resolved_evaluation(
+    evaluation: EvaluateConfig, config: TrainConfig, storage: Storage
+) -> EvaluateConfig:
+    suite = evaluation.suite
+    if suite is None:
+        return evaluation
+    if suite.startswith(BUILT_IN):
+        from ray_jobs.miniature import world_path
+
+        suite = world_path("watch.evaluation.suite", suite, seed=config.seed, storage=storage)
+    return replace(evaluation, suite=str(Path(suite).expanduser().absolute()))
 
 
 def _absolute(model: str) -> str:

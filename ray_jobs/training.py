@@ -19,6 +19,7 @@ from safemirage.training.job import (
     FirstWorkerFailed,
     Report,
     StorageError,
+    TrainingCollapsed,
     TrainingDiverged,
     TrainJob,
 )
@@ -27,6 +28,7 @@ _HOPELESS = (
     ConfigError,
     DataError,
     TrainingDiverged,
+    TrainingCollapsed,
     CheckpointError,
     StorageError,
     FirstWorkerFailed,
@@ -70,6 +72,7 @@ def report(report: Report) -> None:
         "history": list(report.steps),
         "total_steps": report.total_steps,
         "checkpoint": None if report.checkpoint is None else str(report.checkpoint),
+        "snapshot": None if report.snapshot is None else str(report.snapshot),
         "pid": os.getpid(),
     }
     ray.train.report(values)
@@ -92,6 +95,7 @@ class ReportWriter(UserCallback):
             "steps": first["history"],
             "total_steps": first["total_steps"],
             "checkpoint": first["checkpoint"],
+            "snapshot": first["snapshot"],
         }
         with self._file.open("a") as stream:
             stream.write(json.dumps(line) + "\n")

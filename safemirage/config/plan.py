@@ -59,6 +59,10 @@ def plan_search(config: SearchConfig, *, source: str = "search") -> SearchPlan:
         train = build_config(TrainConfig, tree, source=str(base))
     except ConfigError as error:
         raise ConfigError(f"{source}: base: {error}") from error
+    if train.watch is not None:
+        raise ConfigError(
+            f"{source}: base: watch: a search measures its trials itself; add watch=null to overrides"
+        )
     problems = [
         f"{source}: {problem}"
         for key, domain in config.space.items()

@@ -7,8 +7,12 @@ from pydantic import Field
 
 from safemirage.config.base import Strict, not_identity
 from safemirage.config.data import DataConfig
+from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.method import MethodConfig, NPOConfig, SFTConfig, needed_sets
 from safemirage.config.model import ModelConfig
+
+SNAPSHOT = "snapshot"
+"""In `watch.evaluation.model.path`: the model of the step that is evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,46 @@ class CheckpointConfig(Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CollapseConfig(Strict):
+    """A look at what the model says while it trains: greedy answers to some retain questions, read by the collapse
+    detector (nothing, repetition, symbols, the wrong script)."""
+
+    action: Literal["stop", "report", "off"] = "stop"
+    """`stop` ends the run with the step and an answer; `report` only logs `collapse/degenerate_share`."""
+    every_steps: Annotated[int, Field(ge=1)] = 100
+    """Optimizer steps between two looks; the last step has one too. A run of fewer steps has none."""
+    samples: Annotated[int, Field(ge=1)] = 8
+    """Retain samples, drawn by the run's seed."""
+    new_tokens: Annotated[int, Field(ge=8)] = 48
+    """Longest answer."""
+    max_rise: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """How far the share of degenerate answers may rise above what it was before the first step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig(Strict):
+    """Safety evaluation beside the training: snapshots of the model are evaluated while the run goes on."""
+
+    every_steps: Annotated[int, Field(ge=1)]
+    """Optimizer steps between two snapshots; the model as it is at the start and the export are evaluated too."""
+    evaluation: EvaluateConfig
+    """Its `model.path` must be `snapshot`, which stands for each of them in turn."""
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs that Ray reserves for the engine that answers."""
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs of that engine; None: one where it computes on a GPU. Where the training takes every one of the cluster,
+    snapshots wait until it has ended."""
+    keep: bool = False
+    """Keep the snapshots; else each is deleted when it has been evaluated."""
+
+    def __post_init__(self) -> None:
+        if getattr(self.evaluation.model, "path", None) != SNAPSHOT:
+            raise ValueError(
+                f"evaluation.model: must be an engine with path: {SNAPSHOT}, which stands for the model as it is then"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackingConfig(Strict):
     experiment: str = "safemirage"
     every_steps: Annotated[int, Field(ge=1)] = 1
@@ -110,6 +154,8 @@ class TrainConfig(Strict):
         default_factory=CheckpointConfig, metadata={"identity": False}
     )
     tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata={"identity": False})
+    collapse: CollapseConfig = field(default_factory=CollapseConfig, metadata={"identity": False})
+    watch: WatchConfig | None = field(default=None, metadata={"identity": False})
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -197,6 +197,13 @@ class Prompter:
                 )
 
 
+def stop_ids(model: Any, prompter: Prompter) -> frozenset[int]:
+    """Tokens that end an answer: the tokenizer's and those of the model's generation config."""
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset({prompter.eos_token_id, *(one for one in listed if one is not None)})
+
+
 def read_image(source: bytes | Path) -> Image.Image:
     """An image as RGB, transparency dropped, the camera's rotation mark not applied (as in LLaVA's training).
 

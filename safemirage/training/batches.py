@@ -130,6 +130,21 @@ class SampleSet:
         batch.inputs.update(self.prompter.token_types(batch.inputs["input_ids"]))
         return _to_device(batch, device)
 
+    def prompt(self, index: int, *, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """The forward's inputs of one sample up to its first answer: (1, T) ids and mask, its image's pixels."""
+        batch = self.batch([index], global_indices=[index], device=device)
+        shape = batch.labels_BT.shape
+        end = int((batch.labels_BT[0] != IGNORED).nonzero()[0])
+        return {
+            name: tensor[:, :end] if tensor.shape == shape else tensor
+            for name, tensor in batch.inputs.items()
+        }
+
+    def answer(self, index: int) -> str:
+        """What is supervised of a sample, as text."""
+        labels = self.samples[index].labels
+        return self.prompter.decode([label for label in labels if label != IGNORED])
+
     @cached_property
     def _supervised(self) -> tuple[int, ...]:
         return tuple(sample.num_supervised for sample in self.samples)

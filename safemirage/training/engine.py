@@ -9,9 +9,10 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,6 +31,8 @@ _MOMENT_BYTES = 8
 """A parameter's two moments in float32."""
 _MASTER_BYTES = 4
 
+T = TypeVar("T")
+
 
 class Engine(Protocol):
     """One worker's part of the training machinery. Calls marked collective are made by all workers alike."""
@@ -40,6 +43,10 @@ class Engine(Protocol):
 
     def loss(self, compute: Callable[[nn.Module], LossOutput]) -> LossOutput:
         """Runs `compute` on the module. The module's weights may be read only in here."""
+
+    def infer(self, compute: Callable[[nn.Module], T]) -> T:
+        """Runs `compute` on the module without gradient and with dropout off. Collective: with parameters shared out
+        among the workers, all make the same calls of the module."""
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of one micro-batch's share. Collective; `accumulation` times a step."""
@@ -110,6 +117,10 @@ class TorchEngine:
     def loss(self, compute: Callable[[nn.Module], LossOutput]) -> LossOutput:
         return compute(self._module)
 
+    def infer(self, compute: Callable[[nn.Module], T]) -> T:
+        with _inference(self._module):
+            return compute(self._module)
+
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
@@ -145,18 +156,15 @@ class TorchEngine:
 
 
 class _Root(nn.Module):
-    """What DeepSpeed wraps: its forward is one whole loss, so that ZeRO-3 sees one trace however many partial
+    """What DeepSpeed wraps: its forward is one whole computation, so that ZeRO-3 sees one trace however many partial
     forwards a method makes."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
-    def forward(
-        self, compute: Callable[[nn.Module], LossOutput]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        output = compute(self.inner)
-        return output.total, output.parts
+    def forward(self, compute: Callable[[nn.Module], T]) -> T:
+        return compute(self.inner)
 
 
 class DeepSpeedEngine:
@@ -200,8 +208,18 @@ class DeepSpeedEngine:
         self._num_backward = 0
 
     def loss(self, compute: Callable[[nn.Module], LossOutput]) -> LossOutput:
-        total, parts = self._engine(compute)
-        return LossOutput(total=total, parts=parts)
+        def parts(module: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+            # DeepSpeed finds the tensor to go back from in tuples, not in other classes.
+            output = compute(module)
+            return output.total, output.parts
+
+        total, named = self._engine(parts)
+        return LossOutput(total=total, parts=named)
+
+    def infer(self, compute: Callable[[nn.Module], T]) -> T:
+        with _inference(self._engine):
+            result: T = self._engine(compute)
+        return result
 
     def backward(self, loss: Tensor) -> None:
         self._engine.backward(loss * (self.world_size * self._accumulation))
@@ -302,6 +320,17 @@ def build_engine(
     if isinstance(config.engine, DeepSpeedEngineConfig):
         return DeepSpeedEngine(module, groups, config, device)
     return TorchEngine(module, groups, config.optim, device)
+
+
+@contextmanager
+def _inference(module: nn.Module) -> Iterator[None]:
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)
 
 
 def _set_rates(groups: Sequence[Mapping[str, Any]], rates: Sequence[float], factor: float) -> None:

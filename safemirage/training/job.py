@@ -19,10 +19,16 @@ class Report:
     total_steps: int
     checkpoint: Path | None
     """One that is whole from now on."""
+    snapshot: Path | None = None
+    """An export of the model as it is after the last of the steps; whole from now on."""
 
 
 class TrainingDiverged(RuntimeError):
     """A loss became infinite or NaN."""
+
+
+class TrainingCollapsed(RuntimeError):
+    """The model's answers make no sense any more."""
 
 
 class CheckpointError(RuntimeError):
@@ -50,5 +56,7 @@ class TrainJob:
     """Folder of results that other runs can use too."""
     checkpoints: Path | None = None
     """Folder, seen by every worker, of the run's checkpoints: the newest is taken up. None: none are kept."""
+    snapshots: Path | None = None
+    """Folder, seen by every worker, of the snapshots that `config.watch` asks for. None: there are none."""
     report_every_s: float = 0.0
     """Metrics are gathered for this long before they are reported; a checkpoint goes out at once."""

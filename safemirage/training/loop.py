@@ -26,9 +26,10 @@ from safemirage.models.loading import LoadedModel, load_for_training
 from safemirage.training.checkpoint import Checkpoints
 from safemirage.training.engine import Engine, build_engine
 from safemirage.training.job import Report, StepMetrics, TrainingDiverged, TrainJob
+from safemirage.training.observer import Observer
 from safemirage.training.order import Division, GlobalOrder
 from safemirage.training.reference import ReferencePass, reference_logps
-from safemirage.training.result import export_run
+from safemirage.training.result import RunExport
 from safemirage.training.schedule import rate_factor, total_steps
 from safemirage.training.sets import ORDERS, TrainingSets, read_sets
 from safemirage.training.state import RunState, load_state, save_state, seed_everything
@@ -56,6 +57,7 @@ def train(job: TrainJob, *, report: Callable[[Report], None]) -> dict[str, Any]:
     Raises:
         ConfigError, DataError, SampleError, ExportError: inputs that cannot be used.
         TrainingDiverged: a loss is not finite any more.
+        TrainingCollapsed: the model's answers make no sense any more.
         CheckpointError: the newest checkpoint is damaged, or not this run's.
         StorageError: a checkpoint or the export cannot be written.
     """
@@ -71,16 +73,10 @@ def train(job: TrainJob, *, report: Callable[[Report], None]) -> dict[str, Any]:
             loaded.model, sets.by_name[name], _reference_pass(job, loaded, device)
         )
     engine = build_engine(loaded.model, config, projector=loaded.family.projector, device=device)
-    loop = _Loop(job, engine=engine, method=method, sets=sets, report=report)
+    export = RunExport(job, loaded=loaded, engine=engine, sets=sets)
+    loop = _Loop(job, engine=engine, method=method, sets=sets, export=export, report=report)
     history = loop.run()
-    export_run(
-        job,
-        loaded=loaded,
-        engine=engine,
-        sets=sets,
-        history=history,
-        resumed_from=loop.resumed_from,
-    )
+    export.write_final(history, resumed_from=loop.resumed_from)
     return {
         "steps": loop.total,
         "resumed_from": loop.resumed_from,
@@ -99,6 +95,7 @@ class _Loop:
         engine: Engine,
         method: Method,
         sets: TrainingSets,
+        export: RunExport,
         report: Callable[[Report], None],
     ) -> None:
         self._job = job
@@ -119,12 +116,17 @@ class _Loop:
             group_size=self._config.group_size,
         )
         self._orders = {name: self._order(ORDERS[name]) for name in sets.by_name}
+        self._observer = Observer(job, engine=engine, sets=sets, export=export, total=self.total)
 
     def run(self) -> list[StepMetrics]:
         """All steps that are left; the metrics of every tracked step of the run."""
         self.resumed_from = self._resume()
+        self._observer.begin()
+        if self.resumed_from == 0 and (snapshot := self._observer.snapshot(0)) is not None:
+            self._send(None, snapshot)
         for step in range(self.resumed_from, self.total):
-            self._tell(step, self._step(step))
+            metrics = self._step(step)
+            self._tell(step, metrics | self._observer.look(step + 1))
         return self._progress.history
 
     def _order(self, stream: str) -> GlobalOrder:
@@ -205,20 +207,27 @@ class _Loop:
         if last or done % self._config.tracking.every_steps == 0:
             progress.pending.append(metrics)
             progress.history.append(metrics)
+        snapshot = self._observer.snapshot(done)
         # The last step needs no checkpoint: the export follows, and a restart in between repeats a few steps.
         if done % self._config.checkpoint.every_steps == 0 and not last:
-            self._send(self._save(done))
-        elif last or (progress.pending and self._is_due()):
-            self._send(None)
+            self._send(self._save(done), snapshot)
+        elif last or snapshot is not None or (progress.pending and self._is_due()):
+            self._send(None, snapshot)
 
     def _is_due(self) -> bool:
         waited = time.monotonic() - self._progress.reported
         due = float(self._engine.rank == 0 and waited >= self._job.report_every_s)
         return bool(sum_over_workers(torch.tensor([due], device=self._engine.device)).item())
 
-    def _send(self, folder: Path | None) -> None:
-        steps = self._progress.pending
-        self._report(Report(steps=steps, total_steps=self.total, checkpoint=folder))
+    def _send(self, checkpoint: Path | None, snapshot: Path | None) -> None:
+        self._report(
+            Report(
+                steps=self._progress.pending,
+                total_steps=self.total,
+                checkpoint=checkpoint,
+                snapshot=snapshot,
+            )
+        )
         self._progress.pending = []
         self._progress.reported = time.monotonic()
 
@@ -227,8 +236,12 @@ class _Loop:
             return None
 
         def write(folder: Path) -> None:
-            history = self._progress.history
-            state = RunState(step=done, method=self._method.state_dict(), history=history)
+            state = RunState(
+                step=done,
+                method=self._method.state_dict(),
+                history=self._progress.history,
+                degenerate_at_start=self._observer.degenerate_at_start,
+            )
             save_state(folder, state)
             self._engine.save(folder)
 
@@ -247,6 +260,7 @@ class _Loop:
         state = load_state(folder)
         self._method.load_state_dict(state.method)
         self._progress.history = state.history
+        self._observer.degenerate_at_start = state.degenerate_at_start
         # A kill may have come between the checkpoint and the report of its steps; who takes reports knows which are new.
         self._progress.pending = list(state.history)
         barrier()

@@ -20,6 +20,8 @@ class RunState:
     """`Method.state_dict()`."""
     history: list[dict[str, float]]
     """Metrics of the tracked steps so far."""
+    degenerate_at_start: float | None = None
+    """Share of degenerate answers before the first step, where it was measured."""
 
 
 def save_state(folder: Path, state: RunState) -> None:
@@ -29,6 +31,7 @@ def save_state(folder: Path, state: RunState) -> None:
             "step": state.step,
             "method": state.method,
             "history": state.history,
+            "degenerate_at_start": state.degenerate_at_start,
             "random": _random_state(),
         },
         _path(folder),
@@ -39,7 +42,8 @@ def load_state(folder: Path) -> RunState:
     """Reads the state and puts the random generators back to where they were."""
     saved = torch.load(_path(folder), map_location="cpu", weights_only=True)
     _restore_random_state(saved["random"])
-    return RunState(step=saved["step"], method=saved["method"], history=saved["history"])
+    fields = ("step", "method", "history", "degenerate_at_start")
+    return RunState(**{name: saved[name] for name in fields})
 
 
 def seed_everything(seed: int, *, rank: int) -> None:

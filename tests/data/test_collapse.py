@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safemirage.data.collapse import collapse
 from safemirage.data.records import DataWarning
 from safemirage.data.vlguard import iterate_pairs, read_vlguard
-from safemirage.evaluation.judges.collapse import collapse
 
 QUESTION = "What does the picture show?"
 

@@ -25,7 +25,7 @@ from safemirage.evaluation.generators.shared_prefix import SharedPrefixDecoder
 from safemirage.models.families import Family
 from safemirage.models.loading import DtypeName, LoadedModel, load_for_inference
 from safemirage.models.precision import multiplies
-from safemirage.models.prompts import Prompter, PromptError, read_image
+from safemirage.models.prompts import Prompter, PromptError, read_image, stop_ids
 
 _AS_SAVED = Presets()
 _LOG = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class TransformersGenerator:
             _LOG.info("%s on this CPU: weights as they are, products in float32", self._dtype)
             self._model.float()
         self._prompter = Prompter(loaded.processor)
-        self._stop_ids = _stop_ids(self._model, self._prompter)
+        self._stop_ids = stop_ids(self._model, self._prompter)
         self._context: int = self._model.config.get_text_config().max_position_embeddings
         self._decoder = self._build_decoder(loaded.family, batch_size)
         self.num_encoded_images = 0
@@ -188,10 +188,3 @@ class TransformersGenerator:
             completion_tokens=len(spoken),
             finish_reason="length" if end is None else "stop",
         )
-
-
-def _stop_ids(model: Any, prompter: Prompter) -> frozenset[int]:
-    """Tokens that end an answer: the tokenizer's and those of the model's generation config."""
-    configured = model.generation_config.eos_token_id if model.generation_config else None
-    listed = configured if isinstance(configured, list) else [configured]
-    return frozenset({prompter.eos_token_id, *(one for one in listed if one is not None)})

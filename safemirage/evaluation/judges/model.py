@@ -6,11 +6,11 @@ from dataclasses import replace
 from safemirage.config.evaluate import JudgePromptConfig, Metric
 from safemirage.config.identity import digest_of
 from safemirage.config.load import to_tree
+from safemirage.data.collapse import COLLAPSE_VERSION, collapse
 from safemirage.evaluation.cases import Request, Verdict
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.asked import asked_verdicts, generator_fields
-from safemirage.evaluation.judges.collapse import COLLAPSE_VERSION, collapse
 from safemirage.evaluation.judges.verdicts import (
     PARSER_VERSION,
     read_verdict,

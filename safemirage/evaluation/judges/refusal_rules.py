@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 from safemirage.config.evaluate import Metric
 from safemirage.config.identity import digest_of
+from safemirage.data.collapse import COLLAPSE_VERSION, collapse
 from safemirage.data.refusal_rules import CANDIDATES, CHOSEN, TOPICS_NEEDED, decides, matching_rules
 from safemirage.evaluation.cases import Verdict
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.judges.collapse import COLLAPSE_VERSION, collapse
 
 
 class RefusalRulesJudge:
