@@ -185,13 +185,14 @@ def misses(case: Case, figures: dict[str, Any], *, checkpointing: bool) -> list[
     if case.bounds is None:
         return []
     found = []
+    name = f"{case.name}{'_checkpointing' if checkpointing else ''}"
     bound = case.bounds[checkpointing]
     if figures["step_ratio"] < bound:
-        found.append(f"{case.name}: steps {figures['step_ratio']:.2f} < {bound}")
+        found.append(f"{name}: steps {figures['step_ratio']:.2f} < {bound}")
     if figures["weights_ratio"] > WEIGHTS_BOUND:
-        found.append(f"{case.name}: weights {figures['weights_ratio']:.3f} > {WEIGHTS_BOUND}")
+        found.append(f"{name}: weights {figures['weights_ratio']:.3f} > {WEIGHTS_BOUND}")
     if figures["largest_loss_difference"] > LOSS_BOUND:
-        found.append(f"{case.name}: a loss differs by {figures['largest_loss_difference']:.1e}")
+        found.append(f"{name}: a loss differs by {figures['largest_loss_difference']:.1e}")
     return found
 
 

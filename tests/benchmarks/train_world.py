@@ -58,7 +58,7 @@ class Shape:
 
 SMALL = Shape(
     name="small",
-    layers=24,
+    layers=32,
     hidden=192,
     intermediate=516,
     heads=3,
@@ -70,7 +70,8 @@ SMALL = Shape(
     lora_rank=6,
     batch=1,
 )
-"""The 7B's ratios: intermediate to hidden 2.69, LoRA rank to hidden 1 / 32, output layer 3 % of a forward's products."""
+"""The 7B's ratios: intermediate to hidden 2.69, LoRA rank to hidden 1 / 32; its depth, so that the three layers that RMU trains are as
+small a part of it; an output layer of 2 % of a forward's products."""
 
 SEVEN_B = Shape(
     name="7B",
