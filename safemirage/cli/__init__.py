@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from safemirage.cli import (
+    attack,
     audit,
     compare,
     convert,
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("audit")(audit.audit)
+app.command("attack")(attack.attack)
 app.command("convert")(convert.convert)
 app.command("judge-check")(judges.judge_check)
 app.command("audit-judge")(judges.audit_judge)

@@ -11,6 +11,7 @@ from safemirage.config.load import load_config
 
 ROOT = Path(configs.__file__).parent
 CLASSES = {
+    "attack": "AttackConfig",
     "evaluate": "EvaluateConfig",
     "prepare": "AnswersConfig",
     "reproduce": "ReproduceConfig",
