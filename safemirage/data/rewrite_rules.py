@@ -4,7 +4,7 @@ Pure and without chance: the same question and word give the same rewrites in th
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,7 +49,7 @@ def folded(text: str) -> str:
 
 
 def _candidates(question: str, word: str, forms: Sequence[Form]) -> Iterator[Rewrite]:
-    parts = parts_of(question)
+    parts: Mapping[str, str] = dict(parts_of(question))
     for form in forms:
         for pattern in _patterns(word, form):
             if form == "prefix":
@@ -85,7 +85,7 @@ def _swapped(question: str) -> Iterator[str]:
 
 def _distinct(question: str, word: str, made: Iterable[Rewrite]) -> list[Rewrite]:
     seen = {folded(question)}
-    kept = []
+    kept: list[Rewrite] = []
     for rewrite in made:
         key = folded(rewrite.text)
         if key in seen and rewrite.form != "prefix":

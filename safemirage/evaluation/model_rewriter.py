@@ -98,16 +98,14 @@ class ModelRewriter:
 
     async def _attempt(self, slots: Sequence[_Slot], attempt: int) -> None:
         """One more try at each rewrite that is missing; those of one try at a question have each their seed."""
-        asked_before = {id(slot): list(slot.texts) for slot in slots}
-        for number in range(max((slot.missing for slot in slots), default=0)):
-            wanting = [slot for slot in slots if slot.missing > 0]
-            now = [
-                slot for slot in wanting if slot.target.shots - len(asked_before[id(slot)]) > number
-            ]
+        before = {id(slot): list(slot.texts) for slot in slots}
+        tries = {id(slot): slot.missing for slot in slots}
+        for number in range(max(tries.values(), default=0)):
+            now = [slot for slot in slots if tries[id(slot)] > number]
             decoding = replace(
                 self._config.decoding, seed=self._seed + attempt * _SEEDS_APART + number
             )
-            requests = [self._request(slot.target, asked_before[id(slot)]) for slot in now]
+            requests = [self._request(slot.target, before[id(slot)]) for slot in now]
             replies = await self._ask(self._writer, requests, decoding)
             written: list[tuple[_Slot, str]] = []
             for slot, reply in zip(now, replies, strict=True):
