@@ -13,6 +13,7 @@ from rich.console import Console
 
 from safemirage.cli import (
     attack,
+    attack_search,
     audit,
     compare,
     convert,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.command("audit")(audit.audit)
 app.command("attack")(attack.attack)
+app.command("attack-search")(attack_search.attack_search)
 app.command("convert")(convert.convert)
 app.command("judge-check")(judges.judge_check)
 app.command("audit-judge")(judges.audit_judge)

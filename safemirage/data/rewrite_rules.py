@@ -4,7 +4,7 @@ Pure and without chance: the same question and word give the same rewrites in th
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,7 +49,7 @@ def folded(text: str) -> str:
 
 
 def _candidates(question: str, word: str, forms: Sequence[Form]) -> Iterator[Rewrite]:
-    parts: Mapping[str, str] = dict(parts_of(question))
+    parts = {str(name): text for name, text in parts_of(question).items()}
     for form in forms:
         for pattern in _patterns(word, form):
             if form == "prefix":
