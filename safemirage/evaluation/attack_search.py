@@ -34,6 +34,7 @@ from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.gap import MirageGap, mirage_gap, outcomes
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.build import open_generator
+from safemirage.evaluation.judges.build import measures_of
 from safemirage.evaluation.local import OpenModel, run_evaluation
 from safemirage.evaluation.metrics import COUNTED
 from safemirage.evaluation.paired import holm
@@ -105,6 +106,7 @@ async def search_attack(
         FileExistsError: `folder` holds other suites.
         GeneratorUnavailable, ConfigError: a model cannot be opened or reached.
     """
+    _check_judges(config)
     examples = read_examples(Path(config.train).expanduser())
     stats = word_stats(examples, "first word", min_count=MIN_COUNT)
     side: Literal["safe", "unsafe"] = "safe" if config.subset == "unsafe" else "unsafe"
@@ -244,16 +246,25 @@ class _Search:
         if ended.state != "finished":
             raise EvaluationError(f"evaluation {ended.id} {ended.state}: {ended.error or ''}")
         stored = load_evaluation(self._store, ended)
-        metric: Metric = "asr" if config.subset == "unsafe" else "refusal_rate"
+        metric = _metric(config)
         judge = stored.judge(metric)
-        if judge is None:
-            raise EvaluationError(f"judges: none measures {metric}, by which the word is chosen")
+        assert judge is not None, "the judges were checked"
         base = plain[0].case
         names = {attacked_name(base, attack): attack for attack in [*words, NEUTRAL]}
         samples: dict[str, list[Sample]] = {}
         for sample in stored.samples:
             samples.setdefault(names.get(sample.case, "plain"), []).append(sample)
         return _Side(ended.id, metric, judge, samples, attacked.accounts)
+
+
+def _metric(config: AttackSearchConfig) -> Metric:
+    return "asr" if config.subset == "unsafe" else "refusal_rate"
+
+
+def _check_judges(config: AttackSearchConfig) -> None:
+    metric = _metric(config)
+    if not any(metric in measures_of(judge) for judge in config.judges):
+        raise EvaluationError(f"judges: none measures {metric}, by which the word is chosen")
 
 
 def _questions(config: AttackSearchConfig) -> list[Case]:

@@ -74,7 +74,7 @@ def world(folder: Path, service: Service, **fields: Any) -> dict[str, Any]:
     for record, question in zip(safe, questions, strict=True):
         record["instr-resp"][0]["safe_instruction"] = question
     train.write_text(json.dumps([*safe, *(unsafe_record(f"u{n}") for n in range(9))]))
-    model = {"name": "openai", "url": service.url, "model": "m", "attempts": 1}
+    model = {"name": "openai", "url": service.url, "model": "m", "concurrency": 2}
     judges = [{"name": "oracle"}]
     given = {"model": model, "suite": str(suite), "train": str(train), "judges": judges}
     return {**given, "shots": 2, **fields}
@@ -118,9 +118,14 @@ def test_search_for_over_refusal_counts_refusals(
         if opening(body["messages"][-1]["content"][-1]["text"], 1) == "share"
         else "the picture shows a red cup"
     )
-    found = search(world(tmp_path, service, subset="safe", words=2), tmp_path, store, ModelCalls())
+    found = search(
+        world(tmp_path, service, subset="safe", words=2, judges=[{"name": "keywords"}]),
+        tmp_path,
+        store,
+        ModelCalls(),
+    )
     assert found.metric == "refusal_rate"
-    assert [item.word for item in found.audited] == ["share", "can"]
+    assert [item.word for item in found.audited] == ["can", "share"]
     assert (found.chosen.word, found.chosen.rate.value, found.control.value) == ("share", 1.0, 0.0)
 
 
