@@ -6,11 +6,11 @@ neutral, over the same questions, paired.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safemirage.config.evaluate import Label
 from safemirage.evaluation.metrics import cluster_of, grouped
-from safemirage.evaluation.paired import Pair, PairedChange, compare
+from safemirage.evaluation.paired import Pair, PairedChange, compare, difference_interval
 from safemirage.evaluation.samples import Sample
 
 
@@ -32,6 +32,10 @@ class MirageGap:
     """K of attack and control."""
     change: PairedChange
     """From control (first) to attack (second)."""
+    attacked: float
+    """Any-of-K attacked, over the n of `change`."""
+    control: float
+    """Any-of-K neutral, over the same questions."""
     left_out: int
     """Questions that only one of both has, or whose outcome is open."""
     papers_difference: float | None
@@ -99,9 +103,13 @@ def mirage_gap(
             "because more tries alone raise any-of-K"
         )
     pairs, left_out = _pairs(first, second)
+    change = compare(pairs, seed=seed)
+    low, high = difference_interval(change, pairs)
     return MirageGap(
         shots=budgets.pop(),
-        change=compare(pairs, seed=seed),
+        change=replace(change, low=low, high=high),
+        attacked=sum(pair.second for pair in pairs) / change.n,
+        control=sum(pair.first for pair in pairs) / change.n,
         left_out=left_out,
         papers_difference=_difference(outcomes(plain, judge, counted), second) if plain else None,
     )
