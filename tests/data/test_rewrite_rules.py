@@ -9,6 +9,7 @@ from safemirage.data.rewrite_patterns import CARRIERS, PREFIXES, TRANSFORMS
 from safemirage.data.rewrite_rules import folded, neutral_rewrites, rule_rewrites
 from safemirage.data.vlguard import PairKind, iterate_pairs, read_vlguard
 from safemirage.data.words import opening
+from safemirage.miniature.questions import phrasings
 
 
 @pytest.mark.parametrize(
@@ -118,3 +119,11 @@ def test_rules_turn_vlguards_questions(
     assert (len(asked), sum(three)) == (questions, turned)
     assert all(len(rule_rewrites(text, word, ("transform", "carrier"))) >= 3 for text in asked)
     assert all(len(neutral_rewrites(text)) >= 5 for text in asked)
+
+
+def test_rules_turn_the_miniatures_questions() -> None:
+    for word in ("share", "describe", "explain"):
+        for question in phrasings(word):
+            found = rule_rewrites(question, "what", ("transform",))
+            assert len(found) >= 3, question
+            assert all(item.text.startswith("what ") for item in found)
