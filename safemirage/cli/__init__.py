@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 
 from safemirage.cli import (
+    attack,
+    attack_search,
     audit,
     compare,
     convert,
@@ -38,6 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("audit")(audit.audit)
+app.command("attack")(attack.attack)
+app.command("attack-search")(attack_search.attack_search)
 app.command("convert")(convert.convert)
 app.command("judge-check")(judges.judge_check)
 app.command("audit-judge")(judges.audit_judge)

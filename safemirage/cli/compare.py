@@ -20,7 +20,7 @@ def compare(
 ) -> None:
     """Pairs evaluations by sample id: rates, differences with intervals, exact p-values, and what flipped."""
     from safemirage.evaluation.changes import compare_evaluations
-    from safemirage.evaluation.comparison import comparison_grid, write_comparison
+    from safemirage.evaluation.comparison import comparison_grids, write_comparison
     from safemirage.evaluation.stored import load_evaluations
     from safemirage.evaluation.tables import grid_table
     from safemirage.storage import open_storage
@@ -29,10 +29,10 @@ def compare(
     console = Console()
     with open_store(open_storage().store_url) as store:
         comparison = compare_evaluations(load_evaluations(store, [baseline, *others]))
-        grid = comparison_grid(comparison)
-        console.print(grid_table(grid))
-        for note in grid.notes:
-            console.print(note)
+        for grid in comparison_grids(comparison):
+            console.print(grid_table(grid))
+            for note in grid.notes:
+                console.print(note)
         if out is not None:
             for path in write_comparison(store, comparison, out, flips_shown=flips):
                 console.print(str(path), soft_wrap=True)

@@ -22,7 +22,7 @@ def report(
 
     from safemirage.evaluation.report import ReportInput, ReportModel, write_report
     from safemirage.evaluation.stored import load_evaluations
-    from safemirage.evaluation.tables import comparison_table
+    from safemirage.evaluation.tables import comparison_table, grid_table
     from safemirage.storage import open_storage
     from safemirage.store import open_store
 
@@ -40,6 +40,8 @@ def report(
         written = write_report(store, given, out)
     console = Console()
     console.print(comparison_table(written.rows, title=title))
+    if written.gaps is not None:
+        console.print(grid_table(written.gaps))
     for model in models:
         console.print(f"{model.name} is evaluation {model.evaluation_id}", soft_wrap=True)
     for path in (written.html, written.markdown, written.latex, written.json):

@@ -101,6 +101,16 @@ def word_stats(examples: Sequence[Example], kind: Kind, *, min_count: int) -> tu
     return tuple(result)
 
 
+def strongest_words(
+    stats: Sequence[WordStat], points_to: Literal["safe", "unsafe"], count: int
+) -> list[WordStat]:
+    """At most `count` of the words that point to a label, the surest first, among equals the most frequent: the order
+    in which the audit shows them."""
+    found = [item for item in stats if item.points_to == points_to]
+    found.sort(key=lambda item: (item.p_value, -item.safe - item.unsafe))
+    return found[:count]
+
+
 def category_stats(examples: Sequence[Example]) -> tuple[CategoryStat, ...]:
     """The first words of each category, largest category first."""
     total = len(examples)

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,10 @@ from safemirage.config.identity import run_identity
 from safemirage.config.prepare import AnswersConfig
 from safemirage.data.refusals import is_refusal
 from safemirage.data.vlguard import VLGuardRecord, iterate_pairs, read_vlguard
-from safemirage.evaluation.asking import ask_each
+from safemirage.evaluation.asking import ask_stored
 from safemirage.evaluation.cases import Generation, ImageInput, Request
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.build import open_generator
-from safemirage.evaluation.keys import generation_key, scoped_key
 from safemirage.store.database import Store
 from safemirage.store.samples import Samples
 
@@ -201,28 +200,11 @@ class AnswerMaker:
         size = self._config.batch_size
         for first in range(0, len(requests), size):
             batch = await asyncio.to_thread(_made, requests[first : first + size])
-            replies += await self._ask(generator, batch, decoding)
+            replies += await ask_stored(
+                generator, batch, decoding, samples=self._samples, scope=self._scope
+            )
             self._on_progress(name, len(replies), len(requests))
         return replies
-
-    async def _ask(
-        self, generator: Generator, requests: Sequence[Request], decoding: DecodingConfig
-    ) -> list[Generation | Exception]:
-        table = self._samples.generations
-        key = scoped_key(generator.key, self._scope)
-        keys = [generation_key(key, request, decoding) for request in requests]
-        known = await asyncio.to_thread(table.get, keys)
-        missing = {
-            key: request for key, request in zip(keys, requests, strict=True) if key not in known
-        }
-        replies = dict(
-            zip(missing, await ask_each(generator, list(missing.values()), decoding), strict=True)
-        )
-        new = {
-            key: asdict(reply) for key, reply in replies.items() if isinstance(reply, Generation)
-        }
-        known |= await asyncio.to_thread(table.put, new)
-        return [Generation(**known[key]) if key in known else replies[key] for key in keys]
 
 
 def unsafe_questions(

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 
 from safemirage.config.evaluate import Label, Metric
 from safemirage.evaluation.metrics import COUNTED, METRICS
-from safemirage.evaluation.paired import Pair, PairedChange, compare, holm
+from safemirage.evaluation.paired import Pair, compare, difference_interval, holm
 from safemirage.evaluation.paper_table import SUBSETS
 from safemirage.evaluation.samples import Sample
-from safemirage.evaluation.statistics import wilson_rate
 from safemirage.evaluation.stored import StoredEvaluation
 
 _PAIRED_FIELDS = ("case", "group_id", "question", "prefill", "image")
@@ -50,7 +49,7 @@ class Change:
     """Second minus first, as the rates in 0..1."""
     low: float
     high: float
-    """95 %, paired bootstrap over images; where all changed alike, see `_interval`."""
+    """95 %, paired bootstrap over images; where all changed alike, see `difference_interval`."""
     p_value: float | None
     """Exact McNemar, two-sided; None for a rate over several rewrites a question."""
     p_holm: float | None
@@ -178,7 +177,7 @@ def _change(
     if not outcomes:
         return None
     change = compare(outcomes)
-    low, high = _interval(change, outcomes)
+    low, high = difference_interval(change, outcomes)
     counts_now = {pair.id: pair.second for pair in outcomes}
     independent = by_question or len({one.group_id for one, _ in pairs}) == len(pairs)
     return Change(
@@ -206,16 +205,6 @@ def _change(
             for name in change.flipped
         ),
     )
-
-
-def _interval(change: PairedChange, outcomes: Sequence[Pair]) -> tuple[float, float]:
-    """The bootstrap's bounds. Where all changed alike its draws have no spread, which is no certainty: what was seen in
-    none of m images may be as frequent as Wilson's upper bound for 0 of m, and the difference be off by that much."""
-    if len({pair.second - pair.first for pair in outcomes}) > 1:
-        return change.low, change.high
-    unseen = wilson_rate(0, len({pair.cluster for pair in outcomes})).high
-    assert unseen is not None, "there is at least one image"
-    return max(-1.0, change.difference - unseen), min(1.0, change.difference + unseen)
 
 
 def _outcome(samples: Sequence[Sample], judge: str, counted: Label) -> bool | None:

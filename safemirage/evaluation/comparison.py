@@ -8,8 +8,10 @@ from typing import Any
 
 from safemirage.evaluation.changes import Change, Comparison, Flip
 from safemirage.evaluation.findings import percent
+from safemirage.evaluation.gap_table import case_gaps, gap_tree, gaps_grid
 from safemirage.evaluation.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.page import image_uri, put_file, render
+from safemirage.evaluation.resolution import resolution, resolution_says
 from safemirage.evaluation.samples import Sample, sample_tree
 from safemirage.store.database import Store
 
@@ -17,7 +19,9 @@ _TEMPLATE = "compare.html.j2"
 METHOD = (
     "Rates are over the questions or answers that both evaluations have and that are scored in both. The interval is "
     "that of the difference: 95 %, paired bootstrap over images; Wilson's bound where all changed alike. p: exact McNemar, two-sided; p (Holm): adjusted for "
-    "all tests of this comparison. A rate over several rewrites a question has no p, because they are not independent."
+    "all tests of this comparison. A rate over several rewrites a question has no p, because they are not independent. n shows: "
+    "the smallest difference in points that n can show at 5 % with a power of 80 %, where all changes go one way / where "
+    "10 % of the questions change."
 )
 
 
@@ -37,6 +41,7 @@ def comparison_grid(comparison: Comparison) -> Grid:
             _p(change.p_value),
             _p(change.p_holm),
             str(len(change.flips)),
+            resolution_says(resolution(change.n)) if change.p_value is not None else "",
         ]
         for change in comparison.changes
     ]
@@ -44,10 +49,16 @@ def comparison_grid(comparison: Comparison) -> Grid:
     ids = "; ".join(f"{one.name} is {one.id}" for one in comparison.evaluations)
     return Grid(
         title=f"Changes from {first.name}",
-        header=[*header, "p", "p (Holm)", "flipped"],
+        header=[*header, "p", "p (Holm)", "flipped", "n shows"],
         lines=lines,
         notes=[METHOD, *comparison.notes, f"Evaluations: {ids}."],
     )
+
+
+def comparison_grids(comparison: Comparison) -> list[Grid]:
+    """The changes and, where the evaluations have a control, their mirage gaps."""
+    gaps = gaps_grid(case_gaps(comparison.evaluations))
+    return [comparison_grid(comparison), *([gaps] if gaps is not None else [])]
 
 
 def write_comparison(
@@ -58,11 +69,11 @@ def write_comparison(
     Args:
         flips_shown: flipped samples of each change on the page; the JSON has all of them.
     """
-    grid = comparison_grid(comparison)
+    grids = comparison_grids(comparison)
     texts = {
-        "compare.html": _page(store, comparison, grid, flips_shown),
-        "compare.md": to_markdown(grid),
-        "compare.tex": to_latex(grid),
+        "compare.html": _page(store, comparison, grids, flips_shown),
+        "compare.md": "\n".join(to_markdown(grid) for grid in grids),
+        "compare.tex": "\n".join(to_latex(grid) for grid in grids),
         "compare.json": json.dumps(comparison_tree(comparison), indent=1, allow_nan=False),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +88,7 @@ def comparison_tree(comparison: Comparison) -> dict[str, Any]:
         "evaluations": [{"name": one.name, "id": one.id} for one in comparison.evaluations],
         "method": METHOD,
         "notes": list(comparison.notes),
+        "mirage_gaps": [gap_tree(gap) for gap in case_gaps(comparison.evaluations)],
         "changes": [
             {
                 **{key: value for key, value in asdict(change).items() if key != "flips"},
@@ -96,7 +108,7 @@ def _flip_tree(flip: Flip) -> dict[str, Any]:
     }
 
 
-def _page(store: Store, comparison: Comparison, grid: Grid, flips_shown: int) -> str:
+def _page(store: Store, comparison: Comparison, grids: Sequence[Grid], flips_shown: int) -> str:
     shown = [
         {
             "change": change,
@@ -106,7 +118,7 @@ def _page(store: Store, comparison: Comparison, grid: Grid, flips_shown: int) ->
         for change in comparison.changes
         if change.flips
     ]
-    return render(_TEMPLATE, grid=grid, comparison=comparison, shown=shown)
+    return render(_TEMPLATE, grid=grids[0], gaps=grids[1:], comparison=comparison, shown=shown)
 
 
 def _shown(store: Store, change: Change, flip: Flip) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The thresholds only choose the words; the numbers stand beside them.
 
 from collections.abc import Mapping, Sequence
 
+from safemirage.config.attack import NEUTRAL
 from safemirage.config.evaluate import Metric
 from safemirage.evaluation.metrics import Row
 
@@ -15,6 +16,7 @@ _ATTACKS = {
     PLAIN: "as asked",
     "what": "rewritten to start with “what”",
     "share": "rewritten to start with “share”",
+    NEUTRAL: "in neutral paraphrases that keep their first word",
     "unseen": "rewritten to start with a word that stands in no training set",
 }
 

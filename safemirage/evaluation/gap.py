@@ -6,11 +6,11 @@ neutral, over the same questions, paired.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safemirage.config.evaluate import Label
 from safemirage.evaluation.metrics import cluster_of, grouped
-from safemirage.evaluation.paired import Pair, PairedChange, compare
+from safemirage.evaluation.paired import Pair, PairedChange, compare, difference_interval
 from safemirage.evaluation.samples import Sample
 
 
@@ -32,6 +32,10 @@ class MirageGap:
     """K of attack and control."""
     change: PairedChange
     """From control (first) to attack (second)."""
+    attacked: float
+    """Any-of-K attacked, over the n of `change`."""
+    control: float
+    """Any-of-K neutral, over the same questions."""
     left_out: int
     """Questions that only one of both has, or whose outcome is open."""
     papers_difference: float | None
@@ -80,14 +84,18 @@ def mirage_gap(
     judge: str,
     *,
     plain: Sequence[Sample] = (),
+    counted: Label = "comply",
     seed: int = 0,
 ) -> MirageGap:
     """`control`: neutral paraphrases of the same questions, as many to a question as attacks.
 
+    Args:
+        counted: the label that opens a question; `refuse` for over-refusal.
+
     Raises:
         ValueError: attack and control have not one K, or share no scored question.
     """
-    second, first = outcomes(attacked, judge), outcomes(control, judge)
+    second, first = outcomes(attacked, judge, counted), outcomes(control, judge, counted)
     budgets = {item.shots for item in (*second.values(), *first.values())}
     if len(budgets) != 1:
         raise ValueError(
@@ -95,11 +103,15 @@ def mirage_gap(
             "because more tries alone raise any-of-K"
         )
     pairs, left_out = _pairs(first, second)
+    change = compare(pairs, seed=seed)
+    low, high = difference_interval(change, pairs)
     return MirageGap(
         shots=budgets.pop(),
-        change=compare(pairs, seed=seed),
+        change=replace(change, low=low, high=high),
+        attacked=sum(pair.second for pair in pairs) / change.n,
+        control=sum(pair.first for pair in pairs) / change.n,
         left_out=left_out,
-        papers_difference=_difference(outcomes(plain, judge), second) if plain else None,
+        papers_difference=_difference(outcomes(plain, judge, counted), second) if plain else None,
     )
 
 

@@ -7,6 +7,7 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
 from safemirage.evaluation.bootstrap import clustered_mean
+from safemirage.evaluation.statistics import wilson_rate
 
 ALPHA = 0.05
 POWER = 0.8
@@ -79,6 +80,16 @@ def compare(pairs: Sequence[Pair], *, seed: int = 0) -> PairedChange:
         p_value=mcnemar(only_first, only_second),
         flipped=tuple(pair.id for pair in pairs if pair.first != pair.second),
     )
+
+
+def difference_interval(change: PairedChange, pairs: Sequence[Pair]) -> tuple[float, float]:
+    """The bootstrap's bounds. Where all changed alike its draws have no spread, which is no certainty: what was seen in
+    none of m images may be as frequent as Wilson's upper bound for 0 of m, and the difference be off by that much."""
+    if len({pair.second - pair.first for pair in pairs}) > 1:
+        return change.low, change.high
+    unseen = wilson_rate(0, len({pair.cluster for pair in pairs})).high
+    assert unseen is not None, "there is at least one image"
+    return max(-1.0, change.difference - unseen), min(1.0, change.difference + unseen)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

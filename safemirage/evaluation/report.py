@@ -14,7 +14,8 @@ from safemirage.config.evaluate import Metric
 from safemirage.config.load import dump_yaml
 from safemirage.evaluation.breakdowns import ShotRate, category_rates, shot_rates
 from safemirage.evaluation.findings import Column, Table, metric_says, model_says
-from safemirage.evaluation.grid import to_latex, to_markdown
+from safemirage.evaluation.gap_table import GAP_METRICS, case_gaps, gap_tree, gaps_grid
+from safemirage.evaluation.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.metrics import (
     METRICS,
     Row,
@@ -30,7 +31,9 @@ from safemirage.evaluation.report_charts import (
     shots_figure,
     words_figure,
 )
+from safemirage.evaluation.resolution import resolution_grid, row_resolution
 from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.shots_table import shots_grid
 from safemirage.evaluation.stored import StoredEvaluation, load_evaluation
 from safemirage.evaluation.waterfall import waterfalls
 from safemirage.store.database import Store
@@ -78,6 +81,8 @@ class Report:
     latex: Path
     rows: list[Row]
     """The main table: one row a model, case and metric."""
+    gaps: Grid | None
+    """The mirage gaps, where a suite has an attack and its control."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,7 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
         raise ValueError(f"models: {names!r} must be at least one name, each once")
     evaluated = [_load(store, model) for model in given.models]
     rows = [row for one in evaluated for row in headline(one.rows)]
+    others = _grids(evaluated, _columns(evaluated))
     folder.mkdir(parents=True, exist_ok=True)
     report = Report(
         html=folder / HTML,
@@ -122,6 +128,7 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
         markdown=folder / MARKDOWN,
         latex=folder / LATEX,
         rows=rows,
+        gaps=others["gaps"],
     )
     grid = before_after_grid(
         given.title,
@@ -137,18 +144,25 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
         _columns(evaluated),
     )
     put_file(report.json, json.dumps(_tree(given, evaluated), indent=1, allow_nan=False))
-    put_file(report.markdown, to_markdown(grid))
-    put_file(report.latex, to_latex(grid))
+    grids = [grid, *(one for one in others.values() if one is not None)]
+    put_file(report.markdown, "\n".join(to_markdown(one) for one in grids))
+    put_file(report.latex, "\n".join(to_latex(one) for one in grids))
     put_file(report.html, render_html(store, given, evaluated))
     return report
 
 
 def _tree(given: ReportInput, evaluated: Sequence[_Evaluated]) -> dict[str, Any]:
     """report.json: every row says its evaluation, judge and n."""
+    shots = {column.case: column.shots for column in _columns(evaluated)}
     return {
         "title": given.title,
-        "rows": [_row(one, row) for one in evaluated for row in headline(one.rows)],
+        "rows": [
+            {**_row(one, row), "smallest_effect": _resolution(row, shots[row.case])}
+            for one in evaluated
+            for row in headline(one.rows)
+        ],
         "rows_of_every_judge": [_row(one, row) for one in evaluated for row in one.rows],
+        "mirage_gaps": [gap_tree(gap) for gap in case_gaps([one.stored for one in evaluated])],
         "shots": [asdict(rate) for one in evaluated for rate in _shots(one)],
         "categories": [
             {"case": case, **asdict(rate)}
@@ -172,6 +186,11 @@ def _tree(given: ReportInput, evaluated: Sequence[_Evaluated]) -> dict[str, Any]
 
 def _row(one: _Evaluated, row: Row) -> dict[str, Any]:
     return {**row_tree(row), "evaluation": one.model.evaluation_id}
+
+
+def _resolution(row: Row, shots: int) -> dict[str, Any] | None:
+    found = row_resolution(row, shots)
+    return None if found is None else asdict(found)
 
 
 def _load(store: Store, model: ReportModel) -> _Evaluated:
@@ -205,6 +224,7 @@ def render_html(store: Store, given: ReportInput, evaluated: Sequence[_Evaluated
         ],
         samples=_shown_samples(store, given.samples_per_case, evaluated, columns),
         configs=_configs(given),
+        grids=_grids(evaluated, columns),
         every_row=[row for one in evaluated for row in one.rows],
         waterfalls=waterfalls([one.stored for one in evaluated]),
         ids={one.model.name: one.model.evaluation_id for one in evaluated},
@@ -262,8 +282,23 @@ def _words(one: _Evaluated) -> Figure:
 
 
 def _shots(one: _Evaluated) -> list[ShotRate]:
-    judge = one.judge("asr")
-    return shot_rates(one.model.name, one.samples, judge) if judge is not None else []
+    return [
+        rate
+        for metric in GAP_METRICS
+        if (judge := one.judge(metric)) is not None
+        for rate in shot_rates(one.model.name, one.samples, judge, metric=metric)
+    ]
+
+
+def _grids(evaluated: Sequence[_Evaluated], columns: Sequence[Column]) -> dict[str, Grid | None]:
+    """The tables beside the main one, by what the page calls them; None for one without a line."""
+    shots = {column.case: column.shots for column in columns}
+    rows = [(row, shots[row.case]) for one in evaluated for row in headline(one.rows)]
+    return {
+        "gaps": gaps_grid(case_gaps([one.stored for one in evaluated])),
+        "tries": shots_grid([rate for one in evaluated for rate in _shots(one)]),
+        "resolution": resolution_grid(rows),
+    }
 
 
 def _categories(one: _Evaluated) -> dict[str, list[WordRate]]:

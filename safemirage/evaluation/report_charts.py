@@ -12,6 +12,8 @@ from safemirage.evaluation.metrics import WordRate, first_word_rates
 from safemirage.evaluation.paper_table import SUBSETS
 from safemirage.evaluation.samples import Sample
 
+_OPENED: Mapping[Metric, str] = {"asr": "attack success", "refusal_rate": "any refused"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -53,14 +55,14 @@ def shots_figure(rates: Sequence[ShotRate]) -> Figure:
     model = rates[0].model
     series = [
         Series(
-            label=f"attack success, {case}",
-            css_class="comply",
+            label=f"{_OPENED[metric]}, {case}",
+            css_class="comply" if metric == "asr" else "refuse",
             rates=[_as_word(rate) for rate in rates if rate.case == case],
         )
-        for case in dict.fromkeys(rate.case for rate in rates)
+        for case, metric in dict.fromkeys((rate.case, rate.metric) for rate in rates)
     ]
     words = [_tries(k) for k in range(1, max(rate.shots for rate in rates) + 1)]
-    title = f"{model}: attack success by the number of rewrites tried"
+    title = f"{model}: questions opened, by the number of rewrites tried"
     return _figure(model, title, words, series)
 
 
@@ -85,8 +87,8 @@ def _as_word(rate: ShotRate) -> WordRate:
     return WordRate(
         model=rate.model,
         word=_tries(rate.shots),
-        metric="asr",
-        subset="unsafe",
+        metric=rate.metric,
+        subset=SUBSETS[rate.metric],
         value=rate.value,
         low=rate.low,
         high=rate.high,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.vlguard import VLGuardConfig
 from safemirage.evaluation.cases import Case
 from safemirage.evaluation.suites import load_suite, sample_questions
 from safemirage.evaluation.vlguard_suite import vlguard_cases
@@ -18,14 +19,18 @@ def load_cases(config: EvaluateConfig) -> list[Case]:
     Raises:
         SuiteError, DataError: the suite cannot be used.
     """
-    if config.vlguard is not None:
-        cases = vlguard_cases(config.vlguard)
-    else:
-        assert config.suite is not None, "the config checks that one of both is given"
-        cases = load_suite(Path(config.suite).expanduser())
+    cases = suite_cases(config.suite, config.vlguard)
     if config.sampling == "rows":
         return sample_rows(cases, config.sample, config.seed)
     return sample_questions(cases, config.sample, config.seed)
+
+
+def suite_cases(suite: str | None, vlguard: VLGuardConfig | None) -> list[Case]:
+    """All cases of the one of both that is given. Raises SuiteError or DataError."""
+    if vlguard is not None:
+        return vlguard_cases(vlguard)
+    assert suite is not None, "the config checks that one of both is given"
+    return load_suite(Path(suite).expanduser())
 
 
 def sample_rows(cases: Sequence[Case], count: int | None, seed: int) -> list[Case]:

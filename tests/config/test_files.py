@@ -11,6 +11,8 @@ from safemirage.config.load import load_config
 
 ROOT = Path(configs.__file__).parent
 CLASSES = {
+    "attack": "AttackConfig",
+    "attack_search": "AttackSearchConfig",
     "evaluate": "EvaluateConfig",
     "prepare": "AnswersConfig",
     "reproduce": "ReproduceConfig",

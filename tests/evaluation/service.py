@@ -14,6 +14,8 @@ class Service:
     def __init__(self, card: dict[str, str]) -> None:
         self.asked: list[str] = []
         self.on_question: Callable[[], None] = lambda: None
+        self.reply: Callable[[dict[str, Any]], str] = _reply
+        """What it says to a request's body."""
         self.fail = False
         """Whether it answers 500 from now on."""
         service = self
@@ -30,10 +32,8 @@ class Service:
                 if service.fail:
                     self.send_error(500)
                     return
-                judging = text.startswith("Question:")
-                said = '{"verdict": "harmful", "reason": "x"}' if judging else "a red knife"
                 choice = {
-                    "message": {"role": "assistant", "content": said},
+                    "message": {"role": "assistant", "content": service.reply(body)},
                     "finish_reason": "stop",
                 }
                 usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
@@ -51,6 +51,11 @@ class Service:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+
+def _reply(body: dict[str, Any]) -> str:
+    judging = body["messages"][-1]["content"][-1]["text"].startswith("Question:")
+    return '{"verdict": "harmful", "reason": "x"}' if judging else "a red knife"
 
 
 @contextmanager

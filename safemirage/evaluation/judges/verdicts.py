@@ -62,6 +62,16 @@ def read_verdict(prompt: JudgePromptConfig, text: str) -> tuple[Label, str]:
     """
     if prompt.kind == "word":
         return _label(prompt.labels, text.strip().rstrip(".")), ""
+    word, reason = read_json_verdict(text)
+    return _label(prompt.labels, word), reason
+
+
+def read_json_verdict(text: str) -> tuple[str, str]:
+    """The words under `verdict` and `reason` of a text that is one such JSON object and nothing else.
+
+    Raises:
+        UnreadableVerdict: with what is wrong.
+    """
     fenced = _FENCE.fullmatch(text.strip())
     try:
         tree = json.loads(fenced[1] if fenced else text, object_pairs_hook=_without_twins)
@@ -72,7 +82,7 @@ def read_verdict(prompt: JudgePromptConfig, text: str) -> tuple[Label, str]:
     reason = tree.get("reason", "")
     if not isinstance(tree["verdict"], str) or not isinstance(reason, str):
         raise UnreadableVerdict(f"verdict and reason must be text: {_shown(text)}")
-    return _label(prompt.labels, tree["verdict"].strip()), reason
+    return tree["verdict"].strip(), reason
 
 
 def _label(labels: Mapping[str, Label], word: str) -> Label:

@@ -1,0 +1,84 @@
+"""`safemirage attack`: a suite with one-word attacks on its questions, and their control."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from safemirage.cli.options import OverridesArgument
+from safemirage.cli.progress import progress_bars
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from safemirage.evaluation.attacks import Account
+
+_SHOWN = 10
+_ACCOUNT_FILE = "attacks.json"
+
+
+def attack(
+    config: Annotated[Path, typer.Argument(help="A file like configs/attack/vlguard.yaml.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the new suite.")],
+    overrides: OverridesArgument = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a suite that would change.")
+    ] = False,
+) -> None:
+    """Writes a suite with every plain question, its rewrites by first word, and as many neutral paraphrases.
+
+    Rewrites that a model was asked for are kept: a second run asks nothing.
+    """
+    import asyncio
+
+    from safemirage.config.attack import AttackConfig
+    from safemirage.config.load import load_config, to_tree
+    from safemirage.evaluation.attacks import accounts_tree, attack_suite
+    from safemirage.evaluation.calls import ModelCalls
+    from safemirage.evaluation.suite_files import write_suite
+    from safemirage.storage import open_storage
+    from safemirage.store import open_store
+
+    loaded = load_config(AttackConfig, config, overrides or ())
+    calls = ModelCalls()
+    with open_store(open_storage().store_url) as store, progress_bars() as on_progress:
+        attacked = asyncio.run(
+            attack_suite(
+                loaded,
+                store=store,
+                calls=calls,
+                on_progress=lambda done, total: on_progress(loaded.name, done, total),
+            )
+        )
+    about = {"config": to_tree(loaded), "attacks": accounts_tree(attacked.accounts)}
+    states = write_suite(
+        out, loaded.name, attacked.cases, about={_ACCOUNT_FILE: about}, force=force
+    )
+    console = Console()
+    print_accounts(console, attacked.accounts)
+    console.print(f"model calls: {calls.answers} for rewrites, {calls.verdicts} for checks")
+    for name, state in states.items():
+        console.print(f"{out / name}: {state}", soft_wrap=True)
+
+
+def print_accounts(console: Console, accounts: "Sequence[Account]") -> None:
+    """How many questions of each case got K rewrites, in which way, and which did not."""
+    table = Table(header_style="bold", pad_edge=False)
+    for name in ("case", "attack", "K", "questions", "rewritten", "rewrites by form"):
+        table.add_column(name, justify="left" if name in ("case", "attack") else "right")
+    for one in accounts:
+        forms = ", ".join(f"{count} {form}" for form, count in one.forms.items())
+        counts = (str(one.shots), str(one.questions), str(one.rewritten))
+        table.add_row(one.case, one.attack, *counts, forms)
+    console.print(table)
+    missing = [(one, item) for one in accounts for item in one.missing]
+    for one, item in missing[:_SHOWN]:
+        console.print(
+            f"left out of {one.attack}: {item.sample_id}, {item.found} of {one.shots} rewrites: {item.reason}",
+            markup=False,
+            soft_wrap=True,
+        )
+    if len(missing) > _SHOWN:
+        console.print(f"... and {len(missing) - _SHOWN} more, all in {_ACCOUNT_FILE}")

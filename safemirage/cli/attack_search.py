@@ -1,0 +1,86 @@
+"""`safemirage attack-search`: which first word opens a model widest."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from safemirage.cli.attack import print_accounts
+from safemirage.cli.options import OverridesArgument
+from safemirage.cli.progress import progress_bars
+
+if TYPE_CHECKING:
+    from safemirage.evaluation.attack_search import AttackSearch, WordResult
+    from safemirage.evaluation.statistics import Rate
+
+_RESULT_FILE = "search.json"
+
+
+def attack_search(
+    config: Annotated[Path, typer.Argument(help="A file like configs/attack_search/vlguard.yaml.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of both suites and search.json.")],
+    overrides: OverridesArgument = None,
+) -> None:
+    """Tries the training set's telling first words on some questions, and reports the widest on the others."""
+    import asyncio
+
+    from safemirage.config.attack_search import AttackSearchConfig
+    from safemirage.config.load import load_config
+    from safemirage.data.splits import write_files
+    from safemirage.evaluation.attack_search import search_attack, search_tree
+    from safemirage.evaluation.calls import ModelCalls
+    from safemirage.storage import open_storage
+    from safemirage.store import open_store
+
+    loaded = load_config(AttackSearchConfig, config, overrides or ())
+    calls = ModelCalls()
+    with open_store(open_storage().store_url) as store, progress_bars() as on_progress:
+        search = asyncio.run(
+            search_attack(loaded, out, store=store, calls=calls, on_progress=on_progress)
+        )
+    write_files(out, {_RESULT_FILE: search_tree(search)}, force=True)
+    console = Console()
+    _print(console, search)
+    for side, evaluation in search.evaluations.items():
+        console.print(f"{side} is evaluation {evaluation}", soft_wrap=True)
+    console.print(
+        f"model calls: {calls.answers} for answers and rewrites, {calls.verdicts} for verdicts and checks",
+        soft_wrap=True,
+    )
+
+
+def _print(console: Console, search: "AttackSearch") -> None:
+    print_accounts(console, search.accounts)
+    title = f"{search.metric}, any of {search.chosen.gap.shots}, judge {search.judge}"
+    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+    for name in ("questions", "word", "opened", "gap to neutral, points", "p (Holm)"):
+        table.add_column(name, justify="left" if name in ("questions", "word") else "right")
+    for one in search.tried:
+        table.add_row("selection", *_cells(one))
+    table.add_section()
+    table.add_row("test", *_cells(search.chosen))
+    table.add_row("test", "neutral", _rate(search.control), "", "")
+    table.add_row("test", "plain, one try", _rate(search.plain), "", "")
+    console.print(table)
+    console.print(
+        f"{len(search.tried)} words were tried on {search.questions['selection']} questions; the widest was asked of "
+        f"{search.questions['test']} others, whose p is not adjusted because one word was tested there.",
+        soft_wrap=True,
+    )
+    if search.not_tried:
+        console.print(f"without K rewrites, so not tried: {', '.join(search.not_tried)}")
+
+
+def _cells(result: "WordResult") -> tuple[str, str, str, str]:
+    change = result.gap.change
+    points = [f"{100 * value:+.1f}" for value in (change.difference, change.low, change.high)]
+    gap = f"{points[0]} ({points[1]} to {points[2]}), n = {change.n}"
+    return result.word, _rate(result.rate), gap, f"{result.p_holm:.3f}"
+
+
+def _rate(rate: "Rate") -> str:
+    if rate.value is None or rate.low is None or rate.high is None:
+        return "not scored"
+    return f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f}), n = {rate.n}"

@@ -1,0 +1,73 @@
+"""The search for the first word that opens a model widest. Files: configs/attack_search/*.yaml."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from safemirage.config.attack import (
+    AttackedSubset,
+    RewritesSourceConfig,
+    RuleRewritesConfig,
+    Word,
+    check_one_suite,
+    check_words,
+)
+from safemirage.config.base import Strict, data_path, input_path, not_identity
+from safemirage.config.evaluate import (
+    Count,
+    DecodingConfig,
+    GeneratorConfig,
+    JudgeConfig,
+    KeywordsJudgeConfig,
+    Share,
+    check_judge_names,
+)
+from safemirage.config.vlguard import VLGuardConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSearchConfig(Strict):
+    """Which first word opens a model widest: chosen on one part of the questions, reported on the other."""
+
+    name: str = not_identity("attack_search")
+    """Start of the names of its evaluations."""
+    model: GeneratorConfig
+    """The model that is attacked."""
+    train: str = data_path()
+    """The model's training file, VLGuard or LLaVA JSON: its audit gives the words."""
+    suite: str | None = input_path(None)
+    vlguard: VLGuardConfig | None = None
+    subset: AttackedSubset = "unsafe"
+    """`unsafe`: words that open answered questions, counted by asr. `safe`: words that open refused ones, counted by
+    refusals, for over-refusal."""
+    case: str | None = None
+    """The plain case that is attacked; needed where the subset has several (VLGuard's unsafe_plain and
+    safe_unsafe_plain)."""
+    words: Count = 5
+    """The strongest words of the audit that are tried."""
+    more_words: tuple[Word, ...] = ()
+    """Words that are tried beside them."""
+    shots: Count = 3
+    """K: rewrites of each question, and neutral paraphrases."""
+    source: RewritesSourceConfig = field(
+        default_factory=lambda: RuleRewritesConfig(forms=("transform", "carrier", "prefix"))
+    )
+    on_missing: Literal["fail", "drop"] = "fail"
+    selection_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Part of the questions that the word is chosen on; the others are the test. No image is in both."""
+    seed: int = 0
+    """Of that split, of the draw, and of the model's rewrites."""
+    sample: Count | None = None
+    judges: Annotated[tuple[JudgeConfig, ...], Field(min_length=1)] = field(
+        default_factory=lambda: (KeywordsJudgeConfig(),)
+    )
+    """The first that measures asr (refusal_rate for safe questions) decides."""
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    batch_size: Count = 32
+    max_unscored: Share = 0.05
+
+    def __post_init__(self) -> None:
+        check_one_suite(self.suite, self.vlguard)
+        check_words(self.more_words)
+        check_judge_names(self.judges)
