@@ -18,7 +18,7 @@ TIERS = (
     {"models"},
     {"methods"},
     {"training", "evaluation"},
-    {"miniature"},
+    {"miniature", "probes"},
     {"cli", "serve_app"},
     {"ray_jobs"},
 )

@@ -16,6 +16,7 @@ import transformers
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.model import Presets
+from safemirage.config.weights import WeightsConfig
 from safemirage.evaluation.cases import Generation, Request
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.padded import PaddedDecoder
@@ -28,6 +29,7 @@ from safemirage.models.precision import multiplies
 from safemirage.models.prompts import Prompter, PromptError, read_image
 
 _AS_SAVED = Presets()
+_AS_THEY_ARE = WeightsConfig()
 _LOG = logging.getLogger(__name__)
 
 
@@ -76,13 +78,16 @@ class TransformersGenerator:
         device: str = "cpu",
         batch_size: int = 32,
         presets: Presets = _AS_SAVED,
+        changes: WeightsConfig = _AS_THEY_ARE,
     ) -> Self:
         """A generator of an export (an adapter is merged), a model folder or a hub id.
 
         Raises:
             ConfigError, ExportError: see `load_for_inference`.
         """
-        loaded = load_for_inference(path, dtype=dtype, device=device, presets=presets)
+        loaded = load_for_inference(
+            path, dtype=dtype, device=device, presets=presets, changes=changes
+        )
         return cls(loaded, batch_size=batch_size)
 
     @property
@@ -99,6 +104,7 @@ class TransformersGenerator:
             "products": str(self._model.dtype).removeprefix("torch."),
             "attention": self._model.config._attn_implementation,
             "device": self._model.device.type,
+            **self._loaded.changes,
         }
 
     @property
