@@ -93,7 +93,7 @@ def test_adapter_probe_of_an_export_without_one_names_the_way_out(
     ("fields", "model", "message"),
     [
         ({"scales": [1]}, {}, "1 and 0 are measured anyway"),
-        ({}, {"name": "vllm"}, r"evaluate\.model\.name|'vllm' answers with weights"),
+        ({}, {"name": "vllm"}, r"'vllm' answers with weights .* 'transformers'"),
         ({}, {"weights": {"adapter_scale": 0.5}}, "starts from the export as it is"),
     ],
 )
