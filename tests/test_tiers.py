@@ -34,6 +34,7 @@ MAY_IMPORT_TORCH = {
     "safemirage.evaluation.generators.shared_prefix",
     "safemirage.evaluation.generators.slots",
     "safemirage.evaluation.generators.transformers",
+    "safemirage.evaluation.generators.turns",
     "safemirage.evaluation.generators.vllm",
 }
 HEAVY = ("torch", "transformers", "vllm", "deepspeed", "mlflow", "ray")

@@ -4,10 +4,8 @@ In float32 a greedy answer does not depend on what else is in its batch, and a s
 draws from a generator of its own, seeded by its content.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -18,11 +16,11 @@ from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.model import Presets
 from safemirage.config.weights import WeightsConfig
 from safemirage.evaluation.cases import Generation, Request
-from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.padded import PaddedDecoder
 from safemirage.evaluation.generators.prompts import ImageFeatures, TokenizedPrompt
 from safemirage.evaluation.generators.seeds import sampling_seed
 from safemirage.evaluation.generators.shared_prefix import SharedPrefixDecoder
+from safemirage.evaluation.generators.turns import Turns
 from safemirage.models.families import Family
 from safemirage.models.loading import DtypeName, LoadedModel, load_for_inference
 from safemirage.models.precision import multiplies
@@ -67,7 +65,7 @@ class TransformersGenerator:
         self._context: int = self._model.config.get_text_config().max_position_embeddings
         self._decoder = self._build_decoder(loaded.family, batch_size)
         self.num_encoded_images = 0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
+        self._turns = Turns("generate")
 
     @classmethod
     def load(
@@ -121,17 +119,11 @@ class TransformersGenerator:
             RequestRejected: an image that cannot be read, a text that holds the image token, or a prompt that
                 leaves no room for `max_new_tokens` in the model's context.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(
-                self._thread, self._generate, list(requests), decoding
-            )
-        except PromptError as error:
-            raise RequestRejected(str(error)) from error
+        return await self._turns.take(self._generate, requests, decoding)
 
     def close(self) -> None:
         """Wait for the running call and end the thread."""
-        self._thread.shutdown(cancel_futures=True)
+        self._turns.close()
 
     def _build_decoder(self, family: Family, rows: int) -> Decoder:
         text = self._model.config.get_text_config()
