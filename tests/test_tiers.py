@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ TIERS = (
     {"models"},
     {"methods"},
     {"training", "evaluation"},
-    {"miniature"},
+    {"miniature", "probes"},
     {"cli", "serve_app"},
     {"ray_jobs"},
 )
@@ -33,6 +34,7 @@ MAY_IMPORT_TORCH = {
     "safemirage.evaluation.generators.shared_prefix",
     "safemirage.evaluation.generators.slots",
     "safemirage.evaluation.generators.transformers",
+    "safemirage.evaluation.generators.turns",
     "safemirage.evaluation.generators.vllm",
 }
 HEAVY = ("torch", "transformers", "vllm", "deepspeed", "mlflow", "ray")
@@ -161,39 +163,75 @@ def test_tiers_good_import_is_let_through(module: str, source: str) -> None:
     assert violations(module, source) == []
 
 
-_FORK_AND_IMPORT = """
+_IMPORT_EACH = """
 import importlib, json, os, sys, traceback
 
-heavy, names = json.loads(sys.stdin.read())
+heavy, ours, names = json.loads(sys.stdin.read())
+
+def loaded():
+    return [item for item in heavy if item in sys.modules]
+
+for name in names:
+    importlib.import_module(name)
+    if loaded():
+        sys.exit(f"{name} loads {loaded()}")
+for name in [name for name in sys.modules if name.split(".")[0] in ours]:
+    del sys.modules[name]
 for name in names:
     if (child := os.fork()) == 0:
         try:
             importlib.import_module(name)
-            loaded = [item for item in heavy if item in sys.modules]
         except BaseException:
             traceback.print_exc()
             os._exit(1)
-        print(json.dumps([name, loaded]), flush=True)
+        print(json.dumps([name, loaded()]), flush=True)
         os._exit(0)
     if os.waitpid(child, 0)[1]:
-        sys.exit(f"{name} cannot be imported")
+        sys.exit(f"{name} cannot be imported first")
 """
-"""One interpreter that has imported nothing forks once for each module, so every import is a first one."""
+"""One interpreter imports all modules in turn, and stops at the first that loads something heavy. Then it forgets ours,
+keeps the libraries, and forks once for each module: there it is the first of ours to be imported, as a user may do."""
 
 
-@pytest.mark.timeout(180)
-def test_tiers_light_modules_load_nothing_heavy() -> None:
-    names = [module for module in modules() if is_torch_free(module)]
-    result = subprocess.run(
-        [sys.executable, "-c", _FORK_AND_IMPORT],
-        input=json.dumps([HEAVY, names]),
+def imported_each(names: list[str], folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    ours = sorted({name.split(".")[0] for name in names})
+    return subprocess.run(
+        [sys.executable, "-c", _IMPORT_EACH],
+        input=json.dumps([HEAVY, ours, names]),
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
     )
+
+
+def test_tiers_light_modules_load_nothing_heavy() -> None:
+    names = [module for module in modules() if is_torch_free(module)]
+    result = imported_each(names)
     assert result.returncode == 0, result.stderr
     loaded = dict(json.loads(line) for line in result.stdout.splitlines())
     assert loaded == {name: [] for name in names}
+
+
+def test_tiers_module_that_loads_something_heavy_or_cannot_come_first_is_named(
+    tmp_path: Path,
+) -> None:
+    package = tmp_path / "own"
+    package.mkdir()
+    (tmp_path / "mlflow.py").touch()
+    sources = {
+        "__init__": "",
+        "light": "",
+        "heavy": "def f():\n    import mlflow\nf()",
+        "first": "import own.second\nvalue = 1",
+        "second": "from own.first import value",
+    }
+    for name, source in sources.items():
+        (package / f"{name}.py").write_text(source)
+    heavy = imported_each(["own", "own.light", "own.heavy"], tmp_path)
+    assert "own.heavy loads ['mlflow']" in heavy.stderr
+    circular = imported_each(["own.second", "own.first"], tmp_path)
+    assert "own.first cannot be imported first" in circular.stderr
 
 
 def test_tiers_configs_folder_holds_no_code() -> None:

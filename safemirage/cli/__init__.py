@@ -21,6 +21,7 @@ from safemirage.cli import (
     exchange,
     judges,
     prepare,
+    probes,
     report,
     rescore,
 )
@@ -50,6 +51,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("rescore")(rescore.rescore)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
+app.add_typer(probes.app, name="probe")
 app.command("export")(exchange.export_evaluation)
 app.command("import")(exchange.import_evaluation)
 

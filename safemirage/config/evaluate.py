@@ -10,6 +10,7 @@ from pydantic import Field
 from safemirage.config.base import Strict, data_path, input_path, not_identity
 from safemirage.config.model import Presets
 from safemirage.config.vlguard import VLGuardConfig
+from safemirage.config.weights import WeightsConfig
 
 Label = Literal["comply", "refuse", "deflect", "degenerate", "other", "unscored"]
 """`deflect`: sensible, but neither complies nor refuses; `degenerate`: repetition, nothing, the wrong script;
@@ -84,6 +85,8 @@ class TransformersConfig(Strict):
     presets: Presets = field(default_factory=Presets)
     """What replaces a part of the model's processor. The original asks with `template: llava_v1` and
     `image_preprocessing: crop`, whatever the model was trained in."""
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    """What is done to the weights first: an adapter scaled or switched off, quantisation. See docs/probes.md."""
 
 
 @dataclass(frozen=True, kw_only=True)

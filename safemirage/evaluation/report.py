@@ -71,6 +71,8 @@ class ReportInput:
     """Package, commit, seed, ... by name."""
     samples_per_case: int = 2
     """Pictures with questions and answers, of each case; 0 leaves them out."""
+    curves: Sequence[Figure] = ()
+    """Further figures, shown before the others."""
 
 
 @dataclass(frozen=True, kw_only=True)

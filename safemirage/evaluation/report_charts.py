@@ -74,6 +74,16 @@ def category_figure(case: str, rates: Sequence[WordRate]) -> Figure:
     return _figure(model, title, [rate.word for rate in rates], series)
 
 
+def curve_figure(model: str, title: str, curves: Mapping[str, Sequence[WordRate]]) -> Figure:
+    """A series a curve, the later the fainter, over the points in the first one's order; `curves` is not empty."""
+    series = [
+        Series(label=label, css_class=f"comply faint-{min(place, 4)}", rates=rates)
+        for place, (label, rates) in enumerate(curves.items())
+    ]
+    words = [rate.word for rate in series[0].rates]
+    return _figure(model, title, words, series)
+
+
 def _figure(model: str, title: str, words: Sequence[str], series: Sequence[Series]) -> Figure:
     svg = words_chart(title, words, series)
     return Figure(model=model, title=title, svg=svg, words=words, series=series)

@@ -3,16 +3,15 @@
 import importlib.util
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from torch import nn
 from transformers import (
     AutoModelForImageTextToText,
@@ -23,17 +22,21 @@ from transformers import (
 
 from safemirage.config.identity import is_local
 from safemirage.config.load import ConfigError
-from safemirage.config.model import LoraConfig, ModelConfig, Presets
+from safemirage.config.model import ModelConfig, Presets
+from safemirage.config.weights import WeightsConfig
+from safemirage.models.adapter import scale_adapter, with_adapters
 from safemirage.models.families import Family, family_of
 from safemirage.models.manifest import (
     MANIFEST_NAME,
     ExportError,
     is_adapter,
     read_manifest,
+    same_processor,
     verify_export,
     weights_digest,
 )
 from safemirage.models.presets import apply_presets, presets_digest
+from safemirage.models.quantisation import quantise
 
 _LOG = logging.getLogger(__name__)
 _HUB_FILES = [
@@ -45,6 +48,7 @@ _HUB_FILES = [
     "merges.txt",
 ]
 _AS_SAVED = Presets()
+_AS_THEY_ARE = WeightsConfig()
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 DtypeName = Literal["float32", "bfloat16", "float16"]
@@ -62,6 +66,8 @@ class LoadedModel:
     """Of the weights as loaded; for training, those that the run starts from."""
     processor_digest: str
     attention: Attention
+    changes: Mapping[str, str] = field(default_factory=dict)
+    """What was done to the weights that the digest is of; nothing as a rule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +95,7 @@ def load_for_training(config: ModelConfig) -> LoadedModel:
     weights.model.config.get_text_config().use_cache = False
     model: Any = weights.model
     if config.lora is not None:
-        model = _with_adapters(weights.model, family, config.lora, base=config.path)
+        model = with_adapters(weights.model, family, config.lora, base=config.path)
     else:
         _mark_trainable(weights.model, family, config.trainable)
     if config.gradient_checkpointing:
@@ -112,24 +118,34 @@ def load_for_inference(
     device: str = "cpu",
     revision: str = "main",
     presets: Presets = _AS_SAVED,
+    changes: WeightsConfig = _AS_THEY_ARE,
 ) -> LoadedModel:
-    """The model in eval mode on `device`; an adapter is merged into its base.
+    """The model in eval mode on `device`; an adapter is merged into its base, or left out at scale 0.
 
     Raises:
-        ConfigError: nothing at `path`, or presets that its family does not have.
+        ConfigError: nothing at `path`, presets that its family does not have, `changes` that the export or this
+            machine does not take.
         ExportError: the folder, or an adapter's base, is not what its manifest says.
     """
     attention = choose_attention("auto", dtype, on_cuda=device.startswith("cuda"))
     folder = resolve_model(str(path), revision)
-    weights = _load_weights(folder, dtype, attention)
+    weights = _load_scaled(folder, dtype, attention, changes.adapter_scale)
     family = family_of(weights.model.config)
+    model = weights.model.eval().requires_grad_(False)
+    done = {}
+    if changes.adapter_scale not in (0.0, 1.0):
+        done["adapter_scale"] = f"{changes.adapter_scale:g}"
+    if changes.quantisation is not None:
+        done["quantisation"] = quantise(model, family, changes.quantisation, device)
+    speaks = _processor_folder(folder, changes.adapter_scale)
     return LoadedModel(
-        model=weights.model.eval().requires_grad_(False).to(device),
-        processor=load_processor(folder, family, weights.model.config, presets=presets),
+        model=model.to(device),
+        processor=load_processor(speaks, family, weights.model.config, presets=presets),
         family=family,
         weights_digest=weights.digest,
-        processor_digest=presets_digest(folder, presets),
+        processor_digest=presets_digest(speaks, presets),
         attention=attention,
+        changes=done,
     )
 
 
@@ -199,7 +215,7 @@ def choose_attention(
 def _load_weights(folder: Path, dtype: DtypeName, attention: Attention) -> _Weights:
     manifest = verify_export(folder) if (folder / MANIFEST_NAME).is_file() else None
     if is_adapter(folder):
-        return _load_merged(folder, dtype, attention)
+        return _load_merged(folder, _load_base(folder, dtype, attention))
     model = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=_DTYPES[dtype], attn_implementation=attention, use_safetensors=True
     )
@@ -207,7 +223,30 @@ def _load_weights(folder: Path, dtype: DtypeName, attention: Attention) -> _Weig
     return _Weights(model=model, digest=weights_digest(folder, known=known))
 
 
-def _load_merged(folder: Path, dtype: DtypeName, attention: Attention) -> _Weights:
+def _load_scaled(
+    folder: Path, dtype: DtypeName, attention: Attention, adapter_scale: float
+) -> _Weights:
+    """The weights with an adapter at part of its strength; at 0 they are its base, digest and all.
+
+    Raises:
+        ConfigError: a scale for an export that has no adapter.
+    """
+    if adapter_scale == 1:
+        return _load_weights(folder, dtype, attention)
+    if not is_adapter(folder):
+        raise ConfigError(
+            f"model.weights.adapter_scale: {adapter_scale!r}, but {folder} has no adapter to scale; leave it out, or "
+            "name the export of a run with model.lora"
+        )
+    verify_export(folder)
+    base = _load_base(folder, dtype, attention)
+    if adapter_scale == 0:
+        return base
+    return _load_merged(folder, base, adapter_scale)
+
+
+def _load_base(folder: Path, dtype: DtypeName, attention: Attention) -> _Weights:
+    """The weights that an adapter was trained on."""
     base = read_manifest(folder).base
     if base is None:
         raise ExportError(f"{folder}: an adapter whose manifest names no base model")
@@ -217,36 +256,27 @@ def _load_merged(folder: Path, dtype: DtypeName, attention: Attention) -> _Weigh
             f"{folder}: its base {base.path!r} has weights {weights.digest[:12]}, but the adapter was trained on "
             f"{base.weights_digest[:12]}; put the original base back"
         )
-    merged = PeftModel.from_pretrained(weights.model, str(folder)).merge_and_unload()
-    return _Weights(model=merged, digest=weights_digest(folder, base_digest=weights.digest))
+    return weights
 
 
-def _with_adapters(
-    model: PreTrainedModel, family: Family, lora: LoraConfig, *, base: str
-) -> PeftModel:
-    model.name_or_path = base
-    leaves = sorted(
-        {
-            name.rpartition(".")[2]
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and name.startswith(f"{family.language}.")
-        }
+def _load_merged(folder: Path, base: _Weights, adapter_scale: float = 1.0) -> _Weights:
+    model = PeftModel.from_pretrained(base.model, str(folder))
+    if adapter_scale != 1:
+        scale_adapter(model, adapter_scale)
+    return _Weights(
+        model=model.merge_and_unload(), digest=weights_digest(folder, base_digest=base.digest)
     )
-    config = PeftLoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        bias="none",
-        target_modules=lora_targets(family, leaves),
-        # As part of the adapter the original projector stays at hand: the adapter switched off is the base.
-        modules_to_save=[family.projector] if lora.train_projector else None,
-    )
-    return get_peft_model(model, config)
 
 
-def lora_targets(family: Family, leaves: Sequence[str]) -> str:
-    """The pattern of PEFT's `target_modules`: layers of the language model whose last name is one of `leaves`."""
-    return rf"{re.escape(family.language)}\..*\.({'|'.join(map(re.escape, leaves))})"
+def _processor_folder(folder: Path, adapter_scale: float) -> Path:
+    """Whose processor speaks. With its adapter off a model is its base, and where the two have one processor the base's
+    files are taken, so that answers which the base gave before serve."""
+    if adapter_scale != 0:
+        return folder
+    base = read_manifest(folder).base
+    assert base is not None, "its weights were loaded"
+    there = resolve_model(base.path, base.revision)
+    return there if same_processor(folder, there) else folder
 
 
 def _mark_trainable(model: nn.Module, family: Family, patterns: tuple[str, ...]) -> None:

@@ -156,6 +156,22 @@ def weights_digest(
     return digest_of({"base": base_digest, "adapter": settings, "weights": weights})
 
 
+def same_processor(first: Path, second: Path) -> bool:
+    """Whether two folders hold one tokenizer, chat template and image preprocessing, byte for byte.
+
+    Left out is the generation config, which an adapter's export takes from its base.
+    """
+    one, other = (
+        {
+            name: file_digest(folder / name)
+            for name in export_files(folder)
+            if name in _PROCESSOR_FILES and name != "generation_config.json"
+        }
+        for folder in (first, second)
+    )
+    return one == other
+
+
 def processor_digest(folder: Path) -> str:
     """SHA-256 in hex over the files of tokenizer, chat template, image preprocessing, and tokens that end an answer."""
     return digest_of(

@@ -139,18 +139,21 @@ def test_training_on_two_workers_equals_one_plain_process(
 
 
 class KillOnce(UserCallback):
-    """Kills the second worker, without warning, when a step is reported."""
+    """Runs in Ray Train's controller, and kills a worker, or the controller itself, when a step is reported."""
 
-    def __init__(self, step: int, marker: Path) -> None:
+    def __init__(self, step: int, marker: Path, *, worker: int | None) -> None:
         self.step = step
         self.marker = marker
+        self.worker = worker
+        """Rank; None: the controller."""
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
-        if metrics[1].get("step", 0) >= self.step and not self.marker.exists():
-            self.marker.write_text(str(metrics[1]["pid"]))
-            os.kill(metrics[1]["pid"], signal.SIGKILL)
+        if metrics[self.worker or 0].get("step", 0) >= self.step and not self.marker.exists():
+            self.marker.touch()
+            pid = os.getpid() if self.worker is None else metrics[self.worker]["pid"]
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_training_whose_worker_is_killed_ends_with_the_losses_of_an_undisturbed_run(
@@ -159,25 +162,10 @@ def test_training_whose_worker_is_killed_ends_with_the_losses_of_an_undisturbed_
     undisturbed = in_process(tree, tmp_path, optim=TEN_STEPS, method=RMU)
     config = two_workers(tree, optim=TEN_STEPS, method=RMU, name="killed")
     marker = tmp_path / "killed"
-    record = run_training(config, storage=storage, callbacks=[KillOnce(4, marker)])
+    record = run_training(config, storage=storage, callbacks=[KillOnce(4, marker, worker=1)])
     assert marker.exists()
     assert_ends_as(quiet, record)
     assert_curves_equal(storage, record.id, undisturbed, rel=1e-5)
-
-
-class KillController(UserCallback):
-    """Kills Ray Train's controller, in which it runs, when a step is reported."""
-
-    def __init__(self, step: int, marker: Path) -> None:
-        self.step = step
-        self.marker = marker
-
-    def after_report(
-        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
-    ) -> None:
-        if metrics[0].get("step", 0) >= self.step and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -187,7 +175,7 @@ def test_training_whose_controller_is_killed_goes_on_when_it_is_asked_for_again(
     config = two_workers(tree, optim=TEN_STEPS, method=RMU, name="no-controller")
     marker = tmp_path / "killed"
     with pytest.raises(ray.exceptions.RayActorError):
-        run_training(config, storage=storage, callbacks=[KillController(4, marker)])
+        run_training(config, storage=storage, callbacks=[KillOnce(4, marker, worker=None)])
     assert marker.exists()
     record = run_training(config, storage=storage)
     assert record.attempts == 2
@@ -349,7 +337,9 @@ def test_training_that_failed_goes_on_from_its_last_checkpoint(
     config = two_workers(tree, name="failed", optim=optim)
     fragile = replace(config, workers=replace(config.workers, max_failures=0))
     with pytest.raises(ray.train.TrainingFailedError):
-        run_training(fragile, storage=storage, callbacks=[KillOnce(4, tmp_path / "killed")])
+        run_training(
+            fragile, storage=storage, callbacks=[KillOnce(4, tmp_path / "killed", worker=1)]
+        )
     record = run_training(config, storage=storage)
     assert record.attempts == 2
     assert record.result is not None

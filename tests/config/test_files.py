@@ -15,12 +15,15 @@ CLASSES = {
     "attack_search": "AttackSearchConfig",
     "evaluate": "EvaluateConfig",
     "prepare": "AnswersConfig",
+    "probe/adapter.yaml": "AdapterProbeConfig",
+    "probe/quantise.yaml": "QuantiseConfig",
+    "probe/relearn.yaml": "RelearnConfig",
     "reproduce": "ReproduceConfig",
     "search": "SearchConfig",
     "serve": "ServeConfig",
     "train": "TrainConfig",
 }
-"""Folder, which is also the name of the module under safemirage.config, and the class of its files."""
+"""Folder, or file, and the class of its files; the folder is also the name of the module under safemirage.config."""
 
 FILES = sorted(
     path for path in ROOT.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}
@@ -28,9 +31,10 @@ FILES = sorted(
 
 
 def class_of(path: Path) -> type[Any]:
-    folder = path.relative_to(ROOT).parts[0]
+    file = path.relative_to(ROOT)
+    folder = file.parts[0]
     module = importlib.import_module(f"safemirage.config.{folder}")
-    result: type[Any] = getattr(module, CLASSES[folder])
+    result: type[Any] = getattr(module, CLASSES.get(folder) or CLASSES[file.as_posix()])
     return result
 
 

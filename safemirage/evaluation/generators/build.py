@@ -29,6 +29,7 @@ async def open_generator(config: GeneratorConfig) -> AsyncIterator[Generator]:
                 dtype=config.dtype,
                 device=config.device,
                 presets=config.presets,
+                changes=config.weights,
                 batch_size=config.rows,
             )
             try:

@@ -4,10 +4,8 @@ In float32 a greedy answer does not depend on what else is in its batch, and a s
 draws from a generator of its own, seeded by its content.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -16,18 +14,20 @@ import transformers
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.model import Presets
+from safemirage.config.weights import WeightsConfig
 from safemirage.evaluation.cases import Generation, Request
-from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.padded import PaddedDecoder
 from safemirage.evaluation.generators.prompts import ImageFeatures, TokenizedPrompt
 from safemirage.evaluation.generators.seeds import sampling_seed
 from safemirage.evaluation.generators.shared_prefix import SharedPrefixDecoder
+from safemirage.evaluation.generators.turns import Turns
 from safemirage.models.families import Family
 from safemirage.models.loading import DtypeName, LoadedModel, load_for_inference
 from safemirage.models.precision import multiplies
 from safemirage.models.prompts import Prompter, PromptError, read_image, stop_ids
 
 _AS_SAVED = Presets()
+_AS_THEY_ARE = WeightsConfig()
 _LOG = logging.getLogger(__name__)
 
 
@@ -65,7 +65,7 @@ class TransformersGenerator:
         self._context: int = self._model.config.get_text_config().max_position_embeddings
         self._decoder = self._build_decoder(loaded.family, batch_size)
         self.num_encoded_images = 0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
+        self._turns = Turns("generate")
 
     @classmethod
     def load(
@@ -76,13 +76,16 @@ class TransformersGenerator:
         device: str = "cpu",
         batch_size: int = 32,
         presets: Presets = _AS_SAVED,
+        changes: WeightsConfig = _AS_THEY_ARE,
     ) -> Self:
         """A generator of an export (an adapter is merged), a model folder or a hub id.
 
         Raises:
             ConfigError, ExportError: see `load_for_inference`.
         """
-        loaded = load_for_inference(path, dtype=dtype, device=device, presets=presets)
+        loaded = load_for_inference(
+            path, dtype=dtype, device=device, presets=presets, changes=changes
+        )
         return cls(loaded, batch_size=batch_size)
 
     @property
@@ -99,6 +102,7 @@ class TransformersGenerator:
             "products": str(self._model.dtype).removeprefix("torch."),
             "attention": self._model.config._attn_implementation,
             "device": self._model.device.type,
+            **self._loaded.changes,
         }
 
     @property
@@ -115,17 +119,11 @@ class TransformersGenerator:
             RequestRejected: an image that cannot be read, a text that holds the image token, or a prompt that
                 leaves no room for `max_new_tokens` in the model's context.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(
-                self._thread, self._generate, list(requests), decoding
-            )
-        except PromptError as error:
-            raise RequestRejected(str(error)) from error
+        return await self._turns.take(self._generate, requests, decoding)
 
     def close(self) -> None:
         """Wait for the running call and end the thread."""
-        self._thread.shutdown(cancel_futures=True)
+        self._turns.close()
 
     def _build_decoder(self, family: Family, rows: int) -> Decoder:
         text = self._model.config.get_text_config()

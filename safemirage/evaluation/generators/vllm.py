@@ -4,11 +4,9 @@ Prompts are rendered, tokenised and decoded as for transformers, and images prep
 greedy answer is the same text from either engine.
 """
 
-import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,8 +16,8 @@ from transformers import AutoConfig
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.evaluation.cases import Generation, Request
-from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.seeds import sampling_seed
+from safemirage.evaluation.generators.turns import Turns
 from safemirage.models.export import merge_export, verify_export
 from safemirage.models.families import family_of
 from safemirage.models.loading import DtypeName, load_processor, resolve_model
@@ -69,7 +67,7 @@ class VLLMGenerator:
         self._prompter = prompter
         self._key = dict(key)
         self._context: int = engine.llm_engine.model_config.max_model_len
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm")
+        self._turns = Turns("vllm")
 
     @classmethod
     def load(
@@ -130,17 +128,11 @@ class VLLMGenerator:
             RequestRejected: an image that cannot be read, a text that holds the image token, or a prompt that
                 leaves no room for `max_new_tokens` in the engine's context.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(
-                self._thread, self._generate, list(requests), decoding
-            )
-        except PromptError as error:
-            raise RequestRejected(str(error)) from error
+        return await self._turns.take(self._generate, requests, decoding)
 
     def close(self) -> None:
         """Wait for the running call, then stop the engine."""
-        self._thread.shutdown(cancel_futures=True)
+        self._turns.close()
         self._engine.llm_engine.engine_core.shutdown()
 
     def _generate(self, requests: list[Request], decoding: DecodingConfig) -> list[Generation]:

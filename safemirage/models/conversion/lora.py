@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from safemirage.config.model import Presets
+from safemirage.models.adapter import lora_targets
 from safemirage.models.conversion.layout import (
     ConversionError,
     adapter_files,
@@ -26,7 +27,7 @@ from safemirage.models.conversion.source import (
 )
 from safemirage.models.export import BaseModel, export_folder, write_processor
 from safemirage.models.families import LLAVA
-from safemirage.models.loading import load_processor, lora_targets, resolve_model
+from safemirage.models.loading import load_processor, resolve_model
 from safemirage.models.manifest import is_adapter, weights_digest
 
 _UNKNOWN_KINDS = ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern")

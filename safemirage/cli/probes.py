@@ -1,0 +1,145 @@
+"""`safemirage probe relearn | adapter | quantise`: how deep does the unlearning of an export go?"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from safemirage.cli.options import OverridesArgument
+from safemirage.cli.progress import OnNamedProgress, progress_bars
+
+if TYPE_CHECKING:
+    from safemirage.probes.measuring import Measured, Point
+    from safemirage.probes.report import Curves
+    from safemirage.storage import Storage
+    from safemirage.store import Store
+
+app = typer.Typer(help="Changes an export, and measures it before and after.", no_args_is_help=True)
+_INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
+
+ConfigArgument = Annotated[Path, typer.Argument(help="A file of configs/probe/.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for report.html and the like, compare.*, probe.json."),
+]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a probe works."""
+
+    storage: "Storage"
+    store: "Store"
+    on_progress: OnNamedProgress
+
+
+@app.command("relearn")
+def relearn(
+    config: ConfigArgument, overrides: OverridesArgument = None, out: OutOption = None
+) -> None:
+    """Fine-tunes on k forgotten records and follows attack success over the steps.
+
+    A second run trains and asks nothing, and one that was cut off goes on.
+    """
+    from safemirage.config.load import load_config
+    from safemirage.config.probe import RelearnConfig
+    from safemirage.probes.curves import curve_figures, curve_grid
+    from safemirage.probes.relearn import relearn_points
+    from safemirage.probes.report import Curves
+
+    loaded = load_config(RelearnConfig, config, overrides or ())
+
+    def points(place: _Place) -> "Sequence[Point]":
+        return relearn_points(
+            loaded, storage=place.storage, store=place.store, on_progress=place.on_progress
+        )
+
+    def curves(measured: "Measured") -> "Curves":
+        return Curves(grid=curve_grid(measured), figures=curve_figures(measured))
+
+    _probe("relearn", points, out, curves)
+
+
+@app.command("adapter")
+def adapter(
+    config: ConfigArgument, overrides: OverridesArgument = None, out: OutOption = None
+) -> None:
+    """Measures the export of a LoRA run with its adapter on, weaker, and off."""
+    from safemirage.config.load import load_config
+    from safemirage.config.probe import AdapterProbeConfig
+    from safemirage.probes.adapter import adapter_points
+
+    loaded = load_config(AdapterProbeConfig, config, overrides or ())
+    _probe("adapter", lambda _: adapter_points(loaded), out)
+
+
+@app.command("quantise")
+def quantise(
+    config: ConfigArgument, overrides: OverridesArgument = None, out: OutOption = None
+) -> None:
+    """Measures the export beside the same weights in fewer bits."""
+    from safemirage.config.load import load_config
+    from safemirage.config.probe import QuantiseConfig
+    from safemirage.probes.quantise import quantise_points
+
+    loaded = load_config(QuantiseConfig, config, overrides or ())
+    _probe("quantise", lambda _: quantise_points(loaded), out)
+
+
+def _probe(
+    name: str,
+    points: "Callable[[_Place], Sequence[Point]]",
+    out: Path | None,
+    curves: "Callable[[Measured], Curves] | None" = None,
+) -> None:
+    """Makes the points, measures them, and prints: all rates, what is peculiar to the probe, the paired changes."""
+    import asyncio
+    from importlib.metadata import version
+
+    from safemirage.evaluation.comparison import comparison_grid
+    from safemirage.evaluation.tables import comparison_table, grid_table
+    from safemirage.probes.measuring import measure
+    from safemirage.probes.report import write_probe
+
+    with _place() as place:
+        made = points(place)
+        measured = asyncio.run(
+            measure(name, made, store=place.store, on_progress=place.on_progress)
+        )
+        shown = curves(measured) if curves is not None else None
+        console = Console()
+        console.print(comparison_table(measured.rows))
+        changes = comparison_grid(measured.comparison)
+        for grid in [changes] if shown is None else [shown.grid, changes]:
+            console.print(grid_table(grid))
+            for note in grid.notes:
+                console.print(note)
+        console.print(
+            f"model calls: {measured.calls.answers} for answers, {measured.calls.verdicts} for verdicts "
+            "(what the store knows is not asked again)",
+            soft_wrap=True,
+        )
+        if out is not None:
+            paths = write_probe(
+                place.store, measured, out, version=version("safemirage"), curves=shown
+            )
+            for path in paths:
+                console.print(str(path), soft_wrap=True)
+
+
+@contextmanager
+def _place() -> Iterator[_Place]:
+    from safemirage.storage import open_storage
+    from safemirage.store import open_store
+
+    storage = open_storage()
+    with open_store(storage.store_url) as store, progress_bars() as on_progress:
+        try:
+            yield _Place(storage, store, on_progress)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("interrupted; the same command goes on where it was")
+            raise typer.Exit(_INTERRUPTED) from None
