@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.evaluation.cases import Case
+from safemirage.evaluation.sets import set_cases
 from safemirage.evaluation.suites import load_suite, sample_questions
 from safemirage.evaluation.vlguard_suite import vlguard_cases
 
@@ -20,8 +21,10 @@ def load_cases(config: EvaluateConfig) -> list[Case]:
     """
     if config.vlguard is not None:
         cases = vlguard_cases(config.vlguard)
+    elif config.set is not None:
+        cases = set_cases(config.set)
     else:
-        assert config.suite is not None, "the config checks that one of both is given"
+        assert config.suite is not None, "the config checks that one of them is given"
         cases = load_suite(Path(config.suite).expanduser())
     if config.sampling == "rows":
         return sample_rows(cases, config.sample, config.seed)

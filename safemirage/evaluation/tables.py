@@ -40,6 +40,8 @@ def grid_table(grid: Grid) -> Table:
 
 
 def _is_shown(row: Row, rows: Sequence[Row]) -> bool:
+    if row.metric not in _TITLES:
+        return False
     is_unsafe = any(other.case == row.case and other.metric == "asr" for other in rows)
     return is_unsafe == (row.metric == "asr")
 
