@@ -21,6 +21,8 @@ from safemirage.cli import (
     prepare,
     report,
     rescore,
+    submission,
+    utility,
 )
 from safemirage.config.load import ConfigError
 from safemirage.data.records import DataError, DataWarning
@@ -46,6 +48,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("rescore")(rescore.rescore)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
+app.command("utility")(utility.utility)
+app.command("submission")(submission.submission)
 app.command("export")(exchange.export_evaluation)
 app.command("import")(exchange.import_evaluation)
 

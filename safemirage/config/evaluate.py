@@ -23,6 +23,7 @@ Metric = Literal[
     "irrelevant_rate",
     "deflection_rate",
     "degenerate_rate",
+    "accuracy",
 ]
 Reading = Literal["corrected", "paper"]
 
@@ -134,6 +135,20 @@ class UsefulJudgeConfig(Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VQAAccuracyJudgeConfig(Strict):
+    """The official accuracy of TextVQA, VQA v2 or VizWiz, against the answers of ten people that the set carries."""
+
+    name: Literal["vqa_accuracy"] = "vqa_accuracy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultipleChoiceJudgeConfig(Strict):
+    """ScienceQA's: does the answer choose the right letter?"""
+
+    name: Literal["multiple_choice"] = "multiple_choice"
+
+
+@dataclass(frozen=True, kw_only=True)
 class JudgePromptConfig(Strict):
     """What a model that judges is asked, and how its answer is read."""
 
@@ -233,6 +248,8 @@ JudgeConfig = Annotated[
     | RefusalRulesJudgeConfig
     | OracleJudgeConfig
     | UsefulJudgeConfig
+    | VQAAccuracyJudgeConfig
+    | MultipleChoiceJudgeConfig
     | ModelJudgeConfig
     | UsefulnessJudgeConfig
     | RelevanceJudgeConfig

@@ -9,7 +9,7 @@ from safemirage.evaluation.findings import percent
 from safemirage.evaluation.grid import Grid
 from safemirage.evaluation.metrics import Row, headline
 
-_TITLES = {"asr": "ASR", "refusal_rate": "refused", "useful_rate": "useful"}
+_TITLES = {"asr": "ASR", "refusal_rate": "refused", "useful_rate": "useful", "accuracy": "accuracy"}
 
 
 def comparison_table(rows: Sequence[Row], *, title: str = "") -> Table:

@@ -73,6 +73,11 @@ class SetFile:
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             self.wrong(name, field, f"{shown} cannot be read: {error}")
 
+    def check(self) -> None:
+        """Raises DataError where something was wrong."""
+        if self._problems:
+            raise DataError(self.path, self._problems)
+
     def finish(self, cases: Sequence[Case]) -> list[Case]:
         """The cases.
 
@@ -83,8 +88,7 @@ class SetFile:
         for name, times in seen.items():
             if times > 1:
                 self.wrong(name, "id", f"stands {times} times; every question needs its own")
-        if self._problems:
-            raise DataError(self.path, self._problems)
+        self.check()
         if not cases:
             raise DataError(self.path, "holds no question that was asked for")
         return list(cases)
@@ -101,6 +105,11 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str | None]]:
     if missing:
         raise DataError(path, f"has no column {missing}; its columns are {reader.fieldnames}")
     return list(reader)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines that are not blank. Raises DataError where the file cannot be read or is not UTF-8."""
+    return [line for line in _read_text(path).splitlines() if line.strip()]
 
 
 def read_json(path: Path) -> Any:
