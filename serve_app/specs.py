@@ -27,7 +27,8 @@ def public_spec(evaluation: Evaluation) -> dict[str, Any]:
         return {key: value for key, value in spec.items() if key != "cases"}
     config = spec.get("config", spec)
     rows = evaluation.rows or []
-    suite = "vlguard" if config.get("vlguard") else config.get("suite")
+    set_name = (config.get("set") or {}).get("name")
+    suite = "vlguard" if config.get("vlguard") else set_name or config.get("suite")
     return {
         "model": rows[0]["model"] if rows else config.get("name"),
         "suite": PurePath(suite).name if suite else None,

@@ -24,6 +24,8 @@ from safemirage.cli import (
     probes,
     report,
     rescore,
+    submission,
+    utility,
 )
 from safemirage.config.load import ConfigError
 from safemirage.data.records import DataError, DataWarning
@@ -52,6 +54,8 @@ app.command("rescore")(rescore.rescore)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.add_typer(probes.app, name="probe")
+app.command("utility")(utility.utility)
+app.command("submission")(submission.submission)
 app.command("export")(exchange.export_evaluation)
 app.command("import")(exchange.import_evaluation)
 

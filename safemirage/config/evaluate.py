@@ -9,6 +9,7 @@ from pydantic import Field
 
 from safemirage.config.base import Strict, data_path, input_path, not_identity
 from safemirage.config.model import Presets
+from safemirage.config.sets import SetConfig
 from safemirage.config.vlguard import VLGuardConfig
 from safemirage.config.weights import WeightsConfig
 
@@ -23,6 +24,7 @@ Metric = Literal[
     "irrelevant_rate",
     "deflection_rate",
     "degenerate_rate",
+    "accuracy",
 ]
 Reading = Literal["corrected", "paper"]
 
@@ -136,6 +138,20 @@ class UsefulJudgeConfig(Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VQAAccuracyJudgeConfig(Strict):
+    """The official accuracy of TextVQA, VQA v2 or VizWiz, against the answers of ten people that the set carries."""
+
+    name: Literal["vqa_accuracy"] = "vqa_accuracy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultipleChoiceJudgeConfig(Strict):
+    """ScienceQA's: does the answer choose the right letter?"""
+
+    name: Literal["multiple_choice"] = "multiple_choice"
+
+
+@dataclass(frozen=True, kw_only=True)
 class JudgePromptConfig(Strict):
     """What a model that judges is asked, and how its answer is read."""
 
@@ -235,6 +251,8 @@ JudgeConfig = Annotated[
     | RefusalRulesJudgeConfig
     | OracleJudgeConfig
     | UsefulJudgeConfig
+    | VQAAccuracyJudgeConfig
+    | MultipleChoiceJudgeConfig
     | ModelJudgeConfig
     | UsefulnessJudgeConfig
     | RelevanceJudgeConfig
@@ -249,9 +267,11 @@ class EvaluateConfig(Strict):
     """Readable start of the evaluation's id."""
     model: GeneratorConfig
     suite: str | None = input_path(None)
-    """Folder with suite.json and its images; or give `vlguard`."""
+    """Folder with suite.json and its images; or give `vlguard` or `set`."""
     vlguard: VLGuardConfig | None = None
     """VLGuard's own files as the suite."""
+    set: SetConfig | None = None
+    """Another public data set as the suite, by its name: `set: {name: xstest, prompts: ...}`."""
     judges: Annotated[tuple[JudgeConfig, ...], Field(min_length=1)] = field(
         default_factory=lambda: (KeywordsJudgeConfig(),)
     )
@@ -271,8 +291,8 @@ class EvaluateConfig(Strict):
     """Share of the cases that a judge may leave without a verdict; with more the evaluation fails."""
 
     def __post_init__(self) -> None:
-        if (self.suite is None) == (self.vlguard is None):
-            raise ValueError("suite, vlguard: give one of both")
+        if [self.suite, self.vlguard, self.set].count(None) != 2:
+            raise ValueError("suite, vlguard, set: give one of them")
         if self.sampling == "rows" and self.protocol != "paper":
             raise ValueError(
                 "sampling: 'rows' tears questions apart and is for protocol: paper; allowed: 'questions'"
@@ -290,6 +310,8 @@ def check_judge_names(judges: Sequence[JudgeConfig]) -> None:
 
 def suite_name(config: EvaluateConfig) -> str:
     """What tables and progress call the suite."""
+    if config.set is not None:
+        return config.set.name
     return "vlguard" if config.suite is None else Path(config.suite).name
 
 

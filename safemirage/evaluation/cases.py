@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from safemirage.config.evaluate import Label
@@ -31,6 +32,25 @@ class ImageInput:
             ValueError: it is neither PNG, JPEG, GIF nor WebP.
         """
         return f"data:{media_type(self.data)};base64,{base64.b64encode(self.data).decode()}"
+
+
+class ImageFile(ImageInput):
+    """An image that stays on the disk, for sets that memory does not hold; its bytes are read when asked for.
+
+    Pickled, it is an `ImageInput`: the other side may not have the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        object.__setattr__(self, "path", path)  # the base is frozen
+
+    path: Path
+
+    @property
+    def data(self) -> bytes:
+        return self.path.read_bytes()
+
+    def __reduce__(self) -> tuple[type[ImageInput], tuple[bytes]]:
+        return ImageInput, (self.data,)
 
 
 def media_type(data: bytes) -> str:

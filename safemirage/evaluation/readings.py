@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from safemirage.config.evaluate import Reading
+from safemirage.evaluation.accuracy import accuracy_rows
 from safemirage.evaluation.metrics import Measures, Row, score
 from safemirage.evaluation.paper import paper_score
 from safemirage.evaluation.samples import Sample
@@ -13,10 +14,11 @@ def score_as(
     reading: Reading, model: str, samples: Sequence[Sample], measures: Measures
 ) -> list[Row]:
     """Every rate of every case by every judge that measures it, counted by the reading's rules."""
+    accuracy = accuracy_rows(model, samples, measures)
     match reading:
         case "corrected":
-            return score(model, samples, measures)
+            return [*score(model, samples, measures), *accuracy]
         case "paper":
-            return paper_score(model, samples, measures)
+            return [*paper_score(model, samples, measures), *accuracy]
         case _:
             assert_never(reading)

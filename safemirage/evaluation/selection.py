@@ -9,6 +9,7 @@ from pathlib import Path
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.vlguard import VLGuardConfig
 from safemirage.evaluation.cases import Case
+from safemirage.evaluation.sets import set_cases
 from safemirage.evaluation.suites import load_suite, sample_questions
 from safemirage.evaluation.vlguard_suite import vlguard_cases
 
@@ -19,7 +20,10 @@ def load_cases(config: EvaluateConfig) -> list[Case]:
     Raises:
         SuiteError, DataError: the suite cannot be used.
     """
-    cases = suite_cases(config.suite, config.vlguard)
+    if config.set is not None:
+        cases = set_cases(config.set)
+    else:
+        cases = suite_cases(config.suite, config.vlguard)
     if config.sampling == "rows":
         return sample_rows(cases, config.sample, config.seed)
     return sample_questions(cases, config.sample, config.seed)

@@ -9,7 +9,7 @@ from safemirage.evaluation.findings import percent
 from safemirage.evaluation.grid import Grid
 from safemirage.evaluation.metrics import Row, headline
 
-_TITLES = {"asr": "ASR", "refusal_rate": "refused", "useful_rate": "useful"}
+_TITLES = {"asr": "ASR", "refusal_rate": "refused", "useful_rate": "useful", "accuracy": "accuracy"}
 
 
 def comparison_table(rows: Sequence[Row], *, title: str = "") -> Table:
@@ -40,6 +40,8 @@ def grid_table(grid: Grid) -> Table:
 
 
 def _is_shown(row: Row, rows: Sequence[Row]) -> bool:
+    if row.metric not in _TITLES:
+        return False
     is_unsafe = any(other.case == row.case and other.metric == "asr" for other in rows)
     return is_unsafe == (row.metric == "asr")
 

@@ -185,7 +185,7 @@ def test_load_cases_of_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "suite, vlguard: give one of both"),
+        ({}, "suite, vlguard, set: give one of them"),
         ({"suite": "x", "sampling": "rows"}, "is for protocol: paper"),
         ({"suite": "x", "protocol": "papers"}, "protocol"),
         ({"suite": "x", "max_unscored": 2}, "max_unscored"),

@@ -11,14 +11,17 @@ from safemirage.config.evaluate import (
     KeywordsJudgeConfig,
     Metric,
     ModelJudgeConfig,
+    MultipleChoiceJudgeConfig,
     OracleJudgeConfig,
     RefusalRulesJudgeConfig,
     RelevanceJudgeConfig,
     UsefulJudgeConfig,
     UsefulnessJudgeConfig,
+    VQAAccuracyJudgeConfig,
 )
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judge
+from safemirage.evaluation.judges.accuracy import MultipleChoiceJudge, VQAAccuracyJudge
 from safemirage.evaluation.judges.guards import FORMATS, GuardJudge
 from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.judges.model import ModelJudge
@@ -37,6 +40,8 @@ BUILT_IN: Mapping[str, Callable[[], Judge]] = {
     "oracle": OracleJudge,
     "useful": UsefulJudge,
     "refusal_rules": RefusalRulesJudge,
+    "vqa_accuracy": VQAAccuracyJudge,
+    "multiple_choice": MultipleChoiceJudge,
 }
 """Judges that need no model, by the name that they can be asked for."""
 
@@ -53,6 +58,8 @@ def build_judge(config: JudgeConfig, generator_of: Callable[[GeneratorConfig], G
             | RefusalRulesJudgeConfig()
             | OracleJudgeConfig()
             | UsefulJudgeConfig()
+            | VQAAccuracyJudgeConfig()
+            | MultipleChoiceJudgeConfig()
         ):
             return built_in_judge(config.name)
         case ModelJudgeConfig():

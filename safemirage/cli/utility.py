@@ -1,0 +1,64 @@
+"""`safemirage utility`: what models can still do, beside what they refuse."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from safemirage.evaluation.other_results import OtherScore
+
+
+def utility(
+    evaluations: Annotated[
+        list[str] | None, typer.Argument(help="Finished ones, by id, name or config file.")
+    ] = None,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            help="A result file of lmms-eval or VLMEvalKit; NAME=FILE puts it into that model's line.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for utility.md, .tex and .json.")
+    ] = None,
+) -> None:
+    """Prints safety and accuracy, a line a model, with other tools' numbers; and each accuracy by group."""
+    from safemirage.evaluation.stored import load_evaluations
+    from safemirage.evaluation.tables import grid_table
+    from safemirage.evaluation.utility_table import (
+        breakdown_grid,
+        model_lines,
+        utility_grid,
+        write_utility,
+    )
+    from safemirage.storage import open_storage
+    from safemirage.store import open_store
+
+    if not evaluations and not imports:
+        raise typer.BadParameter("give an evaluation, or a file to --import")
+    others = [(name, score) for item in imports or () for name, score in _imported(item)]
+    with open_store(open_storage().store_url) as store:
+        lines = model_lines(load_evaluations(store, evaluations or []), others)
+    grids = [utility_grid(lines), *filter(None, map(breakdown_grid, lines))]
+    console = Console()
+    for grid in grids:
+        console.print(grid_table(grid))
+        for note in grid.notes:
+            console.print(note)
+    if out is not None:
+        for path in write_utility(lines, grids, out):
+            console.print(str(path), soft_wrap=True)
+
+
+def _imported(item: str) -> list[tuple[str, "OtherScore"]]:
+    """The scores of `[NAME=]FILE`, each with its line's name."""
+    from safemirage.evaluation.other_results import read_results
+
+    name, separator, path = item.partition("=")
+    if not separator or Path(item).is_file():
+        name, path = "", item
+    scores = read_results(Path(path).expanduser())
+    return [(name or score.model, score) for score in scores]

@@ -1,0 +1,53 @@
+"""The metric `accuracy`: the mean score of the answers to questions of utility, the same in either reading.
+
+With a 95 % interval: Wilson's where scores are 0 or 1 and each answer has a picture of its own, else the bootstrap clustered by
+image. Answers without a score stay outside.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from safemirage.config.evaluate import Metric
+from safemirage.evaluation.bootstrap import clustered_mean, clustered_rate
+from safemirage.evaluation.metrics import Measures, Row, cluster_of, grouped
+from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.statistics import Rate, wilson_rate
+
+ACCURACY: Metric = "accuracy"
+
+
+def accuracy_rows(model: str, samples: Sequence[Sample], measures: Measures) -> list[Row]:
+    """A row for each case and each judge that measures accuracy; cases in order of appearance."""
+    judges = [name for name, metrics in measures.items() if ACCURACY in metrics]
+    cases: Mapping[str, list[Sample]] = grouped(samples, lambda sample: sample.case)
+    return [
+        Row(
+            model=model,
+            case=case,
+            metric=ACCURACY,
+            judge=judge,
+            unscored=sum(sample.verdict(judge).score is None for sample in members),
+            **asdict(mean_score(members, judge)),
+        )
+        for case, members in cases.items()
+        for judge in judges
+    ]
+
+
+def mean_score(samples: Sequence[Sample], judge: str) -> Rate:
+    """The mean of the judge's scores, in 0..1, over the answers that have one."""
+    scored = [
+        (score, cluster_of(sample))
+        for sample in samples
+        if (score := sample.verdict(judge).score) is not None
+    ]
+    if not scored:
+        return wilson_rate(0, 0)
+    scores = [score for score, _ in scored]
+    clusters = [cluster for _, cluster in scored]
+    if set(scores) <= {0.0, 1.0}:
+        if len(set(clusters)) == len(clusters):
+            return wilson_rate(int(sum(scores)), len(scores))
+        return clustered_rate([score == 1 for score in scores], clusters)
+    mean, low, high = clustered_mean(scores, clusters)
+    return Rate(value=mean, low=low, high=high, n=len(scores))

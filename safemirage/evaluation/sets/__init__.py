@@ -1,0 +1,56 @@
+"""The one switch from a public data set's config to its cases. One module a set."""
+
+from typing import assert_never
+
+from safemirage.config.sets import (
+    FigStepConfig,
+    MMSafetyBenchConfig,
+    MOSSBenchConfig,
+    ScienceQAConfig,
+    SetConfig,
+    SPAVLConfig,
+    TextVQAConfig,
+    VizWizConfig,
+    VQAv2Config,
+    XSTestConfig,
+)
+from safemirage.evaluation.cases import Case
+from safemirage.evaluation.sets.figstep import figstep_cases
+from safemirage.evaluation.sets.mm_safetybench import mm_safetybench_cases
+from safemirage.evaluation.sets.mossbench import mossbench_cases
+from safemirage.evaluation.sets.scienceqa import scienceqa_cases
+from safemirage.evaluation.sets.spa_vl import spa_vl_cases
+from safemirage.evaluation.sets.textvqa import textvqa_cases
+from safemirage.evaluation.sets.vizwiz import vizwiz_cases
+from safemirage.evaluation.sets.vqav2 import vqav2_cases
+from safemirage.evaluation.sets.xstest import xstest_cases
+
+
+def set_cases(config: SetConfig) -> list[Case]:
+    """The cases of a data set, in its files' order.
+
+    Raises:
+        DataError: a file cannot be used; every problem in it is named.
+        ConfigError: it is Parquet, and pyarrow is not installed.
+    """
+    match config:
+        case MMSafetyBenchConfig():
+            return mm_safetybench_cases(config)
+        case FigStepConfig():
+            return figstep_cases(config)
+        case SPAVLConfig():
+            return spa_vl_cases(config)
+        case XSTestConfig():
+            return xstest_cases(config)
+        case MOSSBenchConfig():
+            return mossbench_cases(config)
+        case TextVQAConfig():
+            return textvqa_cases(config)
+        case ScienceQAConfig():
+            return scienceqa_cases(config)
+        case VQAv2Config():
+            return vqav2_cases(config)
+        case VizWizConfig():
+            return vizwiz_cases(config)
+        case _:
+            assert_never(config)

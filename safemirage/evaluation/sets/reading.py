@@ -1,0 +1,146 @@
+"""What the loaders of public data sets share: fields and images of a file's records, and all that is wrong with them."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from safemirage.data.records import DataError, ImageFolder, Problem
+from safemirage.evaluation.cases import Case, ImageFile, ImageInput
+
+
+class SetFile:
+    """A file of a data set while it is read. Problems are collected; `finish` raises them together.
+
+    A field that is wrong reads as the empty text, an image as None, so that reading goes on to the next problem.
+    """
+
+    def __init__(self, path: str, images: str | None = None) -> None:
+        """Raises DataError where the image folder is not there."""
+        self.path = Path(path).expanduser()
+        self._problems: list[Problem] = []
+        self._folder = ImageFolder(images)
+        if (missing := self._folder.missing()) is not None:
+            raise DataError(self.path, missing)
+        self._images: dict[str, ImageInput] = {}
+
+    def wrong(self, record: str, field: str, message: str) -> None:
+        self._problems.append(Problem(record, field, message))
+
+    def text(self, name: str, record: Mapping[str, Any], field: str) -> str:
+        """A field that must hold text that is not blank."""
+        value = record.get(field)
+        if isinstance(value, str) and value.strip():
+            return value
+        self.wrong(name, field, f"{value!r} is not text, or is blank")
+        return ""
+
+    def image(self, name: str, path: str, field: str = "image") -> ImageInput | None:
+        """The image at `path` below the folder, looked at now: it must be one that can be read."""
+        found = self.image_file(name, path, field)
+        if found is not None:
+            self._look_at(name, field, found.data, shown=repr(path))
+        return found
+
+    def image_file(self, name: str, path: str, field: str = "image") -> ImageInput | None:
+        """The same, read when it is asked for: for sets that memory does not hold."""
+        if path not in self._images:
+            if (message := self._folder.problem(path)) is not None:
+                self.wrong(name, field, message)
+                return None
+            self._images[path] = ImageFile(self._folder.path(path))
+        return self._images[path]
+
+    def embedded_image(self, name: str, field: str, data: object) -> ImageInput | None:
+        """An image that stands in the record itself, as encoded bytes."""
+        if not isinstance(data, bytes):
+            self.wrong(name, field, f"{type(data).__name__}, but the bytes of an image are needed")
+            return None
+        self._look_at(name, field, data, shown=f"an image of {len(data)} bytes")
+        return ImageInput(data)
+
+    def _look_at(self, name: str, field: str, data: bytes, *, shown: str) -> None:
+        try:
+            with Image.open(io.BytesIO(data)) as opened:
+                opened.verify()
+        except UnidentifiedImageError:
+            self.wrong(name, field, f"{shown} is not an image that can be read")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            self.wrong(name, field, f"{shown} cannot be read: {error}")
+
+    def check(self) -> None:
+        """Raises DataError where something was wrong."""
+        if self._problems:
+            raise DataError(self.path, self._problems)
+
+    def finish(self, cases: Sequence[Case]) -> list[Case]:
+        """The cases.
+
+        Raises:
+            DataError: something is wrong; two cases share an id; there is no case.
+        """
+        seen = Counter(case.sample_id for case in cases)
+        for name, times in seen.items():
+            if times > 1:
+                self.wrong(name, "id", f"stands {times} times; every question needs its own")
+        self.check()
+        if not cases:
+            raise DataError(self.path, "holds no question that was asked for")
+        return list(cases)
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str | None]]:
+    """The records of a CSV file with a heading.
+
+    Raises:
+        DataError: it cannot be read, is not UTF-8, or lacks a column.
+    """
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    missing = [column for column in columns if column not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(path, f"has no column {missing}; its columns are {reader.fieldnames}")
+    return list(reader)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines that are not blank. Raises DataError where the file cannot be read or is not UTF-8."""
+    return [line for line in _read_text(path).splitlines() if line.strip()]
+
+
+def read_json(path: Path) -> Any:
+    """Raises DataError where the file cannot be read or is not UTF-8 JSON."""
+    try:
+        return json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise DataError(path, f"is not JSON: {error.msg} at {where}") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, with at least one entry. Raises DataError where it holds something else."""
+    tree = read_json(path)
+    if not isinstance(tree, dict) or not tree:
+        raise DataError(path, f"holds {type(tree).__name__}, but an object with entries is needed")
+    return tree
+
+
+def records_in(file: SetFile, items: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Those of the named items that are JSON objects; of the others each is a problem."""
+    for name, item in items.items():
+        if not isinstance(item, dict):
+            file.wrong(name, "(whole record)", f"is {type(item).__name__}, but must be an object")
+    return {name: item for name, item in items.items() if isinstance(item, dict)}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(path, f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
