@@ -1,7 +1,7 @@
-"""`safemirage export` and `safemirage import`: an evaluation from one store to another, as Parquet."""
+"""`safemirage export` and `safemirage import`: an evaluation from one store to another, as Parquet; and to Inspect."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -9,18 +9,31 @@ from rich.console import Console
 
 def export_evaluation(
     evaluation: Annotated[str, typer.Argument(help="By id, name or config file.")],
-    folder: Annotated[Path, typer.Argument(help="Where the Parquet files go.")],
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    format: Annotated[
+        Literal["parquet", "inspect"],
+        typer.Option(help="inspect: an .eval log a case, for `inspect view --log-dir FOLDER`."),
+    ] = "parquet",
     images: Annotated[bool, typer.Option(help="Write the images too.")] = True,
 ) -> None:
-    """Writes a finished evaluation as samples.parquet, verdicts.parquet and images.parquet."""
+    """Writes a finished evaluation, nothing redacted: as samples.parquet, verdicts.parquet and images.parquet, which
+    `safemirage import` reads, or as Inspect's logs."""
     from safemirage.evaluation.stored import find_evaluation
     from safemirage.storage import open_storage
-    from safemirage.store import open_store
-    from safemirage.store.parquet import export_evaluation as write
+    from safemirage.store import Store, open_store
+    from safemirage.store.evaluations import Evaluation
+
+    def write(store: Store, found: Evaluation) -> list[Path]:
+        if format == "inspect":
+            from safemirage.evaluation.inspect_log import write_inspect_logs
+
+            return write_inspect_logs(store, found, folder, with_images=images)
+        from safemirage.store.parquet import export_evaluation as write_parquet
+
+        return write_parquet(store, found.id, folder, with_images=images)
 
     with open_store(open_storage().store_url) as store:
-        found = find_evaluation(store, evaluation)
-        for path in write(store, found.id, folder, with_images=images):
+        for path in write(store, find_evaluation(store, evaluation)):
             Console().print(str(path), soft_wrap=True)
 
 

@@ -85,7 +85,7 @@ def page(browser: Browser) -> Iterator[Page]:
         "request",
         lambda request: (
             None
-            if request.url.startswith(("http://127.0.0.1:", "data:"))
+            if request.url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:", "data:"))
             else problems.append(f"asked {request.url}")
         ),
     )

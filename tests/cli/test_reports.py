@@ -105,6 +105,22 @@ def test_export_and_import_bring_an_evaluation_to_another_store(
     assert "data:image/png" in (tmp_path / "r" / "report.html").read_text()
 
 
+def test_export_for_inspect_writes_a_log_for_each_case(
+    evaluated: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from inspect_ai.log import read_eval_log
+
+    assert run("export", "npo", tmp_path / "logs", "--format", "inspect") == 0
+    printed = capsys.readouterr().out.split()
+    assert sorted(map(Path, printed)) == sorted((tmp_path / "logs").iterdir())
+    logs = [read_eval_log(path) for path in printed]
+    assert {(log.eval.model, log.eval.task) for log in logs} == {
+        ("npo", f"{subset}_{attack}")
+        for subset, attacks in (("unsafe", ("plain", "what")), ("safe", ("plain", "share")))
+        for attack in (*attacks, "unseen")
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
