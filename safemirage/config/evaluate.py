@@ -102,6 +102,8 @@ class VLLMConfig(Strict):
         default=0.9, metadata={"identity": False}
     )
     """Share of the GPU's memory that the engine takes; less where a judge shares the GPU."""
+    presets: Presets = field(default_factory=Presets)
+    """As for transformers."""
 
 
 GeneratorConfig = Annotated[

@@ -39,6 +39,7 @@ from safemirage.models.manifest import (
     verify_export,
     weights_digest,
 )
+from safemirage.models.presets import write_processor
 
 __all__ = [
     "BaseModel",
@@ -120,12 +121,6 @@ def export_folder(folder: Path, *, family: Family, record: ExportRecord) -> Iter
         _put_in_place(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def write_processor(folder: Path, processor: Any) -> None:
-    processor.save_pretrained(folder)
-    # Readers older than transformers 5 look for the image processor in a file of its own.
-    processor.image_processor.save_pretrained(folder)
 
 
 def merge_export(folder: Path, *, dtype: DtypeName = "float32") -> Path:

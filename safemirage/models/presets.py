@@ -1,8 +1,10 @@
 """Presets of template and image preprocessing: the two ways of the original, as parts of an ordinary processor.
 
-They end in the files of an export, so that whatever reads those (transformers, vLLM, our service) does the same.
+They end in the files of an export, so that whatever reads those (transformers, vLLM, our service) does the same; where a
+model is asked in another way than its files say, `write_view` makes such files for the time.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from safemirage.config.identity import digest_of
 from safemirage.config.load import ConfigError
 from safemirage.config.model import Presets
 from safemirage.models.families import Family
-from safemirage.models.manifest import processor_digest
+from safemirage.models.manifest import MANIFEST_NAME, MERGED_NAME, processor_digest
 
+_NOT_LINKED = (MANIFEST_NAME, MERGED_NAME, "chat_template.json")
+"""Not true of a view, or an older form of what the processor writes there."""
 _KEPT = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
 
 
@@ -47,6 +51,23 @@ def square_images(source: Any, *, pad: bool) -> Any:
     """
     kept = {name: getattr(source, name) for name in _KEPT}
     return LlavaImageProcessorPil(**kept, do_pad=True) if pad else CLIPImageProcessorPil(**kept)
+
+
+def write_view(source: Path, processor: Any, view: Path) -> None:
+    """Makes `view`, an empty folder, a model's folder that differs from `source` in its processor alone.
+
+    For engines that read a processor from files. What the processor does not write is a link into `source`.
+    """
+    write_processor(view, processor)  # first: through a link it would write into `source`
+    for item in source.iterdir():
+        if item.name not in _NOT_LINKED and not (view / item.name).exists():
+            os.symlink(item.absolute(), view / item.name)
+
+
+def write_processor(folder: Path, processor: Any) -> None:
+    processor.save_pretrained(folder)
+    # Readers older than transformers 5 look for the image processor in a file of its own.
+    processor.image_processor.save_pretrained(folder)
 
 
 def presets_digest(folder: Path, presets: Presets) -> str:

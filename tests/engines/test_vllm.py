@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.config.model import LoraConfig, ModelConfig
+from safemirage.config.model import LoraConfig, ModelConfig, Presets
 from safemirage.evaluation.cases import Generation, ImageInput, Request
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.models.export import BaseModel, ExportRecord, write_export
 from safemirage.models.families import LLAVA
 from safemirage.models.loading import load_for_training
+from safemirage.models.manifest import file_digests, processor_digest
 from tests.tiny import build_tiny_llava, tiny_image
 
 pytestmark = [
@@ -35,6 +36,7 @@ REQUESTS = [
     for colour, size in (("red", (40, 36)), ("blue", (32, 32)), ("green", (75, 50)))
 ] + [Request(question=question, system="Be brief.", prefill="Well,") for question in QUESTIONS]
 GREEDY = DecodingConfig(max_new_tokens=24)
+AS_SAVED = Presets()
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,11 @@ class Answered:
     refusal: str
 
 
-def answer_by_vllm(folder: Path, decodings: Sequence[DecodingConfig]) -> Answered:
+def answer_by_vllm(folder: Path, decodings: Sequence[DecodingConfig], presets: Presets) -> Answered:
     """Runs in a child process."""
     from safemirage.evaluation.generators.vllm import VLLMGenerator
 
-    generator = VLLMGenerator.load(folder)
+    generator = VLLMGenerator.load(folder, presets=presets)
 
     async def ask() -> Answered:
         answers = [await generator.generate(REQUESTS, decoding) for decoding in decodings]
@@ -66,13 +68,15 @@ def answer_by_vllm(folder: Path, decodings: Sequence[DecodingConfig]) -> Answere
         generator.close()
 
 
-def in_own_process(folder: Path, *decodings: DecodingConfig) -> Answered:
+def in_own_process(
+    folder: Path, *decodings: DecodingConfig, presets: Presets = AS_SAVED
+) -> Answered:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(answer_by_vllm, folder, decodings).result()
+        return pool.submit(answer_by_vllm, folder, decodings, presets).result()
 
 
-def by_transformers(folder: Path) -> list[Generation]:
-    generator = TransformersGenerator.load(folder)
+def by_transformers(folder: Path, presets: Presets = AS_SAVED) -> list[Generation]:
+    generator = TransformersGenerator.load(folder, presets=presets)
     return asyncio.run(generator.generate(REQUESTS, GREEDY))
 
 
@@ -129,3 +133,28 @@ def test_adapter_export_answers_alike_in_vllm_and_in_transformers(tmp_path: Path
     expected = by_transformers(folder)
     assert in_own_process(folder, GREEDY).answers[0] == expected
     assert expected != by_transformers(base)
+
+
+def test_presets_reach_prompt_and_pixels_of_vllm_as_of_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = tmp_path / "views"
+    views.mkdir()
+    monkeypatch.setenv("TMPDIR", str(views))
+    folder = export(tmp_path / "full", build_tiny_llava().model)
+    files = file_digests(folder)
+    as_saved = by_transformers(folder)
+    padded = Presets(image_preprocessing="pad")
+    both = Presets(template="llava_v1", image_preprocessing="pad")
+    expected = by_transformers(folder, both)
+    # The tiny model saves a crop: each preset alone changes answers, so that none could be left out unseen.
+    assert as_saved != by_transformers(folder, padded) != expected
+    given = in_own_process(folder, GREEDY, presets=both)
+    assert given.answers[0] == expected
+    assert (
+        given.key["processor"] == TransformersGenerator.load(folder, presets=both).key["processor"]
+    )
+    assert given.key["processor"] != processor_digest(folder)
+    # The engine read a view of the folder, which is gone; the folder is as it was.
+    assert not list(views.glob("safemirage-presets-*"))
+    assert file_digests(folder) == files

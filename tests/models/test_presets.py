@@ -16,7 +16,8 @@ from safemirage.config.model import ModelConfig, Presets
 from safemirage.models.export import ExportRecord, write_export
 from safemirage.models.families import LLAVA
 from safemirage.models.loading import load_for_inference, load_for_training
-from safemirage.models.manifest import processor_digest
+from safemirage.models.manifest import file_digests, processor_digest, weights_digest
+from safemirage.models.presets import write_view
 from safemirage.models.prompts import Prompter, read_image
 from tests.tiny import make_tiny_llava, tiny_image
 from tests.tiny_families import make_tiny_member
@@ -168,3 +169,17 @@ def test_preset_image_is_the_same_square_whatever_the_colour(base: Path) -> None
         for size in ((40, 36), (90, 20))
     }
     assert shapes == {(1, 3, 32, 32)}
+
+
+def test_view_differs_from_its_folder_in_the_processor_alone(base: Path, tmp_path: Path) -> None:
+    files = file_digests(base)
+    chosen = load_for_inference(base, presets=Presets(image_preprocessing="pad")).processor
+    view = tmp_path / "view"
+    view.mkdir()
+    write_view(base, chosen, view)
+    assert file_digests(base) == files
+    assert weights_digest(view) == weights_digest(base)
+    assert not (view / "manifest.json").exists()
+    image = picture((80, 40))
+    pixels = Prompter(load_for_inference(view).processor).pixels(image)["pixel_values"]
+    torch.testing.assert_close(pixels, padded_by_hand(image), rtol=0, atol=1e-5)

@@ -40,7 +40,10 @@ async def open_generator(config: GeneratorConfig) -> AsyncIterator[Generator]:
             from safemirage.evaluation.generators.vllm import VLLMGenerator
 
             engine = VLLMGenerator.load(
-                config.path, dtype=config.dtype, gpu_memory=config.gpu_memory
+                config.path,
+                dtype=config.dtype,
+                gpu_memory=config.gpu_memory,
+                presets=config.presets,
             )
             try:
                 yield engine

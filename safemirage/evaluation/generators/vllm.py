@@ -6,6 +6,7 @@ greedy answer is the same text from either engine.
 
 import logging
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,20 @@ import torch
 from transformers import AutoConfig
 
 from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.model import Presets
 from safemirage.evaluation.cases import Generation, Request
 from safemirage.evaluation.generators.seeds import sampling_seed
 from safemirage.evaluation.generators.turns import Turns
 from safemirage.models.export import merge_export, verify_export
 from safemirage.models.families import family_of
 from safemirage.models.loading import DtypeName, load_processor, resolve_model
-from safemirage.models.manifest import MANIFEST_NAME, is_adapter, processor_digest, weights_digest
+from safemirage.models.manifest import MANIFEST_NAME, is_adapter, weights_digest
 from safemirage.models.precision import multiplies, stored_dtypes
+from safemirage.models.presets import presets_digest, write_view
 from safemirage.models.prompts import Prompter, PromptError, read_image
 
 _FINISH_REASONS: Mapping[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
-
-
+_AS_SAVED = Presets()
 _LOG = logging.getLogger(__name__)
 _TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CPU_BLOCK = 32
@@ -62,9 +64,11 @@ class VLLMGenerator:
         prompter: Prompter,
         *,
         key: Mapping[str, str],
+        view: "tempfile.TemporaryDirectory[str] | None" = None,
     ) -> None:
         self._engine = engine
         self._prompter = prompter
+        self._view = view
         self._key = dict(key)
         self._context: int = engine.llm_engine.model_config.max_model_len
         self._turns = Turns("vllm")
@@ -78,6 +82,7 @@ class VLLMGenerator:
         max_model_len: int | None = None,
         kv_cache_gib: int = 1,
         gpu_memory: float = 0.9,
+        presets: Presets = _AS_SAVED,
     ) -> Self:
         """An engine on an export, a model folder or a hub id; an adapter is merged first, beside itself.
 
@@ -87,7 +92,7 @@ class VLLMGenerator:
             gpu_memory: share of the GPU's memory for all of the engine.
 
         Raises:
-            ConfigError: nothing at `path`.
+            ConfigError: nothing at `path`, or presets that its family does not have.
             ExportError: the folder is not what its manifest says.
         """
         folder = resolve_model(str(path))
@@ -95,10 +100,15 @@ class VLLMGenerator:
             folder = merge_export(folder, dtype=dtype)
         known = verify_export(folder).files if (folder / MANIFEST_NAME).is_file() else None
         config = AutoConfig.from_pretrained(folder)
-        processor = load_processor(folder, family_of(config), config)
+        processor = load_processor(folder, family_of(config), config, presets=presets)
+        view = None
+        if presets != _AS_SAVED:
+            # vLLM prepares images by the processor that it reads from the model's folder, also after its start.
+            view = tempfile.TemporaryDirectory(prefix="safemirage-presets-")
+            write_view(folder, processor, Path(view.name))
         products = _products(folder, dtype)
         engine, version = _start_engine(
-            folder,
+            folder if view is None else Path(view.name),
             dtype=products,
             max_model_len=max_model_len,
             gpu_memory=gpu_memory,
@@ -108,12 +118,12 @@ class VLLMGenerator:
             "engine": "vllm",
             "version": f"{version}+torch{torch.__version__}",
             "weights": weights_digest(folder, known=known),
-            "processor": processor_digest(folder),
+            "processor": presets_digest(folder, presets),
             "dtype": dtype,
             "products": products,
             "device": engine.llm_engine.vllm_config.device_config.device_type,
         }
-        return cls(engine, Prompter(processor), key=key)
+        return cls(engine, Prompter(processor), key=key, view=view)
 
     @property
     def key(self) -> Mapping[str, str]:
@@ -134,6 +144,8 @@ class VLLMGenerator:
         """Wait for the running call, then stop the engine."""
         self._turns.close()
         self._engine.llm_engine.engine_core.shutdown()
+        if self._view is not None:
+            self._view.cleanup()
 
     def _generate(self, requests: list[Request], decoding: DecodingConfig) -> list[Generation]:
         images = {r.image.digest: r.image for r in requests if r.image is not None}

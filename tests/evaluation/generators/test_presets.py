@@ -3,10 +3,14 @@
 import asyncio
 from pathlib import Path
 
-from safemirage.config.evaluate import DecodingConfig, TransformersConfig
+from safemirage.config.evaluate import DecodingConfig, EvaluateConfig, TransformersConfig
 from safemirage.config.load import build_config
+from safemirage.evaluation.calls import ModelCalls
 from safemirage.evaluation.cases import ImageInput, Request
 from safemirage.evaluation.generators.build import open_generator
+from safemirage.evaluation.local import run_evaluation
+from safemirage.store import open_store
+from tests.evaluation.samples import case_record, write_suite
 from tests.tiny import make_tiny_llava, tiny_image
 
 REQUESTS = [
@@ -40,3 +44,20 @@ def test_presets_of_an_evaluation_change_questions_images_and_the_key(tmp_path: 
     assert texts[2] != texts[0]
     # The tiny model's own preprocessing is the crop.
     assert texts[3] == texts[0]
+
+
+def test_two_preprocessings_never_serve_each_other_from_the_store(tmp_path: Path) -> None:
+    model = {"name": "transformers", "path": str(make_tiny_llava(tmp_path / "model"))}
+    suite = write_suite(tmp_path / "suite", [case_record(name) for name in "ab"])
+    asked = []
+    with open_store(f"sqlite:///{tmp_path / 'store.db'}") as store:
+        for preprocessing in ("pad", "crop", "pad"):
+            presets = {"template": "llava_v1", "image_preprocessing": preprocessing}
+            tree = {"model": {**model, "presets": presets}, "suite": str(suite)}
+            config = build_config(EvaluateConfig, {**tree, "decoding": {"max_new_tokens": 4}})
+            calls = ModelCalls()
+            asyncio.run(run_evaluation(config, store=store, calls=calls))
+            asked.append(calls.answers)
+        names = [evaluation.id for evaluation in store.evaluations.list()]
+    assert asked == [2, 2, 0]
+    assert len(names) == 2
