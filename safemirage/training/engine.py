@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from safemirage.config.load import ConfigError
 from safemirage.config.train import DeepSpeedEngineConfig, OptimConfig, TrainConfig
 from safemirage.methods.method import LossOutput
+from safemirage.training.parameter_groups import parameter_groups
 
 _SHARED_MEMORY = "ShareMemCommBuilder"
 _FUSED_ADAM = "FusedAdamBuilder"
@@ -66,33 +67,6 @@ class Engine(Protocol):
 
     def state_dict(self) -> dict[str, Tensor] | None:
         """All weights on the CPU, on rank 0; None elsewhere. Collective."""
-
-
-def parameter_groups(
-    module: nn.Module, optim: OptimConfig, *, projector: str
-) -> list[dict[str, Any]]:
-    """Trained parameters by learning rate and weight decay; biases and norms (one axis or none) have no decay.
-
-    Args:
-        projector: what the names of the projector's parameters contain.
-    """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        in_projector = projector in name and optim.projector_learning_rate is not None
-        rate = optim.projector_learning_rate if in_projector else optim.learning_rate
-        assert rate is not None
-        decay = optim.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
-    if not groups:
-        raise ValueError(
-            "model.trainable: no parameter of the model matches, so there is nothing to train"
-        )
-    return [
-        {"params": parameters, "lr": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
-    ]
 
 
 class TorchEngine:

@@ -18,8 +18,8 @@ from safemirage.training.engine import (
     build_engine,
     build_operator,
     deepspeed_config,
-    parameter_groups,
 )
+from safemirage.training.parameter_groups import parameter_groups
 
 ENGINES: list[dict[str, Any]] = [
     {"name": "torch"},
