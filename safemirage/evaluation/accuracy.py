@@ -1,11 +1,13 @@
 """The metric `accuracy`: the mean score of the answers to questions of utility, the same in either reading.
 
 With a 95 % interval: Wilson's where scores are 0 or 1 and each answer has a picture of its own, else the bootstrap clustered by
-image. Answers without a score stay outside.
+image. Scores that all agree on a value between have no spread to draw from: their bounds are Wilson's for the whole numbers of
+pictures below and above. Answers without a score stay outside.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import ceil, floor
 
 from safemirage.config.evaluate import Metric
 from safemirage.evaluation.bootstrap import clustered_mean, clustered_rate
@@ -49,5 +51,10 @@ def mean_score(samples: Sequence[Sample], judge: str) -> Rate:
         if len(set(clusters)) == len(clusters):
             return wilson_rate(int(sum(scores)), len(scores))
         return clustered_rate([score == 1 for score in scores], clusters)
+    if len(set(scores)) == 1:
+        pictures = len(set(clusters))
+        low = wilson_rate(floor(scores[0] * pictures), pictures).low
+        high = wilson_rate(ceil(scores[0] * pictures), pictures).high
+        return Rate(value=scores[0], low=low, high=high, n=len(scores))
     mean, low, high = clustered_mean(scores, clusters)
     return Rate(value=mean, low=low, high=high, n=len(scores))

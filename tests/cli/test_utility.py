@@ -63,6 +63,10 @@ def test_utility_sets_are_scored_and_a_second_run_asks_nothing(
     assert "model calls: 0 for answers, 0 for verdicts" in capsys.readouterr().out
     assert len(service.asked) == 12
 
+    assert run("report", "textvqa", "--out", tmp_path / "report") == 0
+    assert "The picture that is asked about" in (tmp_path / "report" / "report.html").read_text()
+    assert run("rescore", "textvqa", "--judge", "vqa_accuracy") == 0
+    assert "model calls: 0 for answers, 0 for verdicts" in capsys.readouterr().out
     results = {"results": {"mmmu_val": {"accuracy,none": 0.355}}, "model_name": "me/x"}
     path = put_json(tmp_path / "r_results.json", results)
     arguments = ["--import", f"textvqa={path}", "--out", tmp_path / "u"]

@@ -80,6 +80,9 @@ def test_mean_score_of_right_and_wrong_answers_has_wilsons_interval() -> None:
     samples = [_sample(str(place), float(place < 7)) for place in range(10)]
     assert mean_score(samples, VQA) == wilson_rate(7, 10)
     assert mean_score([], VQA) == wilson_rate(0, 0)
+    alike = mean_score([_sample(str(place), 0.9) for place in range(4)], VQA)
+    assert (alike.value, alike.n) == (0.9, 4)
+    assert (alike.low, alike.high) == (wilson_rate(3, 4).low, 1.0)
     same_picture = [_sample(str(place), 1.0, image="x") for place in range(4)]
     rate = mean_score(same_picture, VQA)
     assert (rate.value, rate.n, rate.low) == (1.0, 4, wilson_rate(1, 1).low)
