@@ -205,6 +205,7 @@ def imported_each(names: list[str], folder: Path = ROOT) -> subprocess.Completed
     )
 
 
+@pytest.mark.timeout(180)  # an interpreter that imports everything, then a fork a module
 def test_tiers_light_modules_load_nothing_heavy() -> None:
     names = [module for module in modules() if is_torch_free(module)]
     result = imported_each(names)
