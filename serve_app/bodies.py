@@ -1,8 +1,9 @@
 """The bodies of requests, as pydantic models. Unknown keys are refused: a typo must not change a result in silence."""
 
+from itertools import chain
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.evaluation.cases import Subset
@@ -15,6 +16,21 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _whole_characters(cls, value: Any) -> Any:
+        """JSON can spell half of a character (`\\ud800`), which no tokenizer, database or answer can hold."""
+        texts = value.items() if isinstance(value, dict) else [(value,)]
+        try:
+            for text in chain.from_iterable(texts):
+                if isinstance(text, str):
+                    text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"holds half of a character at place {error.start}; send text that is Unicode"
+            ) from error
+        return value
 
 
 class TextPart(Body):

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from safemirage.config.evaluate import check_protocol
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.cases import Case
+from safemirage.evaluation.errors import COMMONEST_REASON
 from safemirage.store.evaluations import Evaluation
 from serve_app.backend import TERMINAL, Backend, EvaluationSpec
 from serve_app.bodies import CaseBody, EvaluationBody
@@ -24,7 +25,8 @@ _JSONL = frozenset({"application/x-ndjson", "application/jsonl"})
 _KEEP_ALIVE_S = 15.0
 
 Limit = Annotated[int, Query(ge=1)]
-Offset = Annotated[int, Query(ge=0)]
+Offset = Annotated[int, Query(ge=0, lt=2**63)]
+"""A database counts no further."""
 Key = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
@@ -176,10 +178,15 @@ def _view(evaluation: Evaluation) -> dict[str, Any]:
         **public_spec(evaluation),
         "progress": {"done": evaluation.done, "total": evaluation.total},
         "rows": evaluation.rows or [],
-        "error": evaluation.error,
+        "error": _public_error(evaluation.error),
         "created_at": evaluation.created_at.isoformat(),
         "updated_at": evaluation.updated_at.isoformat(),
     }
+
+
+def _public_error(error: str | None) -> str | None:
+    """Without a judge's reason, which may quote the answer; the samples have it, for a token that may read it."""
+    return error.partition(COMMONEST_REASON)[0] if error is not None else None
 
 
 def _page(found: list[dict[str, Any]], *, limit: int, offset: int) -> dict[str, Any]:

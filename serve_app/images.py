@@ -1,19 +1,19 @@
 """Images in requests: data URIs and allowed URLs, checked by size and header before a decoder sees them."""
 
 import base64
-import binascii
 import io
 import re
 import warnings
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.cases import ImageInput
 from serve_app.errors import ApiError
 from serve_app.remote_images import fetch_image
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+"""Those that `ImageInput` can hand on: reports, judges by URL and the dashboard take the image as a data URI."""
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 
@@ -42,7 +42,7 @@ def _decoded(url: str, limits: LimitsConfig, param: str) -> bytes:
         )
     try:
         data = base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or letters that are not ASCII
         raise _bad(f"is not base64: {error}", param) from error
     if len(data) > limits.image_bytes:
         raise ApiError(
@@ -66,15 +66,31 @@ def _check_pixels(data: bytes, limits: LimitsConfig, param: str) -> None:
                         param=param,
                         code="image_too_large",
                     )
+                _check_shape(width, height, limits, param)
                 image.load()
     except Image.DecompressionBombError as error:
         raise ApiError(
             413, f"the image is too large: {error}", param=param, code="image_too_large"
         ) from error
+    except UnidentifiedImageError as error:
+        raise _bad(f"holds no image that can be read ({', '.join(FORMATS)})", param) from error
     except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for broken files
         raise _bad(
             f"holds no image that can be read ({', '.join(FORMATS)}): {error}", param
         ) from error
+
+
+def _check_shape(width: int, height: int, limits: LimitsConfig, param: str) -> None:
+    """Models scale the short side up to their own size, or pad to a square: a strip of few pixels becomes gigabytes."""
+    short, long = sorted((width, height))
+    if long > limits.image_side or long > limits.image_ratio * short:
+        raise ApiError(
+            413,
+            f"the image is {width} x {height}; the longer side may have {limits.image_side} pixels and be "
+            f"{limits.image_ratio:g} times the shorter",
+            param=param,
+            code="image_too_large",
+        )
 
 
 def _bad(what: str, param: str) -> ApiError:

@@ -24,7 +24,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and int(announced) > self.max_bytes:
+        if announced.isdecimal() and self._is_over(announced):
             await ApiError(413, self._message, param="body").response()(scope, receive, send)
             return
         received = 0
@@ -38,6 +38,12 @@ class BodyLimit:
             return message
 
         await self.app(scope, counted, send)
+
+    def _is_over(self, announced: str) -> bool:
+        digits = announced.lstrip("0")
+        most = str(self.max_bytes)
+        # By length first: Python reads no number of more than 4,300 digits.
+        return len(digits) > len(most) or (len(digits) == len(most) and digits > most)
 
     @property
     def _message(self) -> str:

@@ -26,6 +26,10 @@ class LimitsConfig(Strict):
     """Bytes of one encoded image."""
     image_pixels: Count = 16_000_000
     """Width x height of one image, read from its header before anything is decoded."""
+    image_side: Count = 8192
+    """Pixels of an image's longer side: some models pad an image to a square of it."""
+    image_ratio: Annotated[float, Field(ge=1)] = 50.0
+    """Longer side by shorter: other models scale the shorter side up to their own size, and the longer with it."""
     image_origins: tuple[Annotated[str, Field(pattern=_ORIGIN)], ...] = ()
     """Where images may be fetched from by URL, e.g. https://images.example.org; empty: data URIs only."""
     image_timeout_s: Positive = 10.0

@@ -1,5 +1,8 @@
 """What can be wrong with an evaluation as a whole."""
 
+COMMONEST_REASON = "; commonest reason"
+"""In the error of an evaluation that left too much unscored: a judge's words follow, which may quote an answer."""
+
 
 class EvaluationError(RuntimeError):
     """An evaluation that was refused, failed, cannot be found, or does not allow what is asked of it."""

@@ -17,6 +17,7 @@ from typing import Any, Self
 from safemirage.config.evaluate import DecodingConfig, Reading
 from safemirage.evaluation.asking import ask_each
 from safemirage.evaluation.cases import Case, Generation, Request, Verdict
+from safemirage.evaluation.errors import COMMONEST_REASON
 from safemirage.evaluation.generators import GenerationError, Generator
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.keys import generation_key, scoped_key, verdict_key
@@ -258,7 +259,7 @@ def _check_unscored(samples: Sequence[Sample], judges: Sequence[str], most: floa
             reason, times = Counter(reasons).most_common(1)[0]
             raise TooManyUnscored(
                 f"judge {judge!r} left {len(reasons)} of {len(samples)} cases unscored, more than max_unscored="
-                f"{most:g} allows; {times} times because: {reason}"
+                f"{most:g} allows{COMMONEST_REASON} ({times} times): {reason}"
             )
 
 

@@ -140,6 +140,8 @@ class Evaluations:
         return there
 
     def get(self, evaluation_id: str) -> Evaluation | None:
+        if "\0" in evaluation_id:  # PostgreSQL refuses to compare with it
+            return None
         found = self._select(evaluations.c.id == evaluation_id)
         return found[0] if found else None
 
@@ -156,6 +158,8 @@ class Evaluations:
 
     def cancel(self, evaluation_id: str) -> Evaluation | None:
         """Ends it: whoever works on it stops after the batch in hand. One that has ended stays as it is."""
+        if self.get(evaluation_id) is None:
+            return None
         self._change(
             evaluations.c.id == evaluation_id, evaluations.c.state.in_(_OPEN), state="cancelled"
         )

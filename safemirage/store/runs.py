@@ -64,6 +64,8 @@ class Runs:
         self._database = database
 
     def get(self, run_id: str) -> RunRecord | None:
+        if "\0" in run_id:  # PostgreSQL refuses to compare with it
+            return None
         found = self._select(runs.c.id == run_id)
         return found[0] if found else None
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import io
 import json
 import struct
 import zlib
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from safemirage.config.serve import LimitsConfig
 from tests.serve_app.conftest import Client
@@ -196,6 +198,12 @@ async def test_malformed_body_is_refused_in_the_same_shape(client: Client, conte
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
+def bitmap() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "BMP")
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -209,6 +217,8 @@ async def test_malformed_body_is_refused_in_the_same_shape(client: Client, conte
         "data:image/png;base64,aGVsbG8=",
         "data:image/svg+xml;base64," + base64.b64encode(b"<svg/>").decode(),
         data_uri(png()[:-20]),
+        "data:image/png;base64,\u00e9\u00e9\u00e9\u00e9",
+        data_uri(bitmap(), "bmp"),
     ],
 )
 async def test_image_that_is_none_is_refused(client: Client, world: World, url: str) -> None:
@@ -246,6 +256,56 @@ async def test_image_bomb_is_refused_before_it_is_decoded(client: Client, side: 
     assert response.json()["error"]["code"] == "image_too_large"
 
 
+@pytest.mark.parametrize("size", [(8_000_000, 1), (1, 51), (8193, 8), (9000, 900)])
+async def test_image_that_is_a_strip_is_refused_before_a_model_scales_it_up(
+    client: Client, world: World, size: tuple[int, int]
+) -> None:
+    async with client() as http:
+        response = await http.post(PATH, json=body(with_image(data_uri(bomb(*size)))))
+        allowed = await http.post(PATH, json=body(with_image(data_uri(png(200, 4)))))
+    assert response.status_code == 413
+    error = response.json()["error"]
+    assert error["code"] == "image_too_large"
+    assert f"{size[0]} x {size[1]}" in error["message"]
+    assert allowed.status_code == 200
+    assert len(world.engines.requests) == 1
+
+
+async def test_image_that_is_none_is_refused_without_a_word_of_the_inside(client: Client) -> None:
+    async with client() as http:
+        response = await http.post(PATH, json=body(with_image(data_uri(b"no image"))))
+    assert response.json()["error"]["message"] == (
+        "messages.image_url: holds no image that can be read (PNG, JPEG, WEBP, GIF)"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"content": "half \\ud800 of one"',
+        '"content": [{"type": "text", "text": "\\udc00"}]',
+        '"content": "a", "name": "\\ud800"',
+        '"content": "a", "\\ud800": 1',
+    ],
+)
+async def test_text_that_is_not_unicode_is_refused(client: Client, world: World, text: str) -> None:
+    content = f'{{"model": "{MODEL}", "messages": [{{"role": "user", {text}}}]}}'
+    async with client() as http:
+        response = await http.post(PATH, content=content, headers=JSON)
+    assert response.status_code == 422
+    assert response.json()["error"]["code"] == "invalid_value"
+    assert world.engines.requests == []
+
+
+async def test_metadata_that_is_not_unicode_is_refused(client: Client) -> None:
+    async with client() as http:
+        for metadata in (r'{"\ud800": "a"}', r'{"a": "\ud800"}'):
+            content = json.dumps(body())[:-1] + f', "metadata": {metadata}}}'
+            response = await http.post(PATH, content=content, headers=JSON)
+            assert response.status_code == 422
+            assert response.json()["error"]["param"] == "metadata"
+
+
 async def test_image_over_the_limits_is_refused(client: Client) -> None:
     limits = LimitsConfig(image_bytes=50)
     async with client(limits=limits) as http:
@@ -277,6 +337,17 @@ async def test_body_over_the_limit_is_refused_announced_or_not(client: Client) -
     for response in (announced, streamed):
         assert response.status_code == 413
         assert "1000 bytes" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("announced", ["9" * 5000, "0" * 5000 + "33554433"])
+async def test_body_length_of_many_digits_is_refused_by_size(
+    client: Client, announced: str
+) -> None:
+    async with client() as http:
+        response = await http.post(
+            PATH, content=b"{}", headers={**JSON, "Content-Length": announced}
+        )
+    assert response.status_code == 413
 
 
 async def test_question_over_the_limit_is_refused(client: Client) -> None:

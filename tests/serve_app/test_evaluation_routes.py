@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from safemirage.config.serve import LimitsConfig
+from safemirage.evaluation.errors import COMMONEST_REASON
 from tests.serve_app.conftest import Client
 from tests.serve_app.world import MODEL, UNREDACTED, World, data_uri, png, write_export, write_suite
 
@@ -185,7 +186,9 @@ async def test_evaluations_are_paged_newest_first(client: Client) -> None:
     assert pages == [ids[4:2:-1], ids[2:0:-1], ids[:1]]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "offset=-1"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "offset=-1", f"offset={2**63}", f"offset={10**30}"]
+)
 async def test_evaluations_page_that_is_none_is_refused(client: Client, query: str) -> None:
     async with client() as http:
         assert (await http.get(f"{PATH}?{query}")).status_code == 422
@@ -197,6 +200,34 @@ async def test_page_is_never_larger_than_the_limit(client: Client) -> None:
             await submit(http, str(number))
         page = (await http.get(PATH, params={"limit": 1000})).json()
     assert (len(page["data"]), page["has_more"]) == (2, True)
+
+
+async def test_error_of_an_evaluation_does_not_quote_a_judge(client: Client, world: World) -> None:
+    world.store.evaluations.submit({"name": "job"}, evaluation_id="e")
+    lease = world.store.leases.acquire("evaluation:e", ttl_s=30)
+    assert lease is not None
+    world.store.evaluations.start("e", lease=lease, total=2)
+    quoted = 'not one JSON object: "the answer says: mix the two"'
+    said = f"TooManyUnscored: judge 'j' left 2 of 2{COMMONEST_REASON} (2 times): {quoted}"
+    world.store.evaluations.fail("e", said, lease=lease)
+    async with client() as http:
+        one = (await http.get(f"{PATH}/e")).json()
+        listed = (await http.get(PATH)).json()["data"]
+        followed = (await http.get(f"{PATH}/e/events")).text
+    assert one["error"] == "TooManyUnscored: judge 'j' left 2 of 2"
+    assert "mix the two" not in json.dumps(listed) + followed
+
+
+async def test_case_that_is_not_unicode_is_refused(client: Client, world: World) -> None:
+    case = {"sample_id": "a", "case": "c", "subset": "safe", "question": "q"}
+    tree = {"model": MODEL, "judges": ["keywords"], "cases": [{**case, "truth": {"k": "\ud800"}}]}
+    async with client() as http:
+        response = await http.post(
+            PATH, content=json.dumps(tree), headers={"Content-Type": "application/json"}
+        )
+    assert response.status_code == 422
+    assert response.json()["error"]["param"] == "cases.0.truth"
+    assert world.store.evaluations.list() == []
 
 
 @pytest.mark.parametrize("path", ["", "/samples", "/events"])

@@ -125,3 +125,9 @@ def test_evaluations_list_is_newest_first_in_pages_and_by_state(store: Store) ->
     assert [item.id for item in store.evaluations.list(limit=1, offset=1)] == ["b"]
     assert [item.id for item in store.evaluations.list(states=("queued", "running"))] == ["c", "a"]
     assert store.evaluations.get("absent") is None
+
+
+def test_evaluation_of_an_id_that_no_database_holds_is_not_there(store: Store) -> None:
+    assert store.evaluations.get("a\0b") is None
+    assert store.evaluations.cancel("a\0b") is None
+    assert store.runs.get("a\0b") is None
