@@ -135,6 +135,7 @@ def test_adapter_export_answers_alike_in_vllm_and_in_transformers(tmp_path: Path
     assert expected != by_transformers(base)
 
 
+@pytest.mark.slow
 def test_presets_reach_prompt_and_pixels_of_vllm_as_of_transformers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
