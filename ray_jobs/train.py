@@ -222,8 +222,8 @@ def _require(config: TrainConfig) -> None:
     import ray
 
     nodes = alive_resources()
-    alive = [node for node in ray.nodes() if node["Alive"]]
     if config.workers.gpu:
+        alive = [node for node in ray.nodes() if node["Alive"]]
         nodes = [{**node["Resources"], **_gpu_memory(node)} for node in alive]
     if problems := preflight(config, nodes=nodes):
         raise PreflightError("\n".join(problems))

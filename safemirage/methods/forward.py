@@ -1,5 +1,9 @@
 """One forward pass of a vision-language model: the log-probabilities of what is supervised."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -29,6 +33,18 @@ def supervised_logps(model: nn.Module, batch: Batch) -> Tensor:
 def num_supervised(labels_BT: Tensor) -> Tensor:
     """(B,): supervised tokens of each sample."""
     return (labels_BT[:, 1:] != -100).sum(dim=1)
+
+
+@contextmanager
+def inference(module: nn.Module) -> Iterator[None]:
+    """Without gradient and with dropout off; the module is in training again afterwards if it was before."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:

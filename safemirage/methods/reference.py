@@ -2,12 +2,11 @@
 
 import copy
 
-import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
 from safemirage.methods.batch import Batch
-from safemirage.methods.forward import base_model, supervised_logits
+from safemirage.methods.forward import base_model, inference, supervised_logits
 from safemirage.methods.views import replace_modules
 
 
@@ -25,20 +24,15 @@ class ReferenceModel:
         self._base = base_model(model)
         self._frozen = {} if self._adapter is not None else _frozen_copies(self._base)
 
-    @torch.no_grad()
     def logits(self, batch: Batch) -> Tensor:
         """(B, K, V): logits at the batch's supervised positions."""
-        training = self._base.training
-        self._base.eval()
-        try:
+        with inference(self._base):
             if self._adapter is not None:
                 with self._adapter.disable_adapter():
                     return supervised_logits(self._adapter, batch)[0]
             device = batch.labels_BT.device
             frozen = {path: module.to(device) for path, module in self._frozen.items()}
             return supervised_logits(replace_modules(self._base, frozen), batch)[0]
-        finally:
-            self._base.train(training)
 
 
 def _frozen_copies(model: nn.Module) -> dict[str, nn.Module]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from safemirage.methods.batch import Batch
-from safemirage.methods.forward import base_model, supervised_positions
+from safemirage.methods.forward import base_model, inference, supervised_positions
 
 
 def replace_modules(root: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
@@ -128,7 +128,7 @@ class LayerViews:
         path = self._encoder_path
         frozen = self._encoder_is_frozen
         encoder = {path: _remembering(self._inner.get_submodule(path))} if frozen else {}
-        with nullcontext() if self._num_lower is None else self._frozen_mode():
+        with nullcontext() if self._num_lower is None else inference(self._base):
             hidden_BTH, call = self._enter(self._inner, inputs, encoder)
             if self._num_lower:
                 hidden_BTH = _run(self._base.get_decoder(), 0, self._num_lower, call, hidden_BTH)
@@ -181,7 +181,7 @@ class LayerViews:
     def _initial(self, device: torch.device) -> Iterator[nn.Module]:
         """The inner model with its initial weights, without gradient and with dropout off."""
         adapter = self._adapter.disable_adapter() if self._adapter is not None else nullcontext()
-        with self._frozen_mode(), adapter:
+        with inference(self._base), adapter:
             frozen = {path: module.to(device) for path, module in self._frozen.items()}
             yield replace_modules(self._inner, frozen)
 
@@ -232,16 +232,6 @@ class LayerViews:
             if not path.startswith(left_out)
             and any(p.requires_grad for p in module.parameters(recurse=False))
         }
-
-    @contextmanager
-    def _frozen_mode(self) -> Iterator[None]:
-        training = self._base.training
-        self._base.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self._base.train(training)
 
 
 def _run(

@@ -9,8 +9,7 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from safemirage.config.load import ConfigError
 from safemirage.config.train import DeepSpeedEngineConfig, OptimConfig, TrainConfig
+from safemirage.methods.forward import inference
 from safemirage.methods.method import LossOutput
 from safemirage.training.parameter_groups import parameter_groups
 
@@ -92,7 +92,7 @@ class TorchEngine:
         return compute(self._module)
 
     def infer(self, compute: Callable[[nn.Module], T]) -> T:
-        with _inference(self._module):
+        with inference(self._module):
             return compute(self._module)
 
     def backward(self, loss: Tensor) -> None:
@@ -191,7 +191,7 @@ class DeepSpeedEngine:
         return LossOutput(total=total, parts=named)
 
     def infer(self, compute: Callable[[nn.Module], T]) -> T:
-        with _inference(self._engine):
+        with inference(self._engine):
             result: T = self._engine(compute)
         return result
 
@@ -294,17 +294,6 @@ def build_engine(
     if isinstance(config.engine, DeepSpeedEngineConfig):
         return DeepSpeedEngine(module, groups, config, device)
     return TorchEngine(module, groups, config.optim, device)
-
-
-@contextmanager
-def _inference(module: nn.Module) -> Iterator[None]:
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        module.train(training)
 
 
 def _set_rates(groups: Sequence[Mapping[str, Any]], rates: Sequence[float], factor: float) -> None:
