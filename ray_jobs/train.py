@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ray_jobs.preflight import BUILT_IN, PreflightError, local_node, preflight
 from ray_jobs.progress import Follower, waiting
 from safemirage.config.evaluate import EvaluateConfig
-from safemirage.config.identity import is_local, run_identity
+from safemirage.config.identity import absolute_input, run_identity
 from safemirage.config.load import ConfigError, load_config, to_tree
 from safemirage.config.train import DeepSpeedEngineConfig, TrainConfig
 from safemirage.storage import Storage, open_storage
@@ -257,7 +257,7 @@ def _resolved(config: TrainConfig, storage: Storage) -> TrainConfig:
     return replace(
         config,
         watch=watch,
-        model=replace(config.model, path=_absolute(config.model.path)),
+        model=replace(config.model, path=absolute_input(config.model.path)),
         data=config.data.with_paths(lambda _, path: str(Path(path).expanduser().absolute())),
     )
 
@@ -273,11 +273,6 @@ def _resolved_evaluation(
 
         suite = world_path("watch.evaluation.suite", suite, seed=config.seed, storage=storage)
     return replace(evaluation, suite=str(Path(suite).expanduser().absolute()))
-
-
-def _absolute(model: str) -> str:
-    local = Path(model).expanduser()
-    return str(local.absolute()) if is_local(model) or local.exists() else model
 
 
 def _train_base(config: TrainConfig, *, storage: Storage) -> Path:

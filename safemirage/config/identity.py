@@ -64,6 +64,12 @@ def is_local(path: str) -> bool:
     )
 
 
+def absolute_input(path: str) -> str:
+    """An input that holds from any working directory; a hub id stays as it is, unless a folder of its name is here."""
+    local = Path(path).expanduser()
+    return str(local.absolute()) if is_local(path) or local.exists() else path
+
+
 def identity_tree(config: Any) -> Any:
     """The part of a config that its identity is taken over, inputs replaced by their digests."""
     if is_dataclass(config) and not isinstance(config, type):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from safemirage.config.data import DataConfig
 from safemirage.config.evaluate import OpenAIConfig, TransformersConfig, VLLMConfig
-from safemirage.config.identity import file_digest, is_local, run_identity
+from safemirage.config.identity import absolute_input, file_digest, run_identity
 from safemirage.config.load import ConfigError, to_tree
 from safemirage.config.method import SFTConfig
 from safemirage.config.model import ModelConfig
@@ -128,7 +128,7 @@ def _train_config(
     return TrainConfig(
         name=name,
         model=ModelConfig(
-            path=_absolute(_probed(config).path),
+            path=absolute_input(_probed(config).path),
             dtype=given.dtype,
             lora=given.lora,
             trainable=given.trainable,
@@ -136,8 +136,8 @@ def _train_config(
             gradient_checkpointing=given.gradient_checkpointing,
         ),
         data=DataConfig(
-            retain=_absolute(path),
-            image_folder=None if images is None else _absolute(images),
+            retain=absolute_input(path),
+            image_folder=None if images is None else absolute_input(images),
             retain_limit=samples,
         ),
         method=SFTConfig(),
@@ -228,8 +228,3 @@ def _trained(
             f"run {run_id} is finished, but its export {export} is gone; put it back, or use another seed or storage"
         )
     return run_id, export
-
-
-def _absolute(path: str) -> str:
-    local = Path(path).expanduser()
-    return str(local.absolute()) if is_local(path) or local.exists() else path
