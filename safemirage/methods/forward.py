@@ -37,14 +37,16 @@ def num_supervised(labels_BT: Tensor) -> Tensor:
 
 @contextmanager
 def inference(module: nn.Module) -> Iterator[None]:
-    """Without gradient and with dropout off; the module is in training again afterwards if it was before."""
-    training = module.training
-    module.eval()
+    """Without gradient and with dropout off; each part that was in training before is so again afterwards."""
+    in_training = [part for part in module.modules() if part.training]
+    for part in in_training:
+        part.training = False
     try:
         with torch.no_grad():
             yield
     finally:
-        module.train(training)
+        for part in in_training:
+            part.training = True
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:
