@@ -30,12 +30,12 @@ from safemirage.config.evaluate import (
     suite_name,
 )
 from safemirage.config.load import ConfigError, load_config
-from safemirage.evaluation.evaluate import OnProgress
 from safemirage.evaluation.generators import GenerationError, Generator
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.many import OnProgressOf, Outcome, judging_models, run_many
 from safemirage.evaluation.metrics import Row, row_from
 from safemirage.evaluation.tables import comparison_table
+from safemirage.progress import OnProgress
 from safemirage.storage import open_storage
 from safemirage.store.database import open_store
 

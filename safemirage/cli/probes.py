@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from safemirage.cli.options import OverridesArgument
-from safemirage.cli.progress import OnNamedProgress, progress_bars
+from safemirage.cli.progress import progress_bars
+from safemirage.progress import OnNamedProgress
 
 if TYPE_CHECKING:
     from safemirage.probes.measuring import Measured, Point

@@ -1,13 +1,12 @@
 """Progress on the error stream, so that what a command prints can be piped."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 
-OnNamedProgress = Callable[[str, int, int], None]
-"""Called with what is under way, how much of it is done, and how much it is."""
+from safemirage.progress import OnNamedProgress
 
 
 @contextmanager

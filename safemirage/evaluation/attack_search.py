@@ -6,7 +6,7 @@ p-value need no correction for the number of words, and those of the selection a
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -45,12 +45,12 @@ from safemirage.evaluation.statistics import Rate, wilson_rate
 from safemirage.evaluation.stored import load_evaluation
 from safemirage.evaluation.suite_files import write_suite
 from safemirage.evaluation.suites import sample_questions
+from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store
 
 MIN_COUNT = 5
 """As the audit's: questions that a word must open."""
 SELECTION, TEST = "selection", "test"
-OnNamedProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,12 +25,11 @@ from safemirage.evaluation.asking import ask_stored
 from safemirage.evaluation.cases import Generation, ImageInput, Request
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.build import open_generator
+from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store
 from safemirage.store.samples import Samples
 
 OpenGenerator = Callable[[], AbstractAsyncContextManager[Generator]]
-OnProgress = Callable[[str, int, int], None]
-"""Called with the model's name, questions done and questions in all."""
 
 SELECTOR = "selector"
 
@@ -84,7 +83,7 @@ class AnswerTable:
 
 
 async def make_answers(
-    config: AnswersConfig, *, store: Store, on_progress: OnProgress
+    config: AnswersConfig, *, store: Store, on_progress: OnNamedProgress
 ) -> AnswerTable:
     """The table that `config` describes. Run again, it asks only what the store does not know.
 
@@ -108,7 +107,7 @@ class AnswerMaker:
     """Makes a table through the store's samples. `scope` binds answers of models that cannot tell their weights."""
 
     def __init__(
-        self, config: AnswersConfig, samples: Samples, *, scope: str, on_progress: OnProgress
+        self, config: AnswersConfig, samples: Samples, *, scope: str, on_progress: OnNamedProgress
     ) -> None:
         self._config = config
         self._samples = samples

@@ -2,11 +2,14 @@
 
 import base64
 import hashlib
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+
+from PIL import Image, UnidentifiedImageError
 
 from safemirage.config.evaluate import Label
 
@@ -26,12 +29,15 @@ class ImageInput:
 
     @property
     def data_uri(self) -> str:
-        """The image as `data:<media type>;base64,...`.
+        """The image as `data:<media type>;base64,...`, in another format than the web's as PNG of the same pixels.
 
         Raises:
-            ValueError: it is neither PNG, JPEG, GIF nor WebP.
+            ValueError: it cannot be read as an image.
         """
-        return f"data:{media_type(self.data)};base64,{base64.b64encode(self.data).decode()}"
+        data, media_type = self.data, _media_type(self.data)
+        if media_type is None:
+            data, media_type = _as_png(data), "image/png"
+        return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 class ImageFile(ImageInput):
@@ -53,8 +59,8 @@ class ImageFile(ImageInput):
         return ImageInput, (self.data,)
 
 
-def media_type(data: bytes) -> str:
-    """The media type of an encoded image, by its first bytes. Raises ValueError for any but the four of the web."""
+def _media_type(data: bytes) -> str | None:
+    """The media type of an encoded image, by its first bytes; None for any but the four of the web."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -63,7 +69,17 @@ def media_type(data: bytes) -> str:
         return "image/gif"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "image/webp"
-    raise ValueError(f"image: starts with {data[:8]!r}; allowed: PNG, JPEG, GIF, WebP")
+    return None
+
+
+def _as_png(data: bytes) -> bytes:
+    png = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.convert("RGB").save(png, "PNG")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"image: {len(data)} bytes that cannot be read: {error}") from error
+    return png.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)

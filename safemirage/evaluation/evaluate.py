@@ -8,7 +8,7 @@ import asyncio
 import logging
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
@@ -24,14 +24,13 @@ from safemirage.evaluation.keys import generation_key, scoped_key, verdict_key
 from safemirage.evaluation.metrics import row_tree
 from safemirage.evaluation.readings import score_as
 from safemirage.evaluation.samples import Sample, sample_of, sample_tree, verdict_tree
+from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import LEASE_PREFIX, Evaluation
 from safemirage.store.leases import DEFAULT_TTL_S, Lease, LeaseLost
 
 _POLL_S = 0.25
 _log = logging.getLogger(__name__)
-OnProgress = Callable[[int, int], None]
-"""Called with cases done and cases in all."""
 
 
 class TooManyUnscored(GenerationError):

@@ -10,7 +10,7 @@ from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig, JudgeCon
 from safemirage.config.identity import digest_of, identity_tree
 from safemirage.config.load import to_tree
 from safemirage.evaluation.calls import ModelCalls
-from safemirage.evaluation.evaluate import EvaluationSpec, OnProgress, evaluate
+from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.judges import Judge
@@ -18,6 +18,7 @@ from safemirage.evaluation.judges.build import build_judge
 from safemirage.evaluation.keys import EVALUATION_SCOPE
 from safemirage.evaluation.selection import load_cases
 from safemirage.evaluation.suites import suite_digest
+from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
 

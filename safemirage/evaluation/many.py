@@ -12,9 +12,9 @@ from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig
 from safemirage.config.identity import digest_of
 from safemirage.config.load import ConfigError, to_tree
 from safemirage.evaluation.calls import ModelCalls
-from safemirage.evaluation.evaluate import OnProgress
 from safemirage.evaluation.generators import GenerationError, Generator
 from safemirage.evaluation.local import OpenModel, run_evaluation
+from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
 

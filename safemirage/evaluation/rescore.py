@@ -14,10 +14,11 @@ from safemirage.config.rescore import RescoreConfig
 from safemirage.evaluation.calls import ModelCalls
 from safemirage.evaluation.cases import Case, ImageInput
 from safemirage.evaluation.errors import EvaluationError
-from safemirage.evaluation.evaluate import EvaluationSpec, OnProgress, StoredAnswers, evaluate
+from safemirage.evaluation.evaluate import EvaluationSpec, StoredAnswers, evaluate
 from safemirage.evaluation.local import open_judges
 from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.stored import RESCORED, StoredEvaluation
+from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
 

@@ -14,10 +14,9 @@ from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.many import run_many
 from safemirage.evaluation.metrics import Row, row_tree
 from safemirage.evaluation.stored import StoredEvaluation, load_evaluations
+from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store
 
-OnNamedProgress = Callable[[str, int, int], None]
-"""Called with what is under way, how much of it is done, and how much it is."""
 OpenModel = Callable[[GeneratorConfig], AbstractAsyncContextManager[Generator]]
 
 

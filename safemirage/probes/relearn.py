@@ -26,7 +26,8 @@ from safemirage.config.train import OptimConfig, TrainConfig, WorkersConfig
 from safemirage.data.llava import LlavaRecord, read_training_set
 from safemirage.evaluation.cases import Case
 from safemirage.evaluation.selection import load_cases
-from safemirage.probes.measuring import OnNamedProgress, Point
+from safemirage.probes.measuring import Point
+from safemirage.progress import OnNamedProgress
 from safemirage.storage import Storage
 from safemirage.store.database import Store
 from safemirage.store.runs import RunHandle, run_once

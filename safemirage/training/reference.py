@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from safemirage.config.identity import digest_of
-from safemirage.methods.forward import supervised_logps
+from safemirage.methods.forward import inference, supervised_logps
 from safemirage.training.batches import SampleSet
 from safemirage.training.workers import rank, sum_over_workers, world_size
 
@@ -49,10 +49,8 @@ def reference_logps(model: nn.Module, samples: SampleSet, how: ReferencePass) ->
     return logps_N
 
 
-@torch.no_grad()
 def _compute(model: nn.Module, samples: SampleSet, how: ReferencePass) -> Tensor:
-    training = model.training
-    model.to(how.device).eval()
+    model.to(how.device)
     # Neighbours of like length waste little padding.
     by_length = sorted(range(len(samples)), key=lambda index: len(samples.samples[index].ids))
     chunks = [
@@ -60,11 +58,11 @@ def _compute(model: nn.Module, samples: SampleSet, how: ReferencePass) -> Tensor
         for start in range(0, len(samples), how.batch_size)
     ]
     logps_N = torch.zeros(len(samples), device=how.device)
-    for indices in chunks[rank() :: world_size()]:
-        batch = samples.batch(indices, global_indices=indices, device=how.device)
-        logps_B = supervised_logps(model, batch).float()
-        logps_N[torch.tensor(indices, device=how.device)] = logps_B
-    model.train(training)
+    with inference(model):
+        for indices in chunks[rank() :: world_size()]:
+            batch = samples.batch(indices, global_indices=indices, device=how.device)
+            logps_B = supervised_logps(model, batch).float()
+            logps_N[torch.tensor(indices, device=how.device)] = logps_B
     return sum_over_workers(logps_N).cpu()
 
 
