@@ -7,6 +7,8 @@ from typing import Any
 from safemirage.config.load import build_config
 from safemirage.config.train import TrainConfig
 from safemirage.data.llava import to_llava
+from safemirage.training.job import Report, StepMetrics, TrainJob
+from safemirage.training.loop import train
 from tests.tiny import make_tiny_llava, tiny_image
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan")
@@ -63,3 +65,25 @@ def tiny_train_config(tree: dict[str, Any], **branches: Any) -> TrainConfig:
         if key in branches:
             merged[key] = branches[key]
     return build_config(TrainConfig, {**tree, **merged})
+
+
+def train_tiny(
+    tree: dict[str, Any], folder: Path, *, checkpoints: Path | None = None, **branches: Any
+) -> list[StepMetrics]:
+    """Trains in this process, without Ray; what each step measured."""
+    steps: list[StepMetrics] = []
+
+    def report(report: Report) -> None:
+        steps.extend(report.steps)
+
+    job = TrainJob(
+        config=tiny_train_config(tree, **branches),
+        run_id="tiny",
+        identity="0",
+        export=folder / "export",
+        cache=folder / "cache",
+        checkpoints=checkpoints,
+        snapshots=folder / "snapshots",
+    )
+    train(job, report=report)
+    return steps

@@ -26,9 +26,8 @@ from safemirage.storage import Storage
 from safemirage.store.database import open_store
 from safemirage.store.runs import RunRecord
 from safemirage.tracking import RUN_TAG
-from safemirage.training.job import Report, StepMetrics, TrainJob
-from safemirage.training.loop import train
-from tests.tiny_run import make_tiny_run, tiny_train_config
+from safemirage.training.job import StepMetrics
+from tests.tiny_run import make_tiny_run, tiny_train_config, train_tiny
 
 # The controller unpickles callbacks of this module, which it cannot import.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -59,24 +58,6 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
 def two_workers(tree: dict[str, Any], *, stage: int = 2, **branches: Any) -> TrainConfig:
     engine = {"name": "deepspeed", "stage": stage}
     return tiny_train_config({**tree, "workers": {"count": 2}}, engine=engine, **branches)
-
-
-def in_process(tree: dict[str, Any], folder: Path, **branches: Any) -> list[StepMetrics]:
-    """The same run without Ray, DeepSpeed or a second worker."""
-    steps: list[StepMetrics] = []
-
-    def report(report: Report) -> None:
-        steps.extend(report.steps)
-
-    job = TrainJob(
-        config=tiny_train_config(tree, **branches),
-        run_id="plain",
-        identity="0",
-        export=folder / "export",
-        cache=folder / "cache",
-    )
-    train(job, report=report)
-    return steps
 
 
 def tracked(storage: Storage, run_id: str) -> Any:
@@ -117,7 +98,7 @@ def test_training_on_two_workers_equals_one_plain_process(
     branches: dict[str, Any] = {"method": method, "optim": {"learning_rate": 2e-5}}
     config = two_workers(tree, stage=stage, name=f"tiny-z{stage}", **branches)
     record = run_training(config, storage=storage)
-    plain = in_process(tree, tmp_path, **branches)
+    plain = train_tiny(tree, tmp_path, **branches)
     assert_curves_equal(storage, record.id, plain, rel=1e-5)
     assert record.result is not None
     export = Path(record.result["export"])
@@ -159,7 +140,7 @@ class KillOnce(UserCallback):
 def test_training_whose_worker_is_killed_ends_with_the_losses_of_an_undisturbed_run(
     tree: dict[str, Any], storage: Storage, tmp_path: Path, quiet: RunRecord
 ) -> None:
-    undisturbed = in_process(tree, tmp_path, optim=TEN_STEPS, method=RMU)
+    undisturbed = train_tiny(tree, tmp_path, optim=TEN_STEPS, method=RMU)
     config = two_workers(tree, optim=TEN_STEPS, method=RMU, name="killed")
     marker = tmp_path / "killed"
     record = run_training(config, storage=storage, callbacks=[KillOnce(4, marker, worker=1)])
@@ -344,7 +325,7 @@ def test_training_that_failed_goes_on_from_its_last_checkpoint(
     assert record.attempts == 2
     assert record.result is not None
     assert record.result["resumed_from"] >= 2
-    assert_curves_equal(storage, record.id, in_process(tree, tmp_path, optim=optim), rel=1e-5)
+    assert_curves_equal(storage, record.id, train_tiny(tree, tmp_path, optim=optim), rel=1e-5)
 
 
 def test_training_submitted_as_a_job_with_a_token_finishes(

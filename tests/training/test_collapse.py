@@ -6,35 +6,14 @@ from typing import Any
 
 import pytest
 
-from safemirage.training.job import Report, StepMetrics, TrainingCollapsed, TrainJob
+from safemirage.training.job import Report, TrainingCollapsed, TrainJob
 from safemirage.training.loop import train
-from tests.tiny_run import make_tiny_run, tiny_train_config
+from tests.tiny_run import make_tiny_run, tiny_train_config, train_tiny
 from tests.training.group import run_group
 
 SHARE = "collapse/degenerate_share"
 LOOK = {"every_steps": 10, "samples": 4, "new_tokens": 48}
 SFT = {"name": "sft"}
-
-
-def run(
-    tree: dict[str, Any], folder: Path, *, checkpoints: Path | None = None, **branches: Any
-) -> list[StepMetrics]:
-    steps: list[StepMetrics] = []
-
-    def report(report: Report) -> None:
-        steps.extend(report.steps)
-
-    job = TrainJob(
-        config=tiny_train_config(tree, **branches),
-        run_id="tiny",
-        identity="0",
-        export=folder / "export",
-        cache=folder / "cache",
-        checkpoints=checkpoints,
-        snapshots=folder / "snapshots",
-    )
-    train(job, report=report)
-    return steps
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +22,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("sound")
     tree = make_tiny_run(folder / "tiny")
     optim = {"steps": 40, "learning_rate": 5e-3}
-    run(tree, folder, method=SFT, optim=optim, collapse={"action": "off"})
+    train_tiny(tree, folder, method=SFT, optim=optim, collapse={"action": "off"})
     return {**tree, "model": {"path": str(folder / "export")}}
 
 
@@ -67,14 +46,14 @@ def test_collapse_stops_the_run_and_names_step_share_and_answer(
     looping: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingCollapsed, match=r"step \d0 of 40: .*100%.*0% at the start.*so so"):
-        run(looping, tmp_path, collapse=LOOK)
+        train_tiny(looping, tmp_path, collapse=LOOK)
     assert not (tmp_path / "export").exists()
 
 
 def test_collapse_is_only_reported_where_the_config_says_so(
     looping: dict[str, Any], tmp_path: Path
 ) -> None:
-    steps = run(looping, tmp_path, collapse={**LOOK, "action": "report"})
+    steps = train_tiny(looping, tmp_path, collapse={**LOOK, "action": "report"})
     shares = {step["step"]: step[SHARE] for step in steps if SHARE in step}
     assert list(shares) == [10.0, 20.0, 30.0, 40.0]
     assert shares[40.0] == 1.0
@@ -85,14 +64,14 @@ def test_model_that_never_made_sense_has_not_collapsed(tmp_path: Path) -> None:
     """A model trained from nothing repeats itself at first; only a rise counts."""
     tree = make_tiny_run(tmp_path / "tiny")
     zeros = {"learning_rate": 1e-12, "steps": 10}
-    steps = run(tree, tmp_path, method=SFT, optim=zeros, collapse={**LOOK, "max_rise": 0.0})
+    steps = train_tiny(tree, tmp_path, method=SFT, optim=zeros, collapse={**LOOK, "max_rise": 0.0})
     assert steps[-1][SHARE] >= 0.0
 
 
 def test_looking_changes_nothing_of_what_is_learned(sound: dict[str, Any], tmp_path: Path) -> None:
     optim = {"steps": 10}
-    first = run(sound, tmp_path / "1", optim=optim, collapse=LOOK)
-    second = run(sound, tmp_path / "2", optim=optim, collapse={"action": "off"})
+    first = train_tiny(sound, tmp_path / "1", optim=optim, collapse=LOOK)
+    second = train_tiny(sound, tmp_path / "2", optim=optim, collapse={"action": "off"})
     assert SHARE in first[-1]
     for one, other in zip(first, second, strict=True):
         for name in other.keys() - {"speed/samples_per_s", "memory/rss_mb"}:
@@ -100,7 +79,7 @@ def test_looking_changes_nothing_of_what_is_learned(sound: dict[str, Any], tmp_p
 
 
 def test_run_shorter_than_one_look_has_none(sound: dict[str, Any], tmp_path: Path) -> None:
-    steps = run(sound, tmp_path, optim={"steps": 3}, collapse=LOOK)
+    steps = train_tiny(sound, tmp_path, optim={"steps": 3}, collapse=LOOK)
     assert not any(SHARE in step for step in steps)
 
 
@@ -142,7 +121,7 @@ def test_snapshots_are_exports_of_the_model_on_its_way(
         "judges": [{"name": "keywords"}],
     }
     watch = {"every_steps": 2, "evaluation": evaluation}
-    run(sound, tmp_path, optim={"steps": 6}, watch=watch)
+    train_tiny(sound, tmp_path, optim={"steps": 6}, watch=watch)
     found = sorted((tmp_path / "snapshots").iterdir())
     assert [folder.name for folder in found] == ["step-00000000", "step-00000002", "step-00000004"]
     digests = {
@@ -164,7 +143,7 @@ def test_two_workers_that_share_out_the_weights_see_the_same(
         collapse={**LOOK, "samples": 3},
     )
     together = run_group([config], world=2, folder=tmp_path / "two")[0]
-    alone = run(sound, tmp_path, optim={"steps": 10}, collapse={**LOOK, "samples": 3})
+    alone = train_tiny(sound, tmp_path, optim={"steps": 10}, collapse={**LOOK, "samples": 3})
     assert together[-1][SHARE] == alone[-1][SHARE]
     for one, other in zip(together, alone, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
