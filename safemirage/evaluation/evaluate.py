@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +31,8 @@ from safemirage.store.evaluations import LEASE_PREFIX, Evaluation
 from safemirage.store.leases import DEFAULT_TTL_S, Lease, LeaseLost
 
 _POLL_S = 0.25
+_Answer = tuple[str | None, str]
+"""The answer, or None and why there is none."""
 _log = logging.getLogger(__name__)
 
 
@@ -41,8 +44,8 @@ class TooManyUnscored(GenerationError):
 class StoredAnswers:
     """In a generator's place: answers that were given before, to be judged again."""
 
-    answers: Mapping[str, tuple[str | None, str]]
-    """Sample id -> the answer, or None and why there is none."""
+    answers: Mapping[str, _Answer]
+    """By sample id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,34 +155,58 @@ class _Work:
         )
         if not started:
             return
-        order = _by_image(cases)
-        placed: dict[int, Sample] = {}
         async with _Recorded(self._store, spec.id, self._lease):
-            for first in range(0, len(cases), spec.batch_size):
-                places = order[first : first + spec.batch_size]
-                batch = await self._batch([cases[place] for place in places])
-                placed |= dict(zip(places, batch, strict=True))
-                if not await asyncio.to_thread(
-                    evaluations.put_batch,
-                    spec.id,
-                    {place: sample_tree(placed[place]) for place in places},
-                    lease=self._lease,
-                    done=len(placed),
-                ):
-                    return
-                if on_progress is not None:
-                    on_progress(len(placed), len(cases))
-            samples = [placed[place] for place in range(len(cases))]
+            samples = await self._samples(cases, on_progress)
+            if samples is None:
+                return
             _check_unscored(samples, [judge.name for judge in self._judges], spec.max_unscored)
             measures = {judge.name: judge.measures for judge in self._judges}
             counted = score_as(spec.protocol, spec.model, samples, measures)
             rows = [row_tree(row) for row in counted]
             await asyncio.to_thread(evaluations.finish, spec.id, rows, lease=self._lease)
 
-    async def _batch(self, cases: Sequence[Case]) -> list[Sample]:
-        images = {case.image.digest: case.image.data for case in cases if case.image is not None}
-        await asyncio.to_thread(self._store.samples.put_images, images)
-        answers = await self._answers(cases)
+    async def _samples(
+        self, cases: Sequence[Case], on_progress: OnProgress | None
+    ) -> list[Sample] | None:
+        """Each case's sample; None once the evaluation is cancelled. While a batch is judged, the next is answered."""
+        order, size = _by_image(cases), self._spec.batch_size
+        batches = [order[first : first + size] for first in range(0, len(cases), size)]
+        placed: dict[int, Sample] = {}
+        answering: asyncio.Task[list[_Answer]] | None = None
+        try:
+            for places, following in zip_longest(batches, batches[1:]):
+                batch = [cases[place] for place in places]
+                answers = await (answering or self._answers(batch))
+                answering = None
+                if following is not None and not await self._is_cancelled():
+                    ahead = [cases[place] for place in following]
+                    answering = asyncio.create_task(self._answers(ahead))
+                placed |= dict(zip(places, await self._judged(batch, answers), strict=True))
+                if not await self._put({place: placed[place] for place in places}, len(placed)):
+                    return None
+                if on_progress is not None:
+                    on_progress(len(placed), len(cases))
+        finally:
+            if answering is not None:
+                answering.cancel()
+                await asyncio.gather(answering, return_exceptions=True)
+        return [placed[place] for place in range(len(cases))]
+
+    async def _is_cancelled(self) -> bool:
+        record = await asyncio.to_thread(self._store.evaluations.get, self._spec.id)
+        return record is not None and record.state == "cancelled"
+
+    async def _put(self, samples: Mapping[int, Sample], done: int) -> bool:
+        """Whether the evaluation goes on: it was not cancelled."""
+        return await asyncio.to_thread(
+            self._store.evaluations.put_batch,
+            self._spec.id,
+            {place: sample_tree(sample) for place, sample in samples.items()},
+            lease=self._lease,
+            done=done,
+        )
+
+    async def _judged(self, cases: Sequence[Case], answers: Sequence[_Answer]) -> list[Sample]:
         judged = [
             Judged(case=case, answer=text)
             for case, (text, _) in zip(cases, answers, strict=True)
@@ -192,8 +219,9 @@ class _Work:
             for case, (text, error) in zip(cases, answers, strict=True)
         ]
 
-    async def _answers(self, cases: Sequence[Case]) -> list[tuple[str | None, str]]:
-        """The answer to each case, or None and why there is none."""
+    async def _answers(self, cases: Sequence[Case]) -> list[_Answer]:
+        images = {case.image.digest: case.image.data for case in cases if case.image is not None}
+        await asyncio.to_thread(self._store.samples.put_images, images)
         generator = self._generator
         if isinstance(generator, StoredAnswers):
             return [generator.answers[case.sample_id] for case in cases]

@@ -210,6 +210,58 @@ def test_evaluate_cancelled_stops_after_the_batch_in_hand(store: Store) -> None:
     assert _run(store, _generator()).state == "cancelled"
 
 
+def test_evaluate_answers_a_batch_while_the_last_one_is_judged(store: Store) -> None:
+    async def both() -> Evaluation:
+        ahead = asyncio.Event()
+
+        class Answering(ScriptedGenerator):
+            async def generate(self, requests: Any, decoding: Any) -> Any:
+                if self.batches:
+                    ahead.set()
+                return await super().generate(requests, decoding)
+
+        class Judging(ScriptedGenerator):
+            async def generate(self, requests: Any, decoding: Any) -> Any:
+                await asyncio.wait_for(ahead.wait(), 20)
+                return await super().generate(requests, decoding)
+
+        answering = Answering(lambda _: "a red knife", version="1")
+        judge = ModelJudge("guard", WORD, Judging(lambda _: "bad", version="1"))
+        return await evaluate(_spec(), _cases(), answering, [judge], store=store)
+
+    assert asyncio.run(both()).state == "finished"
+
+
+def test_evaluate_whose_judge_fails_leaves_no_answering_behind(store: Store) -> None:
+    async def both() -> bool:
+        ahead, ended = asyncio.Event(), asyncio.Event()
+
+        class Answering(ScriptedGenerator):
+            async def generate(self, requests: Any, decoding: Any) -> Any:
+                if not self.batches:
+                    return await super().generate(requests, decoding)
+                ahead.set()
+                try:
+                    await asyncio.sleep(3600)
+                finally:
+                    ended.set()
+
+        class Broken(OracleJudge):
+            async def judge(self, items: Any) -> Any:
+                await asyncio.wait_for(ahead.wait(), 20)
+                raise RuntimeError("broken")
+
+        answering = Answering(lambda _: "a red knife", version="1")
+        with pytest.raises(RuntimeError, match="broken"):
+            await evaluate(_spec(), _cases(), answering, [Broken()], store=store)
+        return ended.is_set()
+
+    assert asyncio.run(both())
+    record = store.evaluations.get("e")
+    assert record is not None
+    assert (record.state, record.error) == ("failed", "RuntimeError: broken")
+
+
 def test_evaluate_interrupted_stays_open_and_goes_on(store: Store) -> None:
     async def interrupted() -> None:
         started = asyncio.Event()
