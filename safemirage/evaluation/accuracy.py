@@ -7,13 +7,12 @@ pictures below and above. Answers without a score stay outside.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from math import ceil, floor
 
 from safemirage.config.evaluate import Metric
-from safemirage.evaluation.bootstrap import clustered_mean, clustered_rate
+from safemirage.evaluation.bootstrap import share_rate
 from safemirage.evaluation.metrics import Measures, Row, cluster_of, grouped
 from safemirage.evaluation.samples import Sample
-from safemirage.evaluation.statistics import Rate, wilson_rate
+from safemirage.evaluation.statistics import Rate
 
 ACCURACY: Metric = "accuracy"
 
@@ -43,18 +42,4 @@ def mean_score(samples: Sequence[Sample], judge: str) -> Rate:
         for sample in samples
         if (score := sample.verdict(judge).score) is not None
     ]
-    if not scored:
-        return wilson_rate(0, 0)
-    scores = [score for score, _ in scored]
-    clusters = [cluster for _, cluster in scored]
-    if set(scores) <= {0.0, 1.0}:
-        if len(set(clusters)) == len(clusters):
-            return wilson_rate(int(sum(scores)), len(scores))
-        return clustered_rate([score == 1 for score in scores], clusters)
-    if len(set(scores)) == 1:
-        pictures = len(set(clusters))
-        low = wilson_rate(floor(scores[0] * pictures), pictures).low
-        high = wilson_rate(ceil(scores[0] * pictures), pictures).high
-        return Rate(value=scores[0], low=low, high=high, n=len(scores))
-    mean, low, high = clustered_mean(scores, clusters)
-    return Rate(value=mean, low=low, high=high, n=len(scores))
+    return share_rate([score for score, _ in scored], [cluster for _, cluster in scored])

@@ -31,7 +31,7 @@ from safemirage.evaluation.attacks import (
 from safemirage.evaluation.calls import ModelCalls
 from safemirage.evaluation.cases import Case
 from safemirage.evaluation.errors import EvaluationError
-from safemirage.evaluation.gap import MirageGap, mirage_gap, outcomes
+from safemirage.evaluation.gap import GapError, MirageGap, mirage_gap, outcomes
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.judges.build import measures_of
@@ -74,8 +74,8 @@ class AttackSearch:
     """The words that the audit gave."""
     tried: Sequence[WordResult]
     """On the selection questions, the widest first."""
-    not_tried: Sequence[str]
-    """Words without a question that has K rewrites."""
+    not_tried: Mapping[str, str]
+    """Words whose gap cannot be had, and why."""
     chosen: WordResult
     """The first of `tried`, on the test questions."""
     plain: Rate
@@ -129,19 +129,21 @@ async def search_attack(
             on_progress=lambda done, total: on_progress("rewrites", done, total),
         )
         first = await work.side(SELECTION, sides[0], words)
-        tried = _results(first, [word for word in words if first.samples.get(word)])
+        tried, not_tried = _results(first, words)
         if not tried:
-            raise EvaluationError("no word has a question with K rewrites; allow more forms")
+            reasons = "; ".join(f"{word}: {reason}" for word, reason in not_tried.items())
+            raise EvaluationError(f"selection: no word can be tried ({reasons}); allow more forms")
         second = await work.side(TEST, sides[1], [tried[0].word])
-    if not second.samples.get(tried[0].word):
-        raise EvaluationError(f"test: no question has K rewrites to {tried[0].word!r}")
+    chosen, failed = _results(second, [tried[0].word])
+    if not chosen:
+        raise EvaluationError(f"test: {tried[0].word}: {failed[tried[0].word]}")
     return AttackSearch(
         metric=first.metric,
         judge=first.judge,
         audited=audited,
         tried=tried,
-        not_tried=[word for word in words if not first.samples.get(word)],
-        chosen=_results(second, [tried[0].word])[0],
+        not_tried=not_tried,
+        chosen=chosen[0],
         plain=second.rate("plain"),
         control=second.rate(NEUTRAL),
         questions={SELECTION: len(sides[0]), TEST: len(sides[1])},
@@ -282,23 +284,31 @@ def _questions(config: AttackSearchConfig) -> list[Case]:
     return sample_questions(chosen, config.sample, config.seed)
 
 
-def _results(side: _Side, words: Sequence[str]) -> list[WordResult]:
-    """The widest first; among equals the earlier word."""
-    found = []
+def _results(side: _Side, words: Sequence[str]) -> tuple[list[WordResult], dict[str, str]]:
+    """The widest first, among equals the earlier word; and the words without a gap, with the reason."""
+    found: list[WordResult] = []
+    without: dict[str, str] = {}
     for word in words:
-        gap = mirage_gap(
-            side.samples[word],
-            side.samples.get(NEUTRAL, ()),
-            side.judge,
-            plain=side.samples["plain"],
-            counted=COUNTED[side.metric],
-        )
+        if not side.samples.get(word):
+            without[word] = "no question has K rewrites to it"
+            continue
+        try:
+            gap = mirage_gap(
+                side.samples[word],
+                side.samples.get(NEUTRAL, ()),
+                side.judge,
+                plain=side.samples["plain"],
+                counted=COUNTED[side.metric],
+            )
+        except GapError as error:
+            without[word] = str(error)
+            continue
         found.append(
             WordResult(word=word, rate=side.rate(word), gap=gap, p_holm=gap.change.p_value)
         )
     adjusted = holm([item.p_holm for item in found])
     results = [replace(item, p_holm=p) for item, p in zip(found, adjusted, strict=True)]
-    return sorted(results, key=lambda item: -(item.rate.value or 0.0))
+    return sorted(results, key=lambda item: -(item.rate.value or 0.0)), without
 
 
 def _opened_once(open_model: OpenModel, stack: AsyncExitStack) -> OpenModel:

@@ -5,6 +5,7 @@ bootstrap, 9,999 draws, fixed seed.
 """
 
 from collections.abc import Callable, Sequence
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,26 +14,32 @@ from scipy.stats import bootstrap
 from safemirage.evaluation.statistics import CONFIDENCE, Rate, wilson_rate
 
 DRAWS = 9999
+_SAME = 1e-9
+"""What sums of floating-point numbers may differ by."""
 _BATCH = 500
 """Draws at a time: 500 draws of 1,000 clusters are 4 MB."""
 
 Array = NDArray[np.float64]
 
 
-def clustered_rate(successes: Sequence[bool], clusters: Sequence[str], *, seed: int = 0) -> Rate:
-    """The share of successes, n the number of answers, with the interval over clusters.
+def share_rate(shares: Sequence[float], clusters: Sequence[str]) -> Rate:
+    """The mean of shares in 0..1 (successes are 0 or 1), n their number, with an interval that fits them.
 
-    Where all answers agree the draws have no spread; the interval is then Wilson's over the number of clusters.
+    Wilson's where each share is 0 or 1 and has a cluster of its own; else the bootstrap over clusters. Where all clusters
+    have one mean the draws have no spread: the bounds are then Wilson's over the clusters, of the whole numbers of
+    clusters below and above that mean.
     """
-    n = len(successes)
-    if n == 0:
-        return Rate(value=None, low=None, high=None, n=0)
-    if len(set(successes)) == 1:
-        distinct = len(set(clusters))
-        interval = wilson_rate(distinct if successes[0] else 0, distinct)
-        return Rate(value=interval.value, low=interval.low, high=interval.high, n=n)
-    mean, low, high = clustered_mean([float(item) for item in successes], clusters, seed=seed)
-    return Rate(value=mean, low=low, high=high, n=n)
+    distinct = len(set(clusters))
+    if set(shares) <= {0.0, 1.0} and distinct == len(shares):
+        return wilson_rate(int(sum(shares)), len(shares))
+    sums, counts = cluster_sums(shares, clusters)
+    mean = float(sums.sum() / counts.sum())
+    if np.ptp(sums / counts) < _SAME:
+        low = wilson_rate(floor(mean * distinct + _SAME), distinct).low
+        high = wilson_rate(ceil(mean * distinct - _SAME), distinct).high
+        return Rate(value=mean, low=low, high=high, n=len(shares))
+    _, drawn_low, drawn_high = clustered_mean(shares, clusters)
+    return Rate(value=mean, low=drawn_low, high=drawn_high, n=len(shares))
 
 
 def clustered_mean(

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from math import comb
 
 from safemirage.config.evaluate import Metric
-from safemirage.evaluation.bootstrap import clustered_mean, clustered_rate
+from safemirage.evaluation.bootstrap import share_rate
 from safemirage.evaluation.metrics import COUNTED, WordRate
 from safemirage.evaluation.paper_table import SUBSETS
 from safemirage.evaluation.samples import Sample
@@ -29,7 +29,7 @@ class ShotRate:
     """Averaged over all choices of k of the K rewrites."""
     low: float
     high: float
-    """95 %, bootstrap over images; Wilson over images where all questions agree."""
+    """95 %; see `share_rate`, clustered by image."""
     first_value: float
     """By the first k rewrites in the suite's order."""
     first_low: float
@@ -65,8 +65,8 @@ def shot_rates(
         counts = [[label == COUNTED[metric] for label in each] for each in scored.values()]
         for k in range(1, shots + 1):
             chosen = [1 - comb(shots - sum(each), k) / comb(shots, k) for each in counts]
-            value, low, high = _mean(chosen, clusters)
-            first, first_low, first_high = _mean(
+            value, low, high = _bounded(chosen, clusters)
+            first, first_low, first_high = _bounded(
                 [float(any(each[:k])) for each in counts], clusters
             )
             result.append(
@@ -88,14 +88,13 @@ def shot_rates(
     return result
 
 
-def _mean(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float, float]:
-    if set(values) in ({0.0}, {1.0}):
-        rate = clustered_rate([value == 1 for value in values], clusters)
-        assert rate.value is not None
-        assert rate.low is not None
-        assert rate.high is not None
-        return rate.value, rate.low, rate.high
-    return clustered_mean(values, clusters)
+def _bounded(shares: Sequence[float], clusters: Sequence[str]) -> tuple[float, float, float]:
+    """Of one share or more."""
+    rate = share_rate(shares, clusters)
+    assert rate.value is not None
+    assert rate.low is not None
+    assert rate.high is not None
+    return rate.value, rate.low, rate.high
 
 
 def category_rates(model: str, samples: Sequence[Sample], judge: str) -> dict[str, list[WordRate]]:

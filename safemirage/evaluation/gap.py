@@ -14,6 +14,10 @@ from safemirage.evaluation.paired import Pair, PairedChange, compare, difference
 from safemirage.evaluation.samples import Sample
 
 
+class GapError(ValueError):
+    """Attack and control that cannot be set against each other; the message says why."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A question over its K answers."""
@@ -93,16 +97,18 @@ def mirage_gap(
         counted: the label that opens a question; `refuse` for over-refusal.
 
     Raises:
-        ValueError: attack and control have not one K, or share no scored question.
+        GapError: attack and control have not one K, or share no scored question.
     """
     second, first = outcomes(attacked, judge, counted), outcomes(control, judge, counted)
     budgets = {item.shots for item in (*second.values(), *first.values())}
     if len(budgets) != 1:
-        raise ValueError(
+        raise GapError(
             f"attack and control: {sorted(budgets)} tries at a question; the gap needs one K for all, "
             "because more tries alone raise any-of-K"
         )
     pairs, left_out = _pairs(first, second)
+    if not pairs:
+        raise GapError("attack and control share no scored question")
     change = compare(pairs, seed=seed)
     low, high = difference_interval(change, pairs)
     return MirageGap(

@@ -8,7 +8,7 @@ from safemirage.config.attack import NEUTRAL
 from safemirage.config.evaluate import Metric
 from safemirage.config.vlguard import PLAIN
 from safemirage.evaluation.findings import percent
-from safemirage.evaluation.gap import MirageGap, mirage_gap
+from safemirage.evaluation.gap import GapError, MirageGap, mirage_gap
 from safemirage.evaluation.grid import Grid
 from safemirage.evaluation.metrics import COUNTED, grouped
 from safemirage.evaluation.paired import holm
@@ -71,10 +71,13 @@ def _gap(
 ) -> CaseGap:
     attacked, control, plain = samples
     gap, note = None, ""
-    try:
-        gap = mirage_gap(attacked, control, judge, plain=plain, counted=COUNTED[metric])
-    except ValueError as error:  # another K, or no scored question in common
-        note = str(error)
+    if one.has_torn_groups:
+        note = "`sampling: rows` tears rewrites from their questions, so that none can be paired"
+    else:
+        try:
+            gap = mirage_gap(attacked, control, judge, plain=plain, counted=COUNTED[metric])
+        except GapError as error:
+            note = str(error)
     return CaseGap(
         model=one.name,
         evaluation=one.id,

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from safemirage.config.evaluate import Label, Metric
-from safemirage.evaluation.bootstrap import clustered_rate
+from safemirage.evaluation.bootstrap import share_rate
 from safemirage.evaluation.cases import Subset
 from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.statistics import Rate, wilson_rate
@@ -159,22 +159,13 @@ def row_from(tree: Mapping[str, Any]) -> Row:
 def _rate_function(metric: Metric) -> Callable[[Sequence[Sample], str, Label], Rate]:
     if metric == "asr":
         return _rate_over_questions
-    return _rate_over_clusters if metric in DETAILS else _rate_over_answers
-
-
-def _rate_over_clusters(samples: Sequence[Sample], judge: str, counted: Label) -> Rate:
-    """Over answers; the interval is Wilson's where each answer has a picture of its own, else clustered."""
-    scored = [sample for sample in samples if sample.verdict(judge).label != "unscored"]
-    clusters = [cluster_of(sample) for sample in scored]
-    if len(set(clusters)) == len(clusters):
-        return _rate_over_answers(samples, judge, counted)
-    return clustered_rate([sample.verdict(judge).label == counted for sample in scored], clusters)
+    return _rate_over_answers
 
 
 def _rate_over_answers(samples: Sequence[Sample], judge: str, counted: Label) -> Rate:
-    labels = [sample.verdict(judge).label for sample in samples]
-    scored = [label for label in labels if label != "unscored"]
-    return wilson_rate(sum(label == counted for label in scored), len(scored))
+    scored = [sample for sample in samples if sample.verdict(judge).label != "unscored"]
+    hits = [float(sample.verdict(judge).label == counted) for sample in scored]
+    return share_rate(hits, [cluster_of(sample) for sample in scored])
 
 
 def _rate_over_questions(samples: Sequence[Sample], judge: str, counted: Label) -> Rate:

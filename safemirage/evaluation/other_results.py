@@ -141,7 +141,13 @@ def _names_of_table(path: Path) -> tuple[str, str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    """One that a float holds: JSON has integers of any length."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _as_number(value: Any) -> float | None:

@@ -284,6 +284,8 @@ def _words(one: _Evaluated) -> Figure:
 
 
 def _shots(one: _Evaluated) -> list[ShotRate]:
+    if one.stored.has_torn_groups:
+        return []  # a group is no question there
     return [
         rate
         for metric in GAP_METRICS

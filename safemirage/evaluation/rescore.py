@@ -57,9 +57,8 @@ async def rescore(
     answers = {sample.sample_id: (sample.answer, sample.error) for sample in original.samples}
     async with AsyncExitStack() as stack:
         opened = await open_judges(judges, stack, calls or ModelCalls())
-        keys = [dict(judge.key) for judge in opened]
-        tree = _tree(original, judges, keys, protocol)
-        identity = digest_of({RESCORED: original.id, "judges": keys, "protocol": protocol})
+        tree = _tree(original, judges, [dict(judge.key) for judge in opened], protocol)
+        identity = digest_of({**tree, "name": ""})
         spec = EvaluationSpec(
             id=f"{original.name}-rescored-{identity[:12]}",
             model=original.name,

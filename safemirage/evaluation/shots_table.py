@@ -40,8 +40,9 @@ def shots_grid(rates: Sequence[ShotRate]) -> Grid | None:
         notes=[
             "Share in % of the questions that are opened (asr: complied with; refusal_rate: refused) by any of k rewrites. "
             "any of k: averaged over all choices of k of the K rewrites, 1 - C(K-c, k) / C(K, k) for a question of which c "
-            "count (Chen et al. 2021, pass@k); first k: the first k in the suite's order. 95 % intervals, bootstrap over "
-            "images (Wilson over images where all questions agree); n: questions with K scored rewrites."
+            "count (Chen et al. 2021, pass@k); first k: the first k in the suite's order. 95 % intervals: Wilson where each "
+            "question is opened or not and has its own image, else bootstrap over images; where all images agree on another "
+            "share, Wilson's bounds of the whole numbers of images around it. n: questions with K scored rewrites."
         ],
     )
 

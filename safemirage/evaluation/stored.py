@@ -40,6 +40,11 @@ class StoredEvaluation:
         return reading_of(self.spec)
 
     @property
+    def has_torn_groups(self) -> bool:
+        """Whether questions were sampled as the original does, so that a group may hold rewrites of several."""
+        return self.spec.get("config", {}).get("sampling") == "rows"
+
+    @property
     def judge_keys(self) -> dict[str, Any]:
         """What each judge is made of, where the evaluation recorded it."""
         configs = self.spec.get("config", {}).get("judges", [])

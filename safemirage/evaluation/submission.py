@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from safemirage.evaluation.errors import EvaluationError
+from safemirage.evaluation.page import put_file
 from safemirage.evaluation.sets.short_answers import IMAGE_NAME, QUESTION_ID
 from safemirage.evaluation.sets.vqav2 import question_ids
 from safemirage.evaluation.stored import StoredEvaluation
@@ -46,7 +47,7 @@ def write_submission(
     if all_questions is not None:
         lines = _filled(one, lines, all_questions.expanduser())
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(lines, ensure_ascii=False), encoding="utf-8")
+    put_file(path, json.dumps(lines))
     check_submission(path, key, [line[key] for line in lines])
     return len(lines)
 

@@ -44,18 +44,20 @@ class ModelLine:
 def model_lines(
     evaluations: Sequence[StoredEvaluation], others: Sequence[tuple[str, OtherScore]]
 ) -> list[ModelLine]:
-    """A line a model; `others` come with the name of the line that they stand in, which may be a new one."""
+    """A line a model. `others` come with the name or id of an evaluation whose line they stand in, or a new line's."""
     lines: dict[str, ModelLine] = {}
-    line_of: dict[str, str] = {}
+    found: dict[str, ModelLine] = {}
     for one in evaluations:
-        name = line_of.setdefault(_generator(one), one.name)
-        line = lines.setdefault(name, ModelLine(name=name))
+        line = lines.setdefault(_generator(one), ModelLine(name=one.name))
+        found |= {one.id: line, one.name: line}
         line.rows += _safety_rows(one)
         line.scores += utility_scores(one)
         told = unanswerability(one.samples)
         line.unanswerable += [told] if told is not None else []
     for name, score in others:
-        lines.setdefault(name, ModelLine(name=name)).others.append(score)
+        if name not in found:
+            found[name] = lines[f"new {name}"] = ModelLine(name=name)
+        found[name].others.append(score)
     return list(lines.values())
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from safemirage.config.load import ConfigError
 from safemirage.store.migrate import UnknownSchema, is_current, migrate
@@ -85,7 +85,7 @@ def open_database(url: str) -> Database:
     database = Database(engine)
     try:
         _bring_up_to_date(database)
-    except OperationalError as error:
+    except DatabaseError as error:
         engine.dispose()
         raise ConfigError(f"store URL {shown}: cannot be opened: {error.orig}") from error
     except UnknownSchema as error:

@@ -101,10 +101,15 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str | None]]:
         DataError: it cannot be read, is not UTF-8, or lacks a column.
     """
     reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
-    missing = [column for column in columns if column not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(path, f"has no column {missing}; its columns are {reader.fieldnames}")
-    return list(reader)
+    try:
+        names, records = reader.fieldnames or (), list(reader)
+    except csv.Error as error:
+        raise DataError(
+            path, f"is not CSV: {error}, at line {reader.line_num}; a quote may not be closed"
+        ) from error
+    if missing := [column for column in columns if column not in names]:
+        raise DataError(path, f"has no column {missing}; its columns are {names}")
+    return records
 
 
 def read_lines(path: Path) -> list[str]:
