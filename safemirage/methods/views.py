@@ -18,26 +18,75 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from safemirage.methods.batch import Batch
 from safemirage.methods.forward import base_model, inference, supervised_positions
 
 
 def replace_modules(root: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
-    """A shallow copy of `root` in which the modules at some dotted paths are others. `root` stays as it is."""
+    """A shallow copy of `root` in which the modules at some dotted paths are others; the empty path is `root` itself.
+
+    Where a replaced module lies in another, it takes its place in that one's replacement. No given module is changed.
+    """
+    if replacements.keys() == {""}:
+        return replacements[""]
     below: dict[str, dict[str, nn.Module]] = {}
-    view = copy.copy(root)
-    view._modules = dict(root._modules)
     for path, module in replacements.items():
         child, _, rest = path.partition(".")
-        if rest:
+        if child:
             below.setdefault(child, {})[rest] = module
-        else:
-            view._modules[child] = module
+    view = copy.copy(replacements.get("", root))
+    view._modules = dict(view._modules)
     for child, inner in below.items():
-        view._modules[child] = replace_modules(root.get_submodule(child), inner)
+        view._modules[child] = replace_modules(view.get_submodule(child), inner)
     return view
+
+
+def allow_views(model: PreTrainedModel) -> None:
+    """Call once before the first view of a model runs.
+
+    transformers puts the hooks that collect an image encoder's hidden states onto its layers at its first call, and
+    remembers that on the encoder. A view has the same layers but remembers for itself: called first, it would leave each
+    hook there twice, and LLaVA would then read its image features from the wrong layer.
+    """
+    maybe_install_capturing_hooks(model.model.get_encoder(modality="image"))
+
+
+def frozen_copies(root: nn.Module, *, left_out: tuple[str, ...] = ()) -> dict[str, nn.Module]:
+    """Copies of the modules that own a trained tensor, by path, without those whose path starts with one left out.
+
+    A copy holds tensors of its own where the module does; the module's children stay the model's. Tied tensors stay tied.
+    """
+    memo: dict[int, Any] = {}
+    return {
+        path: _frozen_copy(module, memo)
+        for path, module in root.named_modules()
+        if not path.startswith(left_out)
+        and any(p.requires_grad for p in module.parameters(recurse=False))
+    }
+
+
+def _frozen_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    alone = copy.copy(module)
+    alone._modules = {}
+    view = copy.deepcopy(alone, memo).requires_grad_(False).eval()
+    view._modules = dict(module._modules)
+    return view
+
+
+def with_copies(
+    root: nn.Module, copies: Mapping[str, nn.Module], device: torch.device
+) -> nn.Module:
+    """A view of `root` with frozen copies in place, their tensors moved to `device`."""
+    for module in copies.values():
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(device)
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(device)
+    return replace_modules(root, copies)
 
 
 def decoder_part(decoder: nn.Module, start: int, stop: int | None) -> nn.Module:
@@ -88,6 +137,7 @@ class LayerViews:
         self._adapter = model if isinstance(model, PeftModel) else None
         self._base = base_model(model)
         self._inner: nn.Module = self._base.model
+        allow_views(self._base)
         decoder = self._base.get_decoder()
         self._decoder_path = _path(self._inner, decoder)
         self._encoder_path = _path(self._inner, self._inner.get_encoder(modality="image"))
@@ -110,7 +160,7 @@ class LayerViews:
         if self._adapter is None:
             self._frozen = self._frozen_copies(whole=with_reference_logits)
             if with_reference_logits and any(p.requires_grad for p in self._head.parameters()):
-                self._frozen_head = _frozen_copy(self._head)
+                self._frozen_head = _frozen_copy(self._head, {})
 
     @property
     def hidden_size(self) -> int:
@@ -121,7 +171,7 @@ class LayerViews:
         """What the initial values that are held beside the model take."""
         head = [] if self._frozen_head is None else [self._frozen_head]
         held = [*self._frozen.values(), *head]
-        return sum(p.nbytes for module in held for p in module.parameters())
+        return sum(p.nbytes for module in held for p in module.parameters(recurse=False))
 
     def lower(self, inputs: Mapping[str, Tensor]) -> Lower:
         """Everything below the first trained decoder layer. Without gradient where nothing of it is trained."""
@@ -182,8 +232,7 @@ class LayerViews:
         """The inner model with its initial weights, without gradient and with dropout off."""
         adapter = self._adapter.disable_adapter() if self._adapter is not None else nullcontext()
         with inference(self._base), adapter:
-            frozen = {path: module.to(device) for path, module in self._frozen.items()}
-            yield replace_modules(self._inner, frozen)
+            yield with_copies(self._inner, self._frozen, device)
 
     def _reference_start(self, inner: nn.Module, lower: Lower) -> tuple[nn.Module, Lower]:
         """The reference's decoder, and what it begins with: the policy's own where nothing below is trained."""
@@ -226,12 +275,7 @@ class LayerViews:
         numbers = range(self._num_kept, len(self._base.get_decoder().layers))
         above = tuple(f"{self._decoder_path}.layers.{number}." for number in numbers)
         left_out = () if whole else (*above, f"{self._decoder_path}.norm")
-        return {
-            path: _frozen_copy(module)
-            for path, module in self._inner.named_modules()
-            if not path.startswith(left_out)
-            and any(p.requires_grad for p in module.parameters(recurse=False))
-        }
+        return frozen_copies(self._inner, left_out=left_out)
 
 
 def _run(
@@ -263,10 +307,6 @@ def _remembering(module: nn.Module) -> nn.Module:
         return known[0]
 
     return _with_forward(module, forward)
-
-
-def _frozen_copy(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).requires_grad_(False)
 
 
 def _path(root: nn.Module, module: nn.Module) -> str:
