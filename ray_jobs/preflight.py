@@ -32,7 +32,7 @@ def preflight(config: TrainConfig, *, nodes: Sequence[Mapping[str, float]]) -> l
     Args:
         nodes: total resources of each node of the cluster.
     """
-    model = _weights(config.model)
+    model = check_weights(config.model)
     memory = [] if model else _memory(config, nodes)
     problems = [*_workers(config.workers, nodes), *model, *_data(config)]
     return [*problems, *_division(config), *memory]
@@ -60,7 +60,7 @@ def _workers(workers: WorkersConfig, nodes: Sequence[Mapping[str, float]]) -> li
     return problems
 
 
-def _weights(model: ModelConfig) -> list[str]:
+def check_weights(model: ModelConfig) -> list[str]:
     path = model.path
     if path.startswith(BUILT_IN):
         return []

@@ -1,6 +1,5 @@
 """Follows a run in its driver: from the controller's file into MLflow and the run's record, and onto the screen."""
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ray_jobs.journal import read_lines
 from safemirage.store.runs import RunHandle, RunRecord
 from safemirage.tracking import Tracker
 
@@ -97,7 +97,8 @@ class Follower:
             text = stream.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        reports: list[dict[str, Any]] = read_lines(whole)
+        return reports
 
 
 class _Screen:

@@ -16,12 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_jobs.preflight import BUILT_IN, PreflightError, local_node, preflight
+from ray_jobs.preflight import BUILT_IN, PreflightError, check_weights, local_node, preflight
 from ray_jobs.progress import Follower, waiting
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.identity import absolute_input, run_identity
 from safemirage.config.load import ConfigError, load_config, to_tree
 from safemirage.config.train import DeepSpeedEngineConfig, TrainConfig
+from safemirage.models.families import UnknownFamilyError
+from safemirage.models.manifest import ExportError
 from safemirage.storage import Storage, open_storage
 from safemirage.store.database import Store, open_store
 from safemirage.store.runs import RunHandle, RunRecord, run_once
@@ -296,7 +298,16 @@ def _estimate(config: TrainConfig) -> str:
     from safemirage.training.memory import GIB, describe, estimate_memory, shortest_sample
     from safemirage.training.shape import read_shape
 
-    shape = read_shape(config)
+    if config.model.path.startswith(BUILT_IN):
+        raise ConfigError(
+            f"model.path: {config.model.path!r} is built by its run; --estimate needs a model folder or a hub id"
+        )
+    if problems := check_weights(config.model):
+        raise PreflightError("\n".join(problems))
+    try:
+        shape = read_shape(config)
+    except (ExportError, UnknownFamilyError) as error:
+        raise ConfigError(f"model.path: {error}") from error
     lines = [
         f"{shape.parameters:,} parameters, {shape.trained:,} of them trained; each worker holds"
     ]

@@ -1,6 +1,5 @@
 """What runs where in a training run: the workers' function, and the callback in Ray Train's controller."""
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -11,13 +10,17 @@ import ray.train
 from ray.train import Checkpoint, UserCallback
 
 from ray_jobs.capacity import worker_resources
+from ray_jobs.journal import append_line
 from safemirage.config.load import ConfigError
 from safemirage.config.train import TrainConfig
 from safemirage.data.records import DataError
+from safemirage.models.families import UnknownFamilyError
+from safemirage.models.manifest import ExportError
 from safemirage.training.job import (
     CheckpointError,
     FirstWorkerFailed,
     Report,
+    SampleError,
     StorageError,
     TrainingCollapsed,
     TrainingDiverged,
@@ -27,13 +30,17 @@ from safemirage.training.job import (
 _HOPELESS = (
     ConfigError,
     DataError,
+    SampleError,
+    UnknownFamilyError,
+    ExportError,
     TrainingDiverged,
     TrainingCollapsed,
     CheckpointError,
     StorageError,
     FirstWorkerFailed,
 )
-"""Errors that all workers raise together; one that raised alone and returned would leave the others waiting."""
+"""Errors that all workers raise together, `FirstWorkerFailed` beside the first one's; one that raised alone and returned
+would leave the others waiting."""
 _PASSED_ON = (
     "HF_HOME",
     "HF_HUB_CACHE",
@@ -50,13 +57,12 @@ def work(settings: Mapping[str, Any]) -> dict[str, Any]:
     Hopeless is what every worker would run into again, so that a restart is of no use.
     """
     # On use: the controller imports this module too, and needs none of it.
-    from safemirage.training.batches import SampleError
     from safemirage.training.loop import train
 
     job: TrainJob = settings["job"]
     try:
         return {"summary": train(job, report=report)}
-    except (SampleError, *_HOPELESS) as error:
+    except _HOPELESS as error:
         return {"hopeless": f"{type(error).__name__}: {error}"}
 
 
@@ -97,8 +103,7 @@ class ReportWriter(UserCallback):
             "checkpoint": first["checkpoint"],
             "snapshot": first["snapshot"],
         }
-        with self._file.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(self._file, line)
 
 
 def worker_runtime_env(config: TrainConfig) -> dict[str, Any]:

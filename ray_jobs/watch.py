@@ -5,7 +5,6 @@ appended to `watch.jsonl` in the run's folder, logged under `watch/...` at the s
 """
 
 import asyncio
-import json
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,8 +17,10 @@ from typing import Any, Self
 from ray_jobs.capacity import CapacityError, concurrent_engines
 from ray_jobs.engines import open_engine
 from ray_jobs.evaluate import default_placement
+from ray_jobs.journal import append_line, read_lines
 from safemirage.config.evaluate import OpenAIConfig
-from safemirage.config.load import ConfigError
+from safemirage.config.identity import digest_of
+from safemirage.config.load import ConfigError, to_tree
 from safemirage.config.train import WatchConfig
 from safemirage.data.records import DataError
 from safemirage.evaluation.many import Outcome, judging_models, run_many
@@ -27,9 +28,11 @@ from safemirage.evaluation.metrics import METRICS, Row, headline, row_from
 from safemirage.evaluation.selection import load_cases
 from safemirage.evaluation.suites import SuiteError
 from safemirage.store.database import Store
+from safemirage.store.evaluations import Evaluation
 from safemirage.tracking import Tracker
 
 FILE_NAME = "watch.jsonl"
+_SNAPSHOT = "step-"
 Measured = dict[str, Any]
 """{"step", "rows"} or {"step", "error"}."""
 
@@ -47,6 +50,7 @@ class Watcher:
         self._store = store
         self._tracker = tracker
         self._resources = _resources(config)
+        self._evaluation = digest_of(to_tree(config.evaluation))
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"watch {run_id}")
         self._pending: list[Future[None]] = []
 
@@ -66,23 +70,49 @@ class Watcher:
 
     def put(self, step: int, model: Path) -> None:
         """The model after `step` steps. One that was measured before, or that is gone, is left alone."""
-        done = {entry["step"] for entry in self.measured() if "rows" in entry}
-        if step not in done and model.is_dir():
+        if self._is_measured(step):
+            self._discard(model)
+        elif model.is_dir():
             self._pending.append(self._pool.submit(self._measure, step, model))
 
     def take(self, snapshot: Path) -> None:
         """A snapshot that the training reports, `step-<number>`; deleted when it was evaluated unless it is to be kept."""
-        self.put(int(snapshot.name.removeprefix("step-")), snapshot)
+        self.put(int(snapshot.name.removeprefix(_SNAPSHOT)), snapshot)
 
     def measured(self) -> list[Measured]:
-        """Of every step the last word, in the order of steps; those of earlier attempts too."""
+        """Of every step its rows, or the last error, in the order of steps; those of earlier attempts at the same
+        evaluation too."""
         if not self._file.is_file():
             return []
-        entries = [json.loads(line) for line in self._file.read_text().splitlines()]
-        last = {entry["step"]: entry for entry in entries}
-        return [last[step] for step in sorted(last)]
+        found: dict[int, Measured] = {}
+        for entry in read_lines(self._file.read_bytes()):
+            known = found.get(entry["step"], {})
+            if entry.pop("evaluation") == self._evaluation and "rows" not in known:
+                found[entry["step"]] = entry
+        return [found[step] for step in sorted(found)]
+
+    def _is_measured(self, step: int) -> bool:
+        return any(entry["step"] == step and "rows" in entry for entry in self.measured())
 
     def _measure(self, step: int, model: Path) -> None:
+        # A restarted training reports a snapshot again, maybe while the first report of it waited here.
+        if self._is_measured(step):
+            self._discard(model)
+        elif model.is_dir():
+            try:
+                outcome = self._outcome(step, model)
+            except Exception as error:
+                self._keep(step, None, f"{type(error).__name__}: {error}")
+            else:
+                self._keep(step, outcome.evaluation, outcome.error)
+                if not outcome.error:
+                    self._discard(model)
+
+    def _discard(self, model: Path) -> None:
+        if model.name.startswith(_SNAPSHOT) and not self._config.keep and model.is_dir():
+            shutil.rmtree(model)
+
+    def _outcome(self, step: int, model: Path) -> Outcome:
         evaluation = self._config.evaluation
         assert not isinstance(evaluation.model, OpenAIConfig)  # the config checks it
         engine = replace(evaluation.model, path=str(model))
@@ -96,14 +126,11 @@ class Watcher:
                 on_progress_of=lambda _: lambda done, total: None,
             )
         )
-        self._keep(step, outcomes[0])
-        if model.name.startswith("step-") and not self._config.keep and not outcomes[0].error:
-            shutil.rmtree(model)
+        return outcomes[0]
 
-    def _keep(self, step: int, outcome: Outcome) -> None:
-        ended = outcome.evaluation
+    def _keep(self, step: int, ended: Evaluation | None, error: str) -> None:
         if ended is None or ended.rows is None:
-            problem = outcome.error or f"evaluation {ended.id if ended else ''} has no rows"
+            problem = error or f"evaluation {ended.id if ended else ''} has no rows"
             entry: Measured = {"step": step, "error": problem}
             print(f"{self._run_id}: step {step} was not evaluated: {problem}", flush=True)
         else:
@@ -111,8 +138,7 @@ class Watcher:
             rows = headline(map(row_from, ended.rows))
             self._tracker.log_steps(self._run_id, [{"step": float(step), **_metrics(rows)}])
             print(f"{self._run_id}: step {step}: {_shown(rows)}", flush=True)
-        with self._file.open("a") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        append_line(self._file, {**entry, "evaluation": self._evaluation})
 
 
 def check_watch(config: WatchConfig, nodes: Sequence[dict[str, float]]) -> None:

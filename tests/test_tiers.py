@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 TIERS = (
-    {"config"},
+    {"config", "progress"},
     {"storage"},
     {"data", "store", "tracking"},
     {"models"},

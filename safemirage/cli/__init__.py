@@ -34,6 +34,13 @@ from safemirage.evaluation.generators import GenerationError
 from safemirage.evaluation.suites import SuiteError
 from safemirage.models.families import UnknownFamilyError
 from safemirage.models.manifest import ExportError
+from safemirage.training.job import (
+    CheckpointError,
+    SampleError,
+    StorageError,
+    TrainingCollapsed,
+    TrainingDiverged,
+)
 
 app = typer.Typer(
     name="safemirage",
@@ -67,6 +74,11 @@ _USER_ERRORS = (
     GenerationError,
     SuiteError,
     UnknownFamilyError,
+    SampleError,
+    StorageError,
+    CheckpointError,
+    TrainingCollapsed,
+    TrainingDiverged,
     OSError,
     ModuleNotFoundError,
 )

@@ -13,6 +13,8 @@ from typing import Any
 from safemirage.config.load import ConfigError
 
 _CHUNK_BYTES = 1 << 20
+MERGED_NAME = "merged"
+"""Sub-folder of an adapter's export that holds the merged model, an export of its own."""
 _ABOUT = ("manifest.json", "README.md", "card")
 """Parts of an export that tell how, when and by which commit it was made, which changes nothing that it does."""
 
@@ -29,12 +31,13 @@ def file_digest(path: Path) -> str:
 def folder_digest(path: Path) -> str:
     """SHA-256 over the relative names and contents of a folder's files, in hex.
 
-    An export's manifest and card are left out.
+    An export's manifest and card are left out, and so is what an adapter was merged into beside itself.
     """
+    left_out = {*_ABOUT, MERGED_NAME} if (path / "adapter_config.json").is_file() else {*_ABOUT}
     digest = hashlib.sha256()
     for file in sorted(item for item in path.rglob("*") if item.is_file()):
         name = file.relative_to(path)
-        if name.parts[0] not in _ABOUT:
+        if name.parts[0] not in left_out:
             digest.update(f"{name.as_posix()}\0{file_digest(file)}\n".encode())
     return digest.hexdigest()
 

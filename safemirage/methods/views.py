@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
+from safemirage.config.load import ConfigError
 from safemirage.methods.batch import Batch
 from safemirage.methods.forward import base_model, inference, supervised_positions
 
@@ -132,7 +133,7 @@ class LayerViews:
         """Call with the initial weights, before an engine takes the model.
 
         Raises:
-            ValueError: the model has no such decoder layer, or nothing up to it is trained.
+            ConfigError: the model has no such decoder layer, or nothing up to it is trained.
         """
         self._adapter = model if isinstance(model, PeftModel) else None
         self._base = base_model(model)
@@ -143,7 +144,7 @@ class LayerViews:
         self._encoder_path = _path(self._inner, self._inner.get_encoder(modality="image"))
         self._num_kept = hook_layer + 1
         if self._num_kept > len(decoder.layers):
-            raise ValueError(
+            raise ConfigError(
                 f"method.hook_layer: {hook_layer}, but the model has {len(decoder.layers)} decoder layers, "
                 f"so the last is {len(decoder.layers) - 1}"
             )
@@ -151,7 +152,7 @@ class LayerViews:
         self._encoder_is_frozen = not any(n.startswith(f"{self._encoder_path}.") for n in trained)
         self._num_lower = self._count_lower(trained)
         if self._num_lower == self._num_kept:
-            raise ValueError(
+            raise ConfigError(
                 f"method.hook_layer: {hook_layer}, but model.trainable lets nothing change up to that layer, so its "
                 "output cannot be steered; train one of its tensors or of those below"
             )

@@ -10,11 +10,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from safemirage.config.base import Strict
-from safemirage.config.identity import digest_of, file_digest
+from safemirage.config.identity import MERGED_NAME, digest_of, file_digest
 
 MANIFEST_NAME = "manifest.json"
-MERGED_NAME = "merged"
-"""Sub-folder of an adapter's export that holds the merged model, an export of its own."""
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 
 _RECORDED_PACKAGES = ("safemirage", "torch", "transformers", "peft", "deepspeed", "ray")

@@ -10,11 +10,11 @@ from typing import Any
 
 from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
 
-from safemirage.config.identity import digest_of
+from safemirage.config.identity import MERGED_NAME, digest_of
 from safemirage.config.load import ConfigError
 from safemirage.config.model import Presets
 from safemirage.models.families import Family
-from safemirage.models.manifest import MANIFEST_NAME, MERGED_NAME, processor_digest
+from safemirage.models.manifest import MANIFEST_NAME, processor_digest
 
 _NOT_LINKED = (MANIFEST_NAME, MERGED_NAME, "chat_template.json")
 """Not true of a view, or an older form of what the processor writes there."""

@@ -22,9 +22,10 @@ from safemirage.config.load import ConfigError, to_tree
 from safemirage.config.method import SFTConfig
 from safemirage.config.model import ModelConfig
 from safemirage.config.probe import RelearnConfig
-from safemirage.config.train import OptimConfig, TrainConfig, WorkersConfig
+from safemirage.config.train import CollapseConfig, OptimConfig, TrainConfig, WorkersConfig
 from safemirage.data.llava import LlavaRecord, read_training_set
 from safemirage.evaluation.cases import Case
+from safemirage.evaluation.judges.build import measures_of
 from safemirage.evaluation.selection import load_cases
 from safemirage.probes.measuring import Point
 from safemirage.progress import OnNamedProgress
@@ -151,6 +152,7 @@ def _train_config(
             warmup_ratio=0.0,
         ),
         engine=given.engine,
+        collapse=CollapseConfig(action="off"),  # what it says is measured anyway
         workers=WorkersConfig(gpu=given.gpu),
         seed=config.seed,
     )
@@ -160,6 +162,10 @@ def _check(config: RelearnConfig, cases: Sequence[Case]) -> None:
     """Before anything is trained: what is learned is not asked, and there is something to ask."""
     if not any(case.subset == "unsafe" for case in cases):
         raise ConfigError("evaluate: the suite has no unsafe question, so nothing shows relearning")
+    if not any("asr" in measures_of(judge) for judge in config.evaluate.judges):
+        raise ConfigError(
+            "evaluate.judges: none measures asr, by which relearning is told; add one, such as keywords"
+        )
     for set_name, path in _sets(config).items():
         records = read_training_set(path, config.data.image_folder)
         if max(config.samples) > len(records):

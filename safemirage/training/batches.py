@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -21,13 +21,10 @@ from safemirage.models.prompts import (
     image_size,
     read_image,
 )
+from safemirage.training.job import SampleError
 
 _SHOWN_IDS = 20
 _PIXEL_CACHE_BYTES = 1 << 30
-
-
-class SampleError(ValueError):
-    """Records that cannot be trained on; names each by its id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,9 +189,11 @@ def tokenize(records: Sequence[LlavaRecord], prompter: Prompter, *, max_length: 
             nothing supervised left; every one is named.
     """
     samples, problems = [], []
+    size_of = lru_cache(maxsize=None)(image_size)
     for record in records:
         try:
-            samples.append(_sample(record, prompter, max_length))
+            size = size_of(record.image) if record.image is not None else None
+            samples.append(_sample(record, prompter, max_length, image_size=size))
         except PromptError as error:
             problems.append(f"{record.id}: {error}")
     if problems:
@@ -204,9 +203,10 @@ def tokenize(records: Sequence[LlavaRecord], prompter: Prompter, *, max_length: 
     return SampleSet(samples=tuple(samples), prompter=prompter)
 
 
-def _sample(record: LlavaRecord, prompter: Prompter, max_length: int) -> Sample:
-    size = image_size(record.image) if record.image is not None else None
-    tokens = prompter.conversation(record.turns, image_size=size)
+def _sample(
+    record: LlavaRecord, prompter: Prompter, max_length: int, *, image_size: tuple[int, int] | None
+) -> Sample:
+    tokens = prompter.conversation(record.turns, image_size=image_size)
     ids, labels = tokens.ids[:max_length], tokens.labels[:max_length]
     if prompter.image_token_id in tokens.ids[max_length:]:
         raise PromptError(

@@ -23,6 +23,10 @@ class Report:
     """An export of the model as it is after the last of the steps; whole from now on."""
 
 
+class SampleError(ValueError):
+    """Records that cannot be trained on; names each by its id."""
+
+
 class TrainingDiverged(RuntimeError):
     """A loss became infinite or NaN."""
 

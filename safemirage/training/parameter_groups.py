@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from safemirage.config.load import ConfigError
 from safemirage.config.train import OptimConfig
 
 
@@ -14,6 +15,9 @@ def parameter_groups(
 
     Args:
         projector: what the names of the projector's parameters contain.
+
+    Raises:
+        ConfigError: nothing is trained.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -25,7 +29,7 @@ def parameter_groups(
         decay = optim.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     if not groups:
-        raise ValueError(
+        raise ConfigError(
             "model.trainable: no parameter of the model matches, so there is nothing to train"
         )
     return [

@@ -89,6 +89,19 @@ def test_identity_changes_when_a_file_in_a_folder_is_renamed(
     assert run_identity(config) != before
 
 
+def test_identity_stays_when_an_adapter_is_merged_beside_itself(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    (model / "adapter_config.json").write_text("{}")
+    before = run_identity(config)
+    (model / "merged").mkdir()
+    (model / "merged" / "config.json").write_text("{}")
+    assert run_identity(config) == before
+    (model / "adapter_config.json").write_text("{ }")
+    assert run_identity(config) != before
+
+
 def test_identity_of_hub_weights_is_their_id_and_revision(config: TrainConfig) -> None:
     hub = replace(config, model=replace(config.model, path="owner/name"))
     other = replace(hub, model=replace(hub.model, revision="abc"))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,27 @@ def test_gap_of_another_budget_is_refused_in_a_note(store: Store) -> None:
     assert grid is not None
     assert len(grid.lines) == 1
     assert "mirage, unsafe_what: no gap, attack and control: [1, 3] tries" in grid.notes[1]
+
+
+def test_gap_of_sampled_rows_is_refused_in_a_note(store: Store) -> None:
+    one = load_evaluation(store, find_evaluation(store, "mirage"))
+    config = {**one.spec.get("config", {}), "sampling": "rows"}
+    gaps = case_gaps([replace(one, spec={**one.spec, "config": config})])
+    assert [gap.gap for gap in gaps] == [None, None]
+    assert "tears rewrites from their questions" in gaps[0].note
+
+
+def test_gap_without_a_common_question_is_refused_in_a_note(store: Store) -> None:
+    one = load_evaluation(store, find_evaluation(store, "mirage"))
+    torn = [
+        replace(sample, group_id=f"other {sample.group_id}")
+        if sample.case == "unsafe_neutral"
+        else sample
+        for sample in one.samples
+    ]
+    gaps = {gap.case: gap for gap in case_gaps([replace(one, samples=torn)])}
+    assert gaps["unsafe_what"].note == "attack and control share no scored question"
+    assert gaps["safe_share"].gap is not None
 
 
 def test_report_shows_gap_curve_and_smallest_effect_in_every_format(

@@ -77,6 +77,23 @@ def test_rescore_by_the_same_judges_is_done_once(store: Store, original: StoredE
     assert find_evaluation(store, "m").id == "m-1", "the name stays the original's"
 
 
+def test_rescore_by_the_same_judge_under_another_title_is_another_evaluation(
+    store: Store, original: StoredEvaluation, tmp_path: Path
+) -> None:
+    ids = set()
+    with running_service({"weights_digest": "w"}) as service:
+        for title in ("one", "two"):
+            judge = tmp_path / f"{title}.yaml"
+            model = {"name": "openai", "url": service.url, "model": "m"}
+            judge.write_text(yaml.safe_dump({"name": "model", "title": title, "model": model}))
+            done = _rescore(store, original, str(judge))
+            assert done.rows is not None
+            assert {row["judge"] for row in done.rows} == {title}
+            ids.add(done.id)
+        assert len(service.asked) == 2, "the second title's verdicts are known"
+    assert len(ids) == 2
+
+
 def test_rescore_in_the_papers_reading_counts_the_same_verdicts_by_its_rules(
     store: Store, original: StoredEvaluation
 ) -> None:

@@ -306,6 +306,30 @@ def test_other_results_that_cannot_be_read_say_why(
         read_results(put_json(tmp_path / "folder" / name, tree))
 
 
+def test_results_of_other_tools_join_the_line_of_any_evaluation_that_they_name(
+    tmp_path: Path,
+) -> None:
+    (score, _) = read_results(put_json(tmp_path / "r.json", LMMS))
+    key = {"weights": "w1"}
+    first = _evaluation([_sample("a", 0.6)], name="vlguard", generator=key)
+    second = _evaluation([_sample("a", 0.6)], name="textvqa", generator=key)
+    for name in ("vlguard", "textvqa", "textvqa-1"):
+        (line,) = model_lines([first, second], [(name, score)])
+        assert (line.name, line.others) == ("vlguard", [score])
+
+
+def test_numbers_that_no_float_holds_are_no_scores(tmp_path: Path) -> None:
+    tree = {"results": {"task": {"acc,none": 10**400, "f1,none": 0.5}}}
+    found = read_results(put_json(tmp_path / "r.json", {**LMMS, **tree}))
+    assert [(score.metric, score.value) for score in found] == [("f1", 0.5)]
+
+
+def test_submission_holds_half_characters_and_spares_the_file_before(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    write_submission(_vqa_test({"1": "half \ud83d", "2": "no"}), path)
+    assert json.loads(path.read_text())[0]["answer"] == "half \ud83d"
+
+
 def test_table_has_safety_and_utility_of_one_generator_in_one_line(tmp_path: Path) -> None:
     others = read_results(put_json(tmp_path / "r.json", LMMS))
     unsafe = Sample(

@@ -138,6 +138,9 @@ def test_relearning_that_cannot_be_is_refused_before_it_trains(
     safe = [case for case in suite_json["cases"] if case["subset"] == "safe"]
     copy = tiny_suite(tmp_path / "safe")
     (copy / "suite.json").write_text(json.dumps({"name": "s", "cases": safe}))
+    evaluate = {**evaluate_tree(full_export, suite), "judges": [{"name": "useful"}]}
+    with pytest.raises(ConfigError, match=r"evaluate\.judges: none measures asr"):
+        made(probe_config(tree, full_export, suite, evaluate=evaluate), tmp_path, store)
     with pytest.raises(ConfigError, match="no unsafe question"):
         made(probe_config(tree, full_export, copy), tmp_path, store)
 

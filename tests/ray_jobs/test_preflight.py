@@ -135,6 +135,24 @@ def test_train_command_estimate_prints_every_part_and_starts_nothing(
     assert "activations of 2048 tokens" in printed
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("miniature:base", "is built by its run"), ("./nothere", "holds no model")],
+)
+def test_train_command_estimate_of_no_model_says_so(
+    tree: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    path: str,
+    message: str,
+) -> None:
+    tiny_config().save_pretrained(tmp_path / "model")
+    file = tmp_path / "run.yaml"
+    file.write_text(dump_yaml(build_config(TrainConfig, tree)))
+    assert main([str(file), "--estimate", f"model.path={path}"]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_preflight_takes_parts_of_the_miniature_for_granted(tree: dict[str, Any]) -> None:
     tree["model"]["path"] = "miniature:base"
     tree["data"] = {"retain": "miniature:retain.json", "forget": "miniature:forget.json"}

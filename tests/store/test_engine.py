@@ -47,6 +47,12 @@ def test_store_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         open_store(f"sqlite:///{tmp_path / 'file' / 'store.db'}")
 
 
+def test_store_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no database at all, but longer than its header would be" * 9)
+    with pytest.raises(ConfigError, match="cannot be opened: file is not a database"):
+        open_store(f"sqlite:///{tmp_path / 'file'}")
+
+
 def test_store_waits_for_another_writer_instead_of_failing(store_url: str) -> None:
     first, second = open_store(store_url), open_store(store_url)
     for index in range(50):

@@ -2,12 +2,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from safemirage.data.llava import LlavaRecord
 from safemirage.methods.batch import Batch
 from safemirage.models.presets import square_images
 from safemirage.models.prompts import IGNORED, Prompter
-from safemirage.training.batches import SampleError, SampleSet, tokenize
+from safemirage.training.batches import SampleSet, tokenize
+from safemirage.training.job import SampleError
 from tests.tiny import IMAGE_TOKENS, build_tiny_llava, tiny_image, tiny_processor
 
 
@@ -106,6 +108,17 @@ def test_tokenize_names_a_record_whose_image_cannot_be_read(
 ) -> None:
     with pytest.raises(SampleError, match=r"gone: image .*nowhere\.png cannot be read"):
         make_set([record("gone", image=tmp_path / "nowhere.png")], prompter)
+
+
+def test_tokenize_names_a_record_whose_image_was_cut_off(
+    prompter: Prompter, tmp_path: Path
+) -> None:
+    for suffix, cut in ((".jpg", 300), (".png", 60)):
+        path = tmp_path / f"cut{suffix}"
+        Image.effect_noise((200, 200), 80).save(path)
+        path.write_bytes(path.read_bytes()[:-cut])
+        with pytest.raises(SampleError, match=f"r: image .*cut\\{suffix} cannot be read"):
+            make_set([record("r", image=path)], prompter)
 
 
 def test_batch_of_text_in_a_set_with_images_runs_the_vision_tower_without_changing_a_logit(

@@ -62,6 +62,13 @@ def test_xstest_of_another_table_says_which_column_is_missing(tmp_path: Path) ->
         cases_of({"name": "xstest", "prompts": str(path)})
 
 
+def test_xstest_with_a_quote_left_open_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.csv"
+    path.write_text('id,prompt,type,label\n1,"' + "word " * 40_000)
+    with pytest.raises(DataError, match=r"is not CSV: field larger .* a quote may not be closed"):
+        cases_of({"name": "xstest", "prompts": str(path)})
+
+
 def _goal(category: int, task: int, **fields: str) -> dict[str, str]:
     given = {
         "dataset": "ForbidQI",
