@@ -70,7 +70,8 @@ def _print(console: Console, search: "AttackSearch") -> None:
         soft_wrap=True,
     )
     if search.not_tried:
-        console.print(f"without K rewrites, so not tried: {', '.join(search.not_tried)}")
+        reasons = "; ".join(f"{word}: {reason}" for word, reason in search.not_tried.items())
+        console.print(f"not tried: {reasons}", markup=False)
 
 
 def _cells(result: "WordResult") -> tuple[str, str, str, str]:
