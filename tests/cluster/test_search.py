@@ -137,6 +137,7 @@ def wait_until(
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_search_killed_and_started_again_trains_no_finished_point_again(bench: Bench) -> None:
     first = bench.start()
     with first:
