@@ -61,6 +61,7 @@ def _workers(workers: WorkersConfig, nodes: Sequence[Mapping[str, float]]) -> li
 
 
 def check_weights(model: ModelConfig) -> list[str]:
+    """One line if nothing that can be a model is where `model.path` says."""
     path = model.path
     if path.startswith(BUILT_IN):
         return []

@@ -69,7 +69,8 @@ class Watcher:
                 future.result()  # raises what the thread met
 
     def put(self, step: int, model: Path) -> None:
-        """The model after `step` steps. One that was measured before, or that is gone, is left alone."""
+        """The model after `step` steps. One that is gone is left alone; the snapshot of a step that was measured before is
+        only cleared away."""
         if self._is_measured(step):
             self._discard(model)
         elif model.is_dir():
@@ -87,7 +88,7 @@ class Watcher:
         found: dict[int, Measured] = {}
         for entry in read_lines(self._file.read_bytes()):
             known = found.get(entry["step"], {})
-            if entry.pop("evaluation") == self._evaluation and "rows" not in known:
+            if entry.pop("evaluation", None) == self._evaluation and "rows" not in known:
                 found[entry["step"]] = entry
         return [found[step] for step in sorted(found)]
 

@@ -1,8 +1,6 @@
 """The metric `accuracy`: the mean score of the answers to questions of utility, the same in either reading.
 
-With a 95 % interval: Wilson's where scores are 0 or 1 and each answer has a picture of its own, else the bootstrap clustered by
-image. Scores that all agree on a value between have no spread to draw from: their bounds are Wilson's for the whole numbers of
-pictures below and above. Answers without a score stay outside.
+With a 95 % interval, clustered by image (`share_rate`). Answers without a score stay outside.
 """
 
 from collections.abc import Mapping, Sequence

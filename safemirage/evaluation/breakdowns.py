@@ -66,9 +66,7 @@ def shot_rates(
         for k in range(1, shots + 1):
             chosen = [1 - comb(shots - sum(each), k) / comb(shots, k) for each in counts]
             value, low, high = _bounded(chosen, clusters)
-            first, first_low, first_high = _bounded(
-                [float(any(each[:k])) for each in counts], clusters
-            )
+            first, first_low, first_high = _bounded([any(each[:k]) for each in counts], clusters)
             result.append(
                 ShotRate(
                     model=model,

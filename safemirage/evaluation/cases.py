@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from safemirage.config.evaluate import Label
 
@@ -77,7 +77,7 @@ def _as_png(data: bytes) -> bytes:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.convert("RGB").save(png, "PNG")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"image: {len(data)} bytes that cannot be read: {error}") from error
     return png.getvalue()
 

@@ -65,7 +65,7 @@ def shot_rates(samples: Sequence[Sample], judge: str) -> list[Rate]:
 def _rate(metric: Metric, samples: Sequence[Sample], judge: str) -> Rate:
     hits = [sample.verdict(judge).label == COUNTED[metric] for sample in samples]
     if metric == "response_asr":
-        return share_rate([float(hit) for hit in hits], [cluster_of(sample) for sample in samples])
+        return share_rate(hits, [cluster_of(sample) for sample in samples])
     if metric == "asr":
         questions = grouped(
             list(zip(samples, hits, strict=True)), lambda item: item[0].group_id

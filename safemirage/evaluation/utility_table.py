@@ -55,10 +55,8 @@ def model_lines(
         told = unanswerability(one.samples)
         line.unanswerable += [told] if told is not None else []
     for name, score in others:
-        if name not in found:
-            found[name] = lines[f"new {name}"] = ModelLine(name=name)
-        found[name].others.append(score)
-    return list(lines.values())
+        found.setdefault(name, ModelLine(name=name)).others.append(score)
+    return list({id(line): line for line in found.values()}.values())  # each once
 
 
 def utility_grid(lines: Sequence[ModelLine]) -> Grid:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from safemirage.config.identity import digest_of
 
 IGNORED = -100
 """Label of a position that is not supervised."""
+_UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+"""What PIL raises for files that are no image, or broken."""
 
 
 class PromptError(ValueError):
@@ -213,7 +215,7 @@ def read_image(source: bytes | Path) -> Image.Image:
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
         raise PromptError(f"image ({name}) cannot be read: {error}") from error
 
@@ -230,7 +232,7 @@ def image_size(path: Path) -> tuple[int, int]:
             image.draft("RGB", (1, 1))
             image.load()
             return size
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise PromptError(f"image {path} cannot be read: {error}") from error
 
 

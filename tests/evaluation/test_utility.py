@@ -324,7 +324,7 @@ def test_numbers_that_no_float_holds_are_no_scores(tmp_path: Path) -> None:
     assert [(score.metric, score.value) for score in found] == [("f1", 0.5)]
 
 
-def test_submission_holds_half_characters_and_spares_the_file_before(tmp_path: Path) -> None:
+def test_submission_holds_half_characters(tmp_path: Path) -> None:
     path = tmp_path / "s.json"
     write_submission(_vqa_test({"1": "half \ud83d", "2": "no"}), path)
     assert json.loads(path.read_text())[0]["answer"] == "half \ud83d"
