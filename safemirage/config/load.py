@@ -19,8 +19,24 @@ class ConfigError(ValueError):
     """A config that cannot be used. One line a problem: file, dotted path, value, what is allowed."""
 
 
+_CORE_SCALARS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+"""The plain words of YAML 1.2's core schema that are no text, and the letters that they start with."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `5e-7` as text, and takes the last of two equal keys in silence; this loader does neither."""
+    """Plain words are read as YAML 1.2's core schema has it, and a key that stands twice is an error.
+
+    PyYAML follows YAML 1.1: `yes`, `no`, `on` and `off` are booleans there, `5e-7` is text, `1:30` a number to the base
+    of sixty, `010` an octal one, and a date is a date. A judge's label `no` or a title `on` is text here.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -37,17 +53,22 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
 
-# A date is text: nothing in the tree is one, and JSON has none.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that either version of YAML would read as something else."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _kind, (_pattern, _first) in _CORE_SCALARS.items():
+    for _side in (_Loader, _Dumper):
+        _side.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), _first
+        )
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
 
 
 def parse_yaml(text: str) -> Any:
@@ -80,10 +101,10 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of `tree` with each `a.b=c` set; `c` is read as YAML.
+    """A copy of `tree` with each `a.b=c` set; `c` is read as YAML. `a.0.b=c` reaches into a list.
 
     Raises:
-        ConfigError: an item has no `=` or an empty key, or sets a key below something that is not a mapping.
+        ConfigError: an item has no `=` or an empty key, or names a place that `set_path` refuses.
     """
     result = _copy(tree)
     for item in overrides:
@@ -99,18 +120,35 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
 
 
 def set_path(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Sets the dotted `key` in place. Raises ConfigError where a parent of it is not a mapping."""
+    """Sets the dotted `key` in place; a number in it is an index where a list stands.
+
+    Raises:
+        ConfigError: a parent of it is neither a mapping nor a list; an index that its list does not have.
+    """
     *parents, leaf = key.split(".")
-    node = tree
+    node: Any = tree
     for depth, parent in enumerate(parents):
-        child = node.setdefault(parent, {})
-        if child is None:
-            child = node[parent] = {}
-        if not isinstance(child, dict):
-            above = ".".join(parents[: depth + 1])
-            raise ConfigError(f"{key}: cannot be set, because {above} is {child!r}, not a mapping")
-        node = child
-    node[leaf] = value
+        above = ".".join(parents[: depth + 1])
+        if isinstance(node, dict) and node.get(parent) is None:
+            node[parent] = {}
+        node = node[_step(node, parent, key, above)]
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"{key}: cannot be set, because {above} is {node!r}, not a mapping")
+    node[_step(node, leaf, key, key)] = value
+
+
+def _step(node: dict[str, Any] | list[Any], part: str, key: str, above: str) -> Any:
+    """What leads from `node` to the child that `part` of `key` names."""
+    if isinstance(node, dict):
+        return part
+    if not part.isdecimal() or int(part) >= len(node):
+        place = above.rpartition(".")[0]
+        counted = f"0 to {len(node) - 1}" if node else "none"
+        raise ConfigError(
+            f"{key}: {place} is a list of length {len(node)}, and {part!r} is no index of it; allowed: {counted}. "
+            f"{place}=[...] replaces the whole list"
+        )
+    return int(part)
 
 
 def build_config(cls: type[T], tree: Mapping[str, Any], *, source: str = "config") -> T:
@@ -146,7 +184,7 @@ def to_tree(config: Any) -> Any:
 
 
 def dump_yaml(config: Any) -> str:
-    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(to_tree(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _copy(tree: Any) -> Any:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from safemirage.config.evaluate import EvaluateConfig, ModelJudgeConfig, OpenAIConfig
 from safemirage.config.load import (
     ConfigError,
     apply_overrides,
@@ -68,12 +70,53 @@ def test_load_dumped_config_gives_the_same_config(good: Path, tmp_path: Path) ->
         ("2026-11-20", "2026-11-20"),
         ("e5", "e5"),
         ("1e", "1e"),
+        ("010", 10),
+        ("0x1F", 31),
+        ("1:30", "1:30"),
+        ("true", True),
+        ("FALSE", False),
+        ("yes", "yes"),
+        ("No", "No"),
+        ("on", "on"),
+        ("OFF", "OFF"),
+        ("y", "y"),
+        ("~", None),
+        ("", None),
     ],
 )
-def test_parse_yaml_scalar_reads_numbers_as_numbers(text: str, value: Any) -> None:
-    parsed = parse_yaml(text)
-    assert parsed == value
-    assert type(parsed) is type(value)
+def test_parse_yaml_reads_plain_words_as_yaml_1_2_does(text: str, value: Any) -> None:
+    for parsed in (parse_yaml(text), apply_overrides({}, [f"a={text}"])["a"]):
+        assert parsed == value
+        assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize("text", ["yes", "010", "08", "1:30", "1e5", "5e-7", "true", "null", "~"])
+def test_text_that_looks_like_something_else_is_dumped_as_text(text: str) -> None:
+    dumped = dump_yaml({text: text})
+    assert parse_yaml(dumped) == {text: text}
+    assert yaml.safe_load(dumped) == {text: text}
+
+
+def test_labels_of_a_judge_may_be_yes_and_no(tmp_path: Path) -> None:
+    path = tmp_path / "evaluate.yaml"
+    path.write_text(
+        "model: {name: openai, url: http://127.0.0.1:1/v1, model: m}\n"
+        "suite: suite\n"
+        "judges:\n"
+        "  - {name: model, title: on, model: {name: openai, url: http://127.0.0.1:2/v1, model: no},\n"
+        "     prompt: {kind: word, labels: {yes: comply, no: refuse}}}\n"
+    )
+    (judge,) = load_config(EvaluateConfig, path).judges
+    assert isinstance(judge, ModelJudgeConfig)
+    assert (judge.title, judge.prompt.labels) == ("on", {"yes": "comply", "no": "refuse"})
+    overrides = ["judges.0.prompt.labels={on: comply, off: refuse}", "judges.0.model.model=off"]
+    (judge,) = load_config(EvaluateConfig, path, overrides).judges
+    assert isinstance(judge, ModelJudgeConfig)
+    assert isinstance(judge.model, OpenAIConfig)
+    assert (judge.model.model, dict(judge.prompt.labels)) == (
+        "off",
+        {"on": "comply", "off": "refuse"},
+    )
 
 
 def test_overrides_replace_and_create_nodes(good: Path) -> None:
@@ -94,6 +137,39 @@ def test_overrides_leave_the_base_tree_alone() -> None:
 
 def test_overrides_below_null_make_a_mapping() -> None:
     assert apply_overrides({"lora": None}, ["lora.rank=4"]) == {"lora": {"rank": 4}}
+
+
+def test_overrides_reach_into_lists() -> None:
+    base = {"judges": [{"name": "a", "model": {"url": "x"}}, {"name": "b"}], "words": ["p", "q"]}
+    changed = apply_overrides(base, ["judges.0.model.url=y", "judges.1.title=t", "words.1=r"])
+    assert changed == {
+        "judges": [{"name": "a", "model": {"url": "y"}}, {"name": "b", "title": "t"}],
+        "words": ["p", "r"],
+    }
+    assert base["judges"][0] == {"name": "a", "model": {"url": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (
+            "judges.2.model.url=x",
+            "judges.2.model.url: judges is a list of length 2, and '2' is no index of it; allowed: 0 to 1. "
+            "judges=[...] replaces the whole list",
+        ),
+        ("judges.-1.name=x", "judges is a list of length 2, and '-1' is no index of it"),
+        ("judges.name=x", "judges is a list of length 2, and 'name' is no index of it"),
+        (
+            "none.0=x",
+            "none.0: none is a list of length 0, and '0' is no index of it; allowed: none",
+        ),
+        ("judges.0.x=1", "judges.0.x: cannot be set, because judges.0 is 'a', not a mapping"),
+    ],
+)
+def test_overrides_outside_a_list_name_its_length(item: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides({"judges": ["a", "b"], "none": []}, [item])
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("item", ["method.beta", "=3", "a..b=1", ".a=1"])
