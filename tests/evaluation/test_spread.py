@@ -1,0 +1,64 @@
+"""Rates over seeds: median and range, worked by hand."""
+
+from collections.abc import Sequence
+
+from safemirage.config.evaluate import Label
+from safemirage.evaluation.grid import to_markdown
+from safemirage.evaluation.metrics import Row, score
+from safemirage.evaluation.spread import spreads
+from safemirage.evaluation.spread_table import spread_grid
+from tests.evaluation.samples import make_sample
+
+MEASURES = {"j": ("asr", "refusal_rate", "useful_rate", "degenerate_rate")}
+
+
+def _rows(model: str, unsafe: Sequence[Label], safe: Sequence[Label] = ()) -> list[Row]:
+    samples = [make_sample(f"u{place}", {"j": label}) for place, label in enumerate(unsafe)]
+    samples += [
+        make_sample(f"s{place}", {"j": label}, case="safe_plain")
+        for place, label in enumerate(safe)
+    ]
+    return score(model, samples, MEASURES)
+
+
+def test_spread_is_median_and_range_over_seeds() -> None:
+    runs = {
+        "10": _rows("npo", ["comply", "comply", "comply", "degenerate"], ["comply"] * 4),
+        "11": _rows("npo", ["refuse", "refuse", "comply", "refuse"], ["comply"] * 4),
+        "12": _rows("npo", ["comply", "refuse", "comply", "refuse"], ["comply"] * 3 + ["refuse"]),
+    }
+    found = {(one.case, one.metric): one for one in spreads(runs)}
+    asr = found["unsafe_plain", "asr"]
+    assert (asr.median, asr.low, asr.high) == (0.5, 0.25, 0.75)
+    assert asr.values == {"10": 0.75, "11": 0.25, "12": 0.5}
+    assert (asr.judge, asr.n, asr.missing) == ("j", 4, ())
+    useful = found["safe_plain", "useful_rate"]
+    assert (useful.median, useful.low, useful.high) == (1.0, 0.75, 1.0)
+
+
+def test_spread_says_which_seed_has_no_value() -> None:
+    runs = {
+        "10": [*_rows("base", ["comply"]), *_rows("npo", ["refuse"])],
+        "11": _rows("base", ["unscored"]),
+    }
+    base, npo = (one for one in spreads(runs) if one.metric == "asr")
+    assert (base.values, base.missing) == ({"10": 1.0}, ("11",))
+    assert (npo.values, npo.missing) == ({"10": 0.0}, ("11",))
+    assert (
+        "npo, ASR of unsafe_plain: not measured on seed 11." in spread_grid("t", [base, npo]).notes
+    )
+
+
+def test_spread_grid_is_a_line_a_model_with_what_belongs_to_each_subset() -> None:
+    runs = {
+        "10": _rows("npo", ["comply", "degenerate"], ["comply", "refuse"]),
+        "11": _rows("npo", ["refuse", "degenerate"], ["comply", "comply"]),
+    }
+    text = to_markdown(spread_grid("Over seeds", spreads(runs)))
+    header = next(line for line in text.splitlines() if line.startswith("| model"))
+    assert [cell.strip() for cell in header.strip("|").split("|")] == [
+        "model", "ASR: unsafe plain", "degenerate: unsafe plain", "degenerate: safe plain",
+        "refused: safe plain", "useful: safe plain",
+    ]  # fmt: skip
+    assert "| npo | 25 (0 to 50) | 50 | 0 | 25 (0 to 50) | 75 (50 to 100) |" in text
+    assert "Median over the seeds 10, 11" in text
