@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 TIERS = (
-    {"config", "progress"},
+    {"config", "text", "progress"},
     {"storage"},
     {"data", "store", "tracking"},
     {"models"},
@@ -26,7 +26,7 @@ TIERS = (
 """From left to right. Jobs start the service, so they stand to its right."""
 TIER_OF = {unit: tier for tier, units in enumerate(TIERS) for unit in units}
 
-TORCH_FREE = ("config", "data", "store", "storage", "evaluation", "cli")
+TORCH_FREE = ("config", "text", "data", "store", "storage", "evaluation", "cli")
 MAY_IMPORT_TORCH = {
     "safemirage.evaluation.generators.choosing",
     "safemirage.evaluation.generators.padded",

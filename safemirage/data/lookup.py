@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from safemirage.data.examples import Example
-from safemirage.data.words import OPENINGS, Kind, opening
+from safemirage.data.words import OPENINGS, Kind
+from safemirage.text.first_word import opening
 
 _FOLDS = 5
 

@@ -22,7 +22,7 @@ from safemirage.data.phrasing_words import (
     SUBJECT_STARTS,
     WH_WORDS,
 )
-from safemirage.data.words import words_of
+from safemirage.text.first_word import words_of
 
 Part = Literal["infinitive", "topic", "product", "noun", "clause", "stated", "quoted"]
 """infinitive: "describe the picture" of "Describe the picture." or "Can you describe the picture?"

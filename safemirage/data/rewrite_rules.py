@@ -10,7 +10,7 @@ from typing import Literal
 
 from safemirage.data.phrasing import parts_of
 from safemirage.data.rewrite_patterns import CARRIERS, PREFIXES, SAME_WORDS, TAILS, TRANSFORMS
-from safemirage.data.words import opening
+from safemirage.text.first_word import first_word
 
 Form = Literal["transform", "carrier", "prefix"]
 """transform: the question itself is turned ("What would a caption for this image look like?")
@@ -40,7 +40,7 @@ def neutral_rewrites(question: str) -> list[Rewrite]:
     tailed = [f"{text} {tail}" for tail in TAILS for text in [plain_end, *swapped]]
     tailed.sort(key=lambda text: not text.startswith(plain_end))  # stable: one change before two
     made = [Rewrite(text, "neutral") for text in [*swapped, *tailed]]
-    return _distinct(question, opening(question, 1), made)
+    return _distinct(question, first_word(question), made)
 
 
 def folded(text: str) -> str:
@@ -90,7 +90,7 @@ def _distinct(question: str, word: str, made: Iterable[Rewrite]) -> list[Rewrite
         key = folded(rewrite.text)
         if key in seen and rewrite.form != "prefix":
             continue
-        if rewrite.text in {item.text for item in kept} or opening(rewrite.text, 1) != word:
+        if rewrite.text in {item.text for item in kept} or first_word(rewrite.text) != word:
             continue
         seen.add(key)
         kept.append(rewrite)

@@ -1,7 +1,6 @@
 """Which words and openings of questions go with their safety label, and how surely."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from safemirage.data.examples import Example
+from safemirage.text.first_word import first_word, opening, words_of
 
 Kind = Literal["first word", "first 2 words", "first 3 words", "word anywhere"]
 KINDS: tuple[Kind, ...] = ("first word", "first 2 words", "first 3 words", "word anywhere")
 OPENINGS: dict[Kind, int] = {"first word": 1, "first 2 words": 2, "first 3 words": 3}
-
-_WORD = re.compile(r"([^\W\d_]+)(?:['\u2019][^\W\d_]+)*")
 
 
 @dataclass(frozen=True)
@@ -56,16 +54,6 @@ class CategoryStat:
     unsafe: int
     words: tuple[CategoryWord, ...]
     """Its first words, most frequent first."""
-
-
-def words_of(question: str) -> list[str]:
-    """The alphabetic words of a question in lower case, each up to its apostrophe: "what's" counts as "what"."""
-    return [word.lower() for word in _WORD.findall(question)]
-
-
-def opening(question: str, length: int) -> str:
-    """The first words of a question, in lower case; fewer where it is shorter."""
-    return " ".join(words_of(question)[:length])
 
 
 def word_stats(examples: Sequence[Example], kind: Kind, *, min_count: int) -> tuple[WordStat, ...]:
@@ -116,7 +104,7 @@ def category_stats(examples: Sequence[Example]) -> tuple[CategoryStat, ...]:
     total = len(examples)
     sizes = Counter(item.category for item in examples)
     unsafe = Counter(item.category for item in examples if item.unsafe)
-    opened = [opening(item.question, 1) for item in examples]
+    opened = [first_word(item.question) for item in examples]
     words = Counter(opened)
     pairs = Counter((item.category, word) for item, word in zip(examples, opened, strict=True))
     p_values = holm(

@@ -22,6 +22,7 @@ from safemirage.evaluation.bootstrap import share_rate
 from safemirage.evaluation.cases import Subset
 from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.statistics import Rate, wilson_rate
+from safemirage.text.first_word import first_word
 
 METRICS: tuple[Metric, ...] = ("asr", "refusal_rate", "useful_rate")
 """Those of the main table."""
@@ -109,12 +110,6 @@ def headline(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         first.setdefault((row.model, row.case, row.metric), row)
     return list(first.values())
-
-
-def first_word(question: str) -> str:
-    """The word that a question starts with, in lower case and without punctuation; `` where there is none."""
-    words = question.split(maxsplit=1)
-    return words[0].strip(".,:;!?\"'()").lower() if words else ""
 
 
 def first_word_rates(

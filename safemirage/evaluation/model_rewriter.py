@@ -12,13 +12,13 @@ from safemirage.config.attack import NEUTRAL, ModelRewritesConfig
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.data.phrasing_words import AUXILIARIES, WH_WORDS
 from safemirage.data.rewrite_rules import Rewrite, folded
-from safemirage.data.words import opening
 from safemirage.evaluation.asking import ask_stored
 from safemirage.evaluation.cases import Generation, ImageInput, Request
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges.verdicts import UnreadableVerdict, read_json_verdict
 from safemirage.evaluation.rewriters import OnRewritten, Rewritten, Target
 from safemirage.store.samples import Samples
+from safemirage.text.first_word import first_word
 
 FORM = "model"
 _SAME = "same"
@@ -168,7 +168,7 @@ def form_problem(text: str, question: str, word: str, others: Sequence[str]) -> 
         return "empty"
     if "\n" in text:
         return "more than one line"
-    first = opening(text, 1)
+    first = first_word(text)
     if first != word:
         return f"starts with {first!r}, not {word!r}"
     if len(text.split()) > _LONGEST * len(question.split()) + _SLACK_WORDS:

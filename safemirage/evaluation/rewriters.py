@@ -7,8 +7,8 @@ from typing import Protocol
 from safemirage.config.attack import NEUTRAL, RuleRewritesConfig
 from safemirage.data.rewrite_patterns import CARRIERS, TRANSFORMS
 from safemirage.data.rewrite_rules import Rewrite, neutral_rewrites, rule_rewrites
-from safemirage.data.words import opening
 from safemirage.evaluation.cases import Case
+from safemirage.text.first_word import first_word
 
 OnRewritten = Callable[[int, int], None]
 """Called with rewrites made and rewrites in all."""
@@ -26,7 +26,7 @@ class Target:
 
     @property
     def first_word(self) -> str:
-        return opening(self.case.question, 1) if self.attack == NEUTRAL else self.attack
+        return first_word(self.case.question) if self.attack == NEUTRAL else self.attack
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from safemirage.data.audit_report import to_json, write_plot
 from safemirage.data.examples import Example, read_examples
 from safemirage.data.lookup import fit_lookup, score_held_out, score_lookup
 from safemirage.data.records import DataWarning
-from safemirage.data.words import category_stats, holm, opening, word_stats, words_of
+from safemirage.data.words import category_stats, holm, word_stats
+from safemirage.text.first_word import first_word, opening, words_of
 from tests.data.conftest import WriteJson, conversation, safe_record, unsafe_record
 
 
@@ -42,7 +43,7 @@ def test_words_stop_at_apostrophes_and_ignore_digits() -> None:
     ]
     assert opening("\u201cPlease,\u201d share this", 2) == "please share"
     assert opening("Why?", 3) == "why"
-    assert opening("123", 1) == ""
+    assert first_word("123") == ""
 
 
 def test_word_stats_match_a_hand_worked_table() -> None:

@@ -8,8 +8,8 @@ from safemirage.data.phrasing import parts_of
 from safemirage.data.rewrite_patterns import CARRIERS, PREFIXES, TRANSFORMS
 from safemirage.data.rewrite_rules import folded, neutral_rewrites, rule_rewrites
 from safemirage.data.vlguard import PairKind, iterate_pairs, read_vlguard
-from safemirage.data.words import opening
 from safemirage.miniature.questions import phrasings
+from safemirage.text.first_word import first_word
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_rewrites_start_with_the_word_and_differ() -> None:
     for word in TRANSFORMS.keys() | CARRIERS.keys():
         found = rule_rewrites(question, word, ("transform", "carrier"))
         assert len(found) >= 2, word
-        assert {opening(item.text, 1) for item in found} == {word}
+        assert {first_word(item.text) for item in found} == {word}
         assert len({folded(item.text) for item in found} | {folded(question)}) == len(found) + 1
     assert rule_rewrites(question, "what", ("transform",))[0].text == (
         "What can you tell me about the person in the image?"
@@ -100,7 +100,7 @@ def test_neutral_keeps_the_first_word_and_changes_something_else() -> None:
     question = "Describe the person in the image."
     found = [item.text for item in neutral_rewrites(question)]
     assert found[0] == "Describe the person in the picture."
-    assert {opening(text, 1) for text in found} == {"describe"}
+    assert {first_word(text) for text in found} == {"describe"}
     assert len({folded(text) for text in found} | {folded(question)}) == len(found) + 1
     assert len(neutral_rewrites("draw it")) >= 5
 

@@ -11,7 +11,6 @@ import yaml
 
 from safemirage.config.attack_search import AttackSearchConfig
 from safemirage.config.load import build_config
-from safemirage.data.words import opening
 from safemirage.evaluation.attack_search import AttackSearch, search_attack, split_by_image
 from safemirage.evaluation.calls import ModelCalls
 from safemirage.evaluation.cases import Case
@@ -19,6 +18,7 @@ from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.suites import load_suite
 from safemirage.store import open_store
 from safemirage.store.database import Store
+from safemirage.text.first_word import first_word
 from tests.cli.calling import run
 from tests.data.conftest import safe_record, unsafe_record
 from tests.evaluation.mirage import SAFE, UNSAFE
@@ -45,7 +45,7 @@ def service() -> Iterator[Service]:
 def _opened_by(body: dict[str, Any], word: str) -> str:
     """A model that answers every question after one word, and refuses any other."""
     question = body["messages"][-1]["content"][-1]["text"]
-    return ANSWER if opening(question, 1) == word else REFUSAL
+    return ANSWER if first_word(question) == word else REFUSAL
 
 
 def world(folder: Path, service: Service, **fields: Any) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def test_search_for_over_refusal_counts_refusals(
 ) -> None:
     service.reply = lambda body: (
         REFUSAL
-        if opening(body["messages"][-1]["content"][-1]["text"], 1) == "share"
+        if first_word(body["messages"][-1]["content"][-1]["text"]) == "share"
         else "the picture shows a red cup"
     )
     found = search(

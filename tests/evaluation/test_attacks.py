@@ -13,7 +13,6 @@ import yaml
 from safemirage.config.attack import AttackConfig
 from safemirage.config.load import ConfigError, build_config
 from safemirage.data.rewrite_rules import folded
-from safemirage.data.words import opening
 from safemirage.evaluation.attacks import Attacked, attack_suite
 from safemirage.evaluation.calls import ModelCalls
 from safemirage.evaluation.cases import Case
@@ -23,6 +22,7 @@ from safemirage.evaluation.model_rewriter import form_problem
 from safemirage.evaluation.suites import load_suite, sample_questions
 from safemirage.store import open_store
 from safemirage.store.database import Store
+from safemirage.text.first_word import first_word
 from tests.cli.calling import run
 from tests.evaluation.samples import case_record, write_suite
 from tests.evaluation.service import Service, running_service
@@ -75,8 +75,8 @@ def test_attack_adds_rewrites_and_their_control(store: Store, suite: Path) -> No
     plain = {case.group_id: case for case in cases["unsafe_plain"]}
     for case in cases["unsafe_what"] + cases["unsafe_neutral"]:
         asked = plain[case.group_id]
-        first = "what" if case.attack == "what" else opening(asked.question, 1)
-        assert opening(case.question, 1) == first
+        first = "what" if case.attack == "what" else first_word(asked.question)
+        assert first_word(case.question) == first
         assert case.question != asked.question
         assert case.image == asked.image
         assert case.truth["kind"] == "knife"

@@ -11,7 +11,6 @@ import pytest
 from safemirage.config.attack import AttackConfig
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.load import build_config
-from safemirage.data.words import opening
 from safemirage.evaluation.attacks import attack_suite
 from safemirage.evaluation.cases import Request
 from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
@@ -22,6 +21,7 @@ from safemirage.evaluation.resolution import resolution, resolution_says
 from safemirage.evaluation.stored import find_evaluation, load_evaluation
 from safemirage.store import open_store
 from safemirage.store.database import Store
+from safemirage.text.first_word import first_word
 from tests.cli.calling import run
 from tests.evaluation.samples import case_record, write_suite
 
@@ -58,7 +58,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 
 def answer(model: str, request: Request) -> str:
-    word = opening(request.question, 1)
+    word = first_word(request.question)
     if model == "robust":
         return "a red knife" if "cup" in request.question else REFUSAL
     return "a red knife" if word == "what" else REFUSAL

@@ -5,7 +5,6 @@ import pytest
 from safemirage.config.evaluate import Label
 from safemirage.evaluation.metrics import (
     Row,
-    first_word,
     first_word_rates,
     headline,
     row_from,
@@ -93,14 +92,6 @@ def test_score_keeps_the_order_of_cases_and_headline_the_first_judge() -> None:
 def test_score_by_a_judge_that_did_not_judge_is_an_error() -> None:
     with pytest.raises(KeyError, match="'model'"):
         score("m", _samples(["comply"]), {"model": ("asr",)})
-
-
-@pytest.mark.parametrize(
-    ("question", "word"),
-    [("What is it?", "what"), ("  Share, please", "share"), ('"How" so', "how"), ("", "")],
-)
-def test_first_word_is_lower_case_without_punctuation(question: str, word: str) -> None:
-    assert first_word(question) == word
 
 
 def test_first_word_rates_count_answers_by_word_most_frequent_first() -> None:
