@@ -16,21 +16,15 @@ from pathlib import Path
 
 from safemirage.config.load import ConfigError, load_config
 from safemirage.config.train import TrainConfig
-from safemirage.config.world import WorldConfig
+from safemirage.config.world import MINIATURE, WorldConfig, is_miniature
 from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.world import World, build_world
 from safemirage.storage import Storage
 
-PREFIX = "miniature:"
 BASE_CONFIG = "train/miniature_base.yaml"
 
 TrainBase = Callable[[TrainConfig], Path]
 """Trains a config and says where its export lies."""
-
-
-def is_miniature(config: TrainConfig) -> bool:
-    paths = [config.model.path, *config.data.paths().values()]
-    return any(path.startswith(PREFIX) for path in paths)
 
 
 def base_config(seed: int) -> TrainConfig:
@@ -45,18 +39,18 @@ def resolve_miniature(config: TrainConfig, storage: Storage, train_base: TrainBa
     Raises:
         ConfigError: a path names no part of the world.
     """
-    if not is_miniature(config):
+    if not config.needs_miniature:
         return config
     world = build_world(WorldConfig(seed=config.seed), storage)
     data = config.data.with_paths(lambda name, path: _world_path(f"data.{name}", path, world))
     model = config.model.path
-    if model == f"{PREFIX}initial":
+    if model == f"{MINIATURE}initial":
         model = str(build_initial_model(world, storage))
-    elif model == f"{PREFIX}base":
+    elif model == f"{MINIATURE}base":
         model = str(train_base(base_config(config.seed)))
-    elif model.startswith(PREFIX):
+    elif is_miniature(model):
         raise ConfigError(
-            f"model.path: {model!r} is unknown; allowed: {PREFIX}initial, {PREFIX}base"
+            f"model.path: {model!r} is unknown; allowed: {MINIATURE}initial, {MINIATURE}base"
         )
     return replace(config, data=data, model=replace(config.model, path=model))
 
@@ -67,7 +61,7 @@ def world_path(key: str, path: str, *, seed: int, storage: Storage) -> str:
     Raises:
         ConfigError: it names no part of the world.
     """
-    if not path.startswith(PREFIX):
+    if not is_miniature(path):
         return path
     return _world_path(key, path, build_world(WorldConfig(seed=seed), storage))
 
@@ -85,9 +79,9 @@ def publish_suite(name: str, *, seed: int, storage: Storage) -> str:
 
 
 def _world_path(key: str, path: str, world: World) -> str:
-    if not path.startswith(PREFIX):
+    if not is_miniature(path):
         return path
-    found = world.folder / path.removeprefix(PREFIX)
+    found = world.folder / path.removeprefix(MINIATURE)
     if not found.exists():
         there = sorted(item.name for item in world.folder.iterdir())
         raise ConfigError(f"{key}: {path!r} names nothing in the world; there are {there}")

@@ -15,10 +15,9 @@ from safemirage.config.identity import is_local
 from safemirage.config.load import ConfigError
 from safemirage.config.model import ModelConfig
 from safemirage.config.train import TrainConfig, WorkersConfig
+from safemirage.config.world import is_miniature
 from safemirage.training.order import Division
 
-BUILT_IN = "miniature:"
-"""Start of paths that name a part of the miniature world, which is made when it is missing."""
 _HUB_TIMEOUT_S = 5.0
 
 
@@ -63,7 +62,7 @@ def _workers(workers: WorkersConfig, nodes: Sequence[Mapping[str, float]]) -> li
 def check_weights(model: ModelConfig) -> list[str]:
     """One line if nothing that can be a model is where `model.path` says."""
     path = model.path
-    if path.startswith(BUILT_IN):
+    if is_miniature(path):
         return []
     local = Path(path).expanduser()
     if is_local(path) or local.exists():
@@ -95,7 +94,7 @@ def _hub_weights(path: str, revision: str) -> list[str]:
 
 def _memory(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> list[str]:
     known = [node[GPU_MEMORY] for node in nodes if GPU_MEMORY in node]
-    if not config.workers.gpu or not known or config.model.path.startswith(BUILT_IN):
+    if not config.workers.gpu or not known or is_miniature(config.model.path):
         return []
     from safemirage.training.memory import memory_refusal
     from safemirage.training.shape import read_shape
@@ -118,7 +117,7 @@ def _data(config: TrainConfig) -> list[str]:
 
 
 def _there(path: str, test: Callable[[Path], bool]) -> bool:
-    return path.startswith(BUILT_IN) or test(Path(path).expanduser())
+    return is_miniature(path) or test(Path(path).expanduser())
 
 
 def _division(config: TrainConfig) -> list[str]:

@@ -29,7 +29,7 @@ from ray_jobs.outcome import (
     check_objectives,
     judge_trials,
 )
-from ray_jobs.preflight import BUILT_IN, PreflightError, preflight
+from ray_jobs.preflight import PreflightError, preflight
 from ray_jobs.progress import waiting
 from ray_jobs.study import Proposal, Study, StudySearch, open_studies, studies_url, trial_run_id
 from ray_jobs.trial import TrialSetting, run_trial
@@ -37,6 +37,7 @@ from safemirage.config.identity import digest_of, identity_tree
 from safemirage.config.load import ConfigError, to_tree
 from safemirage.config.plan import SearchPlan, load_search, with_absolute_inputs
 from safemirage.config.train import TrainConfig
+from safemirage.config.world import is_miniature
 from safemirage.evaluation.judges.build import measures_of
 from safemirage.evaluation.suites import SuiteError, load_suite
 from safemirage.storage import Storage, open_storage
@@ -169,7 +170,7 @@ def _located(plan: SearchPlan, storage: Storage) -> SearchPlan:
     """The plan with paths that hold in any folder of this machine."""
     selection = plan.config.selection
     suite = selection.suite
-    if suite.startswith(BUILT_IN):
+    if is_miniature(suite):
         from ray_jobs.miniature import world_path  # on use: it needs torch
 
         suite = world_path("selection.suite", suite, seed=plan.base.seed, storage=storage)
@@ -193,8 +194,7 @@ def _run_id(plan: SearchPlan, storage: Storage) -> str:
 
 def _resolved(config: TrainConfig, storage: Storage) -> TrainConfig:
     """A miniature's base is trained here, once, before trials ask for it side by side."""
-    paths = [config.model.path, *config.data.paths().values()]
-    if not any(path.startswith(BUILT_IN) for path in paths):
+    if not config.needs_miniature:
         return config
     from ray_jobs.miniature import resolve_miniature  # on use: it needs torch
 

@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_jobs.preflight import BUILT_IN, PreflightError, check_weights, local_node, preflight
+from ray_jobs.preflight import PreflightError, check_weights, local_node, preflight
 from ray_jobs.progress import Follower, waiting
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.identity import absolute_input, run_identity
 from safemirage.config.load import ConfigError, load_config, to_tree
 from safemirage.config.train import DeepSpeedEngineConfig, TrainConfig
+from safemirage.config.world import is_miniature
 from safemirage.models.families import UnknownFamilyError
 from safemirage.models.manifest import ExportError
 from safemirage.storage import Storage, open_storage
@@ -248,8 +249,7 @@ def _gpu_memory(node: Mapping[str, Any]) -> dict[str, float]:
 
 def _resolved(config: TrainConfig, storage: Storage) -> TrainConfig:
     """The config with real, absolute paths: workers run in a folder of their own."""
-    paths = [config.model.path, *config.data.paths().values()]
-    if any(path.startswith(BUILT_IN) for path in paths):
+    if config.needs_miniature:
         from ray_jobs.miniature import resolve_miniature  # on use: it needs torch
 
         config = resolve_miniature(config, storage, partial(_train_base, storage=storage))
@@ -270,7 +270,7 @@ def _resolved_evaluation(
     suite = evaluation.suite
     if suite is None:
         return evaluation
-    if suite.startswith(BUILT_IN):
+    if is_miniature(suite):
         from ray_jobs.miniature import world_path
 
         suite = world_path("watch.evaluation.suite", suite, seed=config.seed, storage=storage)
@@ -298,7 +298,7 @@ def _estimate(config: TrainConfig) -> str:
     from safemirage.training.memory import GIB, describe, estimate_memory, shortest_sample
     from safemirage.training.shape import read_shape
 
-    if config.model.path.startswith(BUILT_IN):
+    if is_miniature(config.model.path):
         raise ConfigError(
             f"model.path: {config.model.path!r} is built by its run; --estimate needs a model folder or a hub id"
         )

@@ -10,8 +10,6 @@ from safemirage.evaluation.cases import Case, Generation, Request, Verdict
 from safemirage.evaluation.judges import Judged
 from safemirage.store.evaluations import Evaluation
 
-TERMINAL = frozenset({"finished", "failed", "cancelled"})
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:

@@ -12,8 +12,8 @@ from safemirage.config.evaluate import check_protocol
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.cases import Case
 from safemirage.evaluation.errors import COMMONEST_REASON
-from safemirage.store.evaluations import Evaluation
-from serve_app.backend import TERMINAL, Backend, EvaluationSpec
+from safemirage.store.evaluations import TERMINAL, Evaluation
+from serve_app.backend import Backend, EvaluationSpec
 from serve_app.bodies import CaseBody, EvaluationBody
 from serve_app.errors import ApiError
 from serve_app.images import read_image

@@ -121,9 +121,7 @@ class Service:
             raise ApiError(
                 422, str(error), param="Idempotency-Key", code="idempotency_key_reused"
             ) from error
-        if evaluation.state in {"failed", "cancelled"}:
-            return _found(self._store.evaluations.requeue(evaluation.id), evaluation.id)
-        return evaluation
+        return _found(self._store.evaluations.requeue(evaluation.id), evaluation.id)
 
     def _tree(self, spec: EvaluationSpec) -> dict[str, Any]:
         """The spec as stored. Model and suite count by content, so an edited one is another evaluation."""

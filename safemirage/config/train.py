@@ -10,6 +10,7 @@ from safemirage.config.data import DataConfig
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.method import MethodConfig, NPOConfig, SFTConfig, needed_sets
 from safemirage.config.model import ModelConfig
+from safemirage.config.world import is_miniature
 
 SNAPSHOT = "snapshot"
 """In `watch.evaluation.model.path`: the model of the step that is evaluated."""
@@ -193,3 +194,8 @@ class TrainConfig(Strict):
         if isinstance(self.method, NPOConfig) and self.method.reduction == "mean":
             return self.method.group_size
         return 1
+
+    @property
+    def needs_miniature(self) -> bool:
+        """Whether the model or a file is a part of the miniature world."""
+        return any(map(is_miniature, [self.model.path, *self.data.paths().values()]))

@@ -10,9 +10,17 @@ from pydantic import Field
 
 from safemirage.config.base import Strict
 
+MINIATURE = "miniature:"
+"""Start of paths that name a part of the miniature world, which is made when it is missing."""
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Words = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def is_miniature(path: str) -> bool:
+    """Whether a path names a part of the miniature world rather than a file."""
+    return path.startswith(MINIATURE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,7 @@ import httpx
 
 from safemirage.config.identity import digest_of
 from safemirage.evaluation.errors import EvaluationError
-
-TERMINAL = frozenset({"finished", "failed", "cancelled"})
+from safemirage.store.evaluations import TERMINAL
 
 
 class EvaluationClient:

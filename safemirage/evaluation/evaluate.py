@@ -27,7 +27,7 @@ from safemirage.evaluation.readings import score_as
 from safemirage.evaluation.samples import Sample, sample_of, sample_tree, verdict_tree
 from safemirage.progress import OnProgress
 from safemirage.store.database import Store
-from safemirage.store.evaluations import LEASE_PREFIX, Evaluation
+from safemirage.store.evaluations import LEASE_PREFIX, TERMINAL, Evaluation
 from safemirage.store.leases import DEFAULT_TTL_S, Lease, LeaseLost
 
 _POLL_S = 0.25
@@ -103,7 +103,7 @@ async def evaluate(
 @asynccontextmanager
 async def _held(store: Store, spec: EvaluationSpec) -> AsyncIterator[Lease | None]:
     """The evaluation's lease, or None when it has ended, maybe in another process that was waited for."""
-    ended = {"finished", "cancelled"}
+    ended = set(TERMINAL - {"failed"})
     while True:
         record = await asyncio.to_thread(store.evaluations.get, spec.id)
         assert record is not None, f"evaluation {spec.id} was submitted"

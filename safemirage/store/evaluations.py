@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, false, func, select, update
 
@@ -19,8 +19,10 @@ from safemirage.store.schema import (
 )
 
 EvaluationState = Literal["queued", "running", "finished", "failed", "cancelled"]
+TERMINAL: frozenset[EvaluationState] = frozenset({"finished", "failed", "cancelled"})
+"""States that an evaluation leaves only when it is asked for again."""
 LEASE_PREFIX = "evaluation:"
-_OPEN = ("queued", "running")
+_OPEN: frozenset[EvaluationState] = frozenset(get_args(EvaluationState)) - TERMINAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +169,7 @@ class Evaluations:
 
     def requeue(self, evaluation_id: str) -> Evaluation | None:
         """Queues it again when it failed or was cancelled; what it stored is kept and used."""
-        ended = evaluations.c.state.in_(("failed", "cancelled"))
+        ended = evaluations.c.state.in_(TERMINAL - {"finished"})
         self._change(evaluations.c.id == evaluation_id, ended, state="queued", error=None)
         return self.get(evaluation_id)
 

@@ -11,7 +11,7 @@ from safemirage.config.serve import EvaluationsConfig
 from safemirage.evaluation.cases import Request
 from safemirage.evaluation.generators import Generator, GeneratorUnavailable
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
-from safemirage.store.evaluations import Evaluation
+from safemirage.store.evaluations import TERMINAL, Evaluation
 from serve_app.evaluations import EvaluationRunner
 from serve_app.judge import Judges
 from tests.serve_app.conftest import Client
@@ -53,7 +53,7 @@ async def end_of(world: World, evaluation_id: str) -> Evaluation:
     while True:
         evaluation = await asyncio.to_thread(world.store.evaluations.get, evaluation_id)
         assert evaluation is not None
-        if evaluation.state in {"finished", "failed", "cancelled"}:
+        if evaluation.state in TERMINAL:
             return evaluation
         await asyncio.sleep(0.01)
 
