@@ -51,21 +51,19 @@ def spreads(runs: Mapping[str, Sequence[Row]]) -> list[Spread]:
     for seed, rows in runs.items():
         for row in headline(rows):
             found.setdefault((row.model, row.case, row.metric, row.judge), {})[seed] = row
-    return [
-        Spread(
-            model=model,
-            case=case,
-            metric=metric,
-            judge=judge,
-            n=min(row.n for row in of_seed.values()),
-            values={
-                seed: row.value
-                for seed in runs
-                if (row := of_seed.get(seed)) is not None and row.value is not None
-            },
-            missing=tuple(
-                seed for seed in runs if (row := of_seed.get(seed)) is None or row.value is None
-            ),
-        )
-        for (model, case, metric, judge), of_seed in found.items()
-    ]
+    return [_spread(of_seed, list(runs)) for of_seed in found.values()]
+
+
+def _spread(of_seed: Mapping[str, Row], seeds: Sequence[str]) -> Spread:
+    some = next(iter(of_seed.values()))
+    values = {seed: of_seed[seed].value for seed in seeds if seed in of_seed}
+    scored = {seed: value for seed, value in values.items() if value is not None}
+    return Spread(
+        model=some.model,
+        case=some.case,
+        metric=some.metric,
+        judge=some.judge,
+        n=min(row.n for row in of_seed.values()),
+        values=scored,
+        missing=tuple(seed for seed in seeds if seed not in scored),
+    )
