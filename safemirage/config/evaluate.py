@@ -223,8 +223,14 @@ class RelevanceJudgeConfig(Strict):
     title: str = "relevance"
     model: GeneratorConfig
     normal_prompt: str | None = data_path(None)
-    """Text file with the system message for questions as they are; for instance the original's. None: our words."""
+    """Text file with the system message for questions as they are; for instance the original's. None: our words.
+    A line break at the file's end is left out, here and below."""
     shots_prompt: str | None = data_path(None)
+    """The same for rewritten questions."""
+    normal_message: str | None = data_path(None)
+    """Text file with the user message for questions as they are; {question} and {answer} in it are filled in as they
+    are. None: our words."""
+    shots_message: str | None = data_path(None)
     """The same for rewritten questions."""
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=200))
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from transformers import AutoProcessor
 
 from safemirage.config.load import ConfigError
@@ -19,11 +18,9 @@ from safemirage.models.loading import load_for_inference, load_for_training
 from safemirage.models.manifest import file_digests, processor_digest, weights_digest
 from safemirage.models.presets import write_view
 from safemirage.models.prompts import Prompter, read_image
+from tests.models.originals import cropped_by_hand, padded_by_hand
 from tests.tiny import make_tiny_llava, tiny_image
 from tests.tiny_families import make_tiny_member
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @pytest.fixture(scope="module")
@@ -34,28 +31,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def picture(size: tuple[int, int]) -> Image.Image:
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(noise)
-
-
-def padded_by_hand(image: Image.Image) -> Tensor:
-    """Mean colour in whole numbers around it, then one bicubic resize: what the original's training does."""
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), tuple(int(value * 255) for value in MEAN))
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return normalised(square.resize((32, 32), Image.Resampling.BICUBIC))
-
-
-def cropped_by_hand(image: Image.Image) -> Tensor:
-    """The short side to 32, then the centre."""
-    short = min(image.size)
-    width, height = (side * 32 // short for side in image.size)
-    scaled = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - 32) // 2, (height - 32) // 2
-    return normalised(scaled.crop((left, top, left + 32, top + 32)))
-
-
-def normalised(image: Image.Image) -> Tensor:
-    values = (np.asarray(image) / 255 - np.array(MEAN)) / np.array(STD)
-    return torch.tensor(values, dtype=torch.float32).permute(2, 0, 1)[None]
 
 
 def prompter(base: Path, **presets: Any) -> Prompter:

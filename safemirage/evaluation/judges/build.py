@@ -19,6 +19,7 @@ from safemirage.config.evaluate import (
     UsefulnessJudgeConfig,
     VQAAccuracyJudgeConfig,
 )
+from safemirage.config.load import ConfigError
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.accuracy import MultipleChoiceJudge, VQAAccuracyJudge
@@ -30,6 +31,7 @@ from safemirage.evaluation.judges.refusal_rules import RefusalRulesJudge
 from safemirage.evaluation.judges.relevance import (
     NORMAL_PROMPT,
     SHOTS_PROMPT,
+    USER_MESSAGE,
     RelevanceJudge,
     RelevancePrompts,
 )
@@ -51,6 +53,7 @@ def build_judge(config: JudgeConfig, generator_of: Callable[[GeneratorConfig], G
 
     Raises:
         OSError: a prompt's file cannot be read.
+        ConfigError: a message's file has no place for the answer.
     """
     match config:
         case (
@@ -97,14 +100,29 @@ def measures_of(config: JudgeConfig) -> tuple[Metric, ...]:
 
 
 def _relevance_prompts(config: RelevanceJudgeConfig) -> RelevancePrompts:
-    texts = [
-        own if path is None else Path(path).expanduser().read_text(encoding="utf-8")
-        for path, own in (
-            (config.normal_prompt, NORMAL_PROMPT),
-            (config.shots_prompt, SHOTS_PROMPT),
+    return RelevancePrompts(
+        normal=_text(config.normal_prompt, NORMAL_PROMPT),
+        shots=_text(config.shots_prompt, SHOTS_PROMPT),
+        normal_message=_message("normal_message", config.normal_message),
+        shots_message=_message("shots_message", config.shots_message),
+    )
+
+
+def _text(path: str | None, own: str) -> str:
+    """What a file holds, a line break at its end left out; `own` where none is given."""
+    if path is None:
+        return own
+    return Path(path).expanduser().read_text(encoding="utf-8").removesuffix("\n")
+
+
+def _message(key: str, path: str | None) -> str:
+    text = _text(path, USER_MESSAGE)
+    if "{answer}" not in text:
+        raise ConfigError(
+            f"{key}: {path} has no {{answer}} in it, so the judge would not see what it judges; write {{question}} and "
+            "{answer} where the two belong"
         )
-    ]
-    return RelevancePrompts(*texts)
+    return text
 
 
 def built_in_judge(name: str) -> Judge:

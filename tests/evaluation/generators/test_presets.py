@@ -2,15 +2,24 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import configs
 from safemirage.config.evaluate import DecodingConfig, EvaluateConfig, TransformersConfig
-from safemirage.config.load import build_config
+from safemirage.config.load import build_config, load_config
 from safemirage.evaluation.calls import ModelCalls
 from safemirage.evaluation.cases import ImageInput, Request
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.local import run_evaluation
+from safemirage.models.prompts import Prompter
 from safemirage.store import open_store
 from tests.evaluation.samples import case_record, write_suite
+from tests.models.originals import cropped_by_hand, padded_by_hand
 from tests.tiny import make_tiny_llava, tiny_image
 
 REQUESTS = [
@@ -61,3 +70,59 @@ def test_two_preprocessings_never_serve_each_other_from_the_store(tmp_path: Path
         names = [evaluation.id for evaluation in store.evaluations.list()]
     assert asked == [2, 2, 0]
     assert len(names) == 2
+
+
+SYSTEM = (
+    "A chat between a curious {0} and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the {0}'s questions. "
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "person", "preprocessing"),
+    [
+        ("vlguard_paper", "human", cropped_by_hand),
+        ("textvqa", "user", padded_by_hand),
+        ("scienceqa", "user", padded_by_hand),
+        ("vizwiz_val", "user", padded_by_hand),
+        ("vizwiz_test", "user", padded_by_hand),
+        ("vqav2_val", "user", padded_by_hand),
+        ("vqav2_test_dev", "user", padded_by_hand),
+    ],
+)
+def test_files_that_follow_the_original_ask_with_its_prompt_pixels_and_dtype(
+    file: str, person: str, preprocessing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(configs.__file__).parent / "evaluate" / f"{file}.yaml"
+    model = make_tiny_llava(tmp_path / "model")
+    config = load_config(EvaluateConfig, path, [f"model.path={model}", "model.device=cpu"])
+    assert isinstance(config.model, TransformersConfig)
+    assert (config.model.dtype, config.decoding.temperature) == ("float16", 0)
+    rendered: list[str] = []
+    shown: list[Tensor] = []
+
+    class Watched(Prompter):
+        def prompt(self, *args: Any, **options: Any) -> str:
+            rendered.append(super().prompt(*args, **options))
+            return rendered[-1]
+
+        def pixels(self, image: Image.Image) -> dict[str, Tensor]:
+            made = super().pixels(image)
+            shown.append(made["pixel_values"])
+            return made
+
+    monkeypatch.setattr("safemirage.evaluation.generators.transformers.Prompter", Watched)
+    picture = Image.radial_gradient("L").resize((80, 40)).convert("RGB")
+    picture.save(tmp_path / "picture.png")
+    request = Request(
+        question="What is this?", image=ImageInput((tmp_path / "picture.png").read_bytes())
+    )
+
+    async def ask() -> None:
+        async with open_generator(config.model) as generator:
+            await generator.generate([request], DecodingConfig(max_new_tokens=1))
+
+    asyncio.run(ask())
+    assert rendered == [SYSTEM.format(person) + "USER: <image>\nWhat is this? ASSISTANT:"]
+    (pixels,) = shown
+    torch.testing.assert_close(pixels.float(), preprocessing(picture), rtol=0, atol=1e-5)

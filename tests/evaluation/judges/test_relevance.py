@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from safemirage.config.evaluate import DecodingConfig, RelevanceJudgeConfig
-from safemirage.config.load import build_config
+from safemirage.config.load import ConfigError, build_config
 from safemirage.evaluation.cases import Request
 from safemirage.evaluation.generators import GeneratorUnavailable
 from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator
@@ -66,41 +66,69 @@ def test_relevance_judge_that_cannot_be_reached_may_be_asked_again() -> None:
 
 
 def test_relevance_judge_key_follows_prompts_decoding_and_model() -> None:
-    def key(version: str = "1", normal: str = "n", tokens: int = 200) -> dict[str, str]:
+    def key(
+        version: str = "1", normal: str = "n", tokens: int = 200, message: str = "{answer}"
+    ) -> dict[str, str]:
         generator = ScriptedGenerator(lambda _: "", version=version)
-        prompts = RelevancePrompts(normal, "s")
+        prompts = RelevancePrompts(normal, "s", message)
         decoding = DecodingConfig(max_new_tokens=tokens)
         return dict(RelevanceJudge("j", generator, prompts=prompts, decoding=decoding).key)
 
     keys = [key(), key(version="2"), key(normal="m"), key(tokens=100)]
+    keys.append(key(message="?{answer}"))
     assert key() == keys[0]
-    assert len({str(item) for item in keys}) == 4
+    assert len({str(item) for item in keys}) == 5
 
 
-def test_relevance_judge_takes_the_originals_prompts_from_files(tmp_path: Path) -> None:
-    path = tmp_path / "prompt.txt"
-    path.write_text("the original's words", encoding="utf-8")
-    config = build_config(
-        RelevanceJudgeConfig,
-        {
-            "model": {"name": "openai", "url": "http://x/v1", "model": "m"},
-            "normal_prompt": str(path),
-        },
+def _with_files(folder: Path, **texts: str) -> RelevanceJudgeConfig:
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    model = {"name": "openai", "url": "http://x/v1", "model": "m"}
+    files = {name: str(folder / name) for name in texts}
+    return build_config(RelevanceJudgeConfig, {"model": model, **files})
+
+
+def test_relevance_judge_takes_the_originals_whole_text_from_files(tmp_path: Path) -> None:
+    config = _with_files(
+        tmp_path,
+        normal_prompt="system\n",
+        shots_prompt="system of shots",
+        normal_message="Q={question} A={answer}\n",
+        shots_message="shots: {answer} / {question} {kept}",
     )
-    asked: list[str | None] = []
+    asked: list[tuple[str | None, str]] = []
 
     def script(request: Request) -> str:
-        asked.append(request.system)
+        asked.append((request.system, request.question))
         return "Relevant: x"
 
     judge = build_judge(config, lambda _: ScriptedGenerator(script, version="1"))
-    shot = make_case("b", truth={"shot": "1", "first_question": "q"})
-    asyncio.run(
-        judge.judge([Judged(case=case, answer="A cup.") for case in (make_case("a"), shot)])
-    )
-    assert asked[0] == "the original's words"
-    assert asked[1] is not None
-    assert "expert" in asked[1]
+    shot = make_case("b", truth={"shot": "1", "first_question": "first?"})
+    plain = make_case("a", question="what?")
+    items = [Judged(case=case, answer="A {question}.") for case in (plain, shot)]
+    asyncio.run(judge.judge(items))
+    assert asked == [
+        ("system", "Q=what? A=A {question}."),
+        ("system of shots", "shots: A {question}. / first? {kept}"),
+    ]
+
+
+def test_relevance_judge_without_files_has_its_own_words() -> None:
+    asked: list[Request] = []
+
+    def script(request: Request) -> str:
+        asked.append(request)
+        return "Relevant: x"
+
+    asyncio.run(_judge(script).judge([Judged(case=make_case("a"), answer="A cup.")]))
+    assert "expert" in (asked[0].system or "")
+    assert "\nAnswer: A cup.\n" in asked[0].question
+
+
+def test_relevance_judge_with_a_message_that_shows_no_answer_is_refused(tmp_path: Path) -> None:
+    config = _with_files(tmp_path, shots_message="Q={question}")
+    with pytest.raises(ConfigError, match=r"shots_message: .* has no \{answer\}"):
+        build_judge(config, lambda _: ScriptedGenerator(lambda _: "", version="1"))
 
 
 def _judge(script: Script) -> Judge:
