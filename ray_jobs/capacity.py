@@ -1,19 +1,21 @@
-"""How many trials, or engines, a cluster holds at a time; what it cannot hold at all is refused with the numbers.
+"""How many trials, or engines, a cluster holds at a time; what it can never hold is refused with the numbers.
 
-A trial is a driver, which asks for one unit of the custom resource `train_driver` and no CPU, and a Train worker
-group. Ray does not count the two together, so a trial that took a CPU for its driver could wait for its own workers
-for ever.
+A trial is a driver, which sits on the head and asks for no CPU, and a Train worker group. Ray does not count the two
+together, so a trial that took a CPU for its driver could wait for its own workers for ever.
 """
 
-import json
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from ray_jobs.cluster import DRIVER_RESOURCE
 from safemirage.config.train import WorkersConfig
 
 Resources = Mapping[str, float]
+DRIVER = {"node:__internal_head__": 0.001}
+"""What a trial's driver reserves: next to nothing of a resource that every cluster's head has, whatever it was started
+with. The head is also the node that goes last."""
+MOST_DRIVERS = 16
+"""Trials at a time where `max_concurrent` says nothing: each has a process on the head."""
 GPU_MEMORY = "gpu_memory_bytes"
 """Among a node's resources: the memory of its smallest GPU, where it is known."""
 _ROUNDING = 1e-9
@@ -49,25 +51,23 @@ def concurrent_trials(
     """How many trials may run at a time, at most `wanted`.
 
     Args:
-        nodes: total resources of each node that is alive. Nodes that an autoscaler might add do not count.
+        nodes: all resources of each node that the cluster has or can come to.
 
     Raises:
         CapacityError: not even one trial fits; says what it needs and what the cluster has.
     """
-    worker = worker_resources(workers)
-    drivers = int(sum(node.get(DRIVER_RESOURCE, 0.0) for node in nodes) + _ROUNDING)
-    groups = sum(_fitting(node, worker) for node in nodes) // workers.count
-    if not drivers:
-        raise CapacityError(
-            f"search: a trial's driver needs 1 {DRIVER_RESOURCE}, and the cluster has {_summary(nodes)}; start Ray "
-            f"with: ray start --head --resources='{json.dumps({DRIVER_RESOURCE: 4})}'"
-        )
+    groups = worker_groups(nodes, workers)
     if not groups:
         raise CapacityError(
-            f"search: a trial needs {workers.count} worker(s) with {_shown(worker)} each, and the cluster has "
-            f"{_summary(nodes)}; add nodes, or set workers.count, workers.cpus or workers.gpu in the train file"
+            f"search: a trial needs {workers.count} worker(s) with {shown(worker_resources(workers))} each, and the "
+            f"cluster has {_summary(nodes)}; add nodes, or set workers.count, workers.cpus or workers.gpu in the train file"
         )
-    return min(drivers, groups, wanted or drivers)
+    return min(groups, wanted or MOST_DRIVERS)
+
+
+def worker_groups(nodes: Sequence[Resources], workers: WorkersConfig) -> int:
+    """Whole worker groups that the nodes hold side by side."""
+    return sum(_fitting(node, worker_resources(workers)) for node in nodes) // workers.count
 
 
 def concurrent_engines(nodes: Sequence[Resources], engine: Resources, *, judges: int) -> int:
@@ -79,7 +79,7 @@ def concurrent_engines(nodes: Sequence[Resources], engine: Resources, *, judges:
     room = sum(_fitting(node, engine) for node in nodes)
     if room <= judges:
         raise CapacityError(
-            f"evaluate: one checkpoint and {judges} judging model(s) need {_shown(engine)} each, and the cluster has "
+            f"evaluate: one checkpoint and {judges} judging model(s) need {shown(engine)} each, and the cluster has "
             f"{_summary(nodes)}; add nodes, or give engines less with --cpus or --gpus"
         )
     return room - judges
@@ -91,10 +91,10 @@ def _fitting(node: Resources, worker: Resources) -> int:
 
 
 def _summary(nodes: Sequence[Resources]) -> str:
-    names = ("CPU", "GPU", DRIVER_RESOURCE)
-    each = [_shown({name: node.get(name, 0.0) for name in names}) for node in nodes]
-    return f"{len(nodes)} node(s) with {'; '.join(each)}" if nodes else "no node"
+    return f"{len(nodes)} node(s) with {'; '.join(map(shown, nodes))}" if nodes else "no node"
 
 
-def _shown(resources: Resources) -> str:
-    return ", ".join(f"{name} {amount:g}" for name, amount in resources.items())
+def shown(resources: Resources) -> str:
+    """CPUs and GPUs for a message: `CPU 2, GPU 0`."""
+    names = ("CPU", "GPU") if "GPU" in resources else ("CPU",)
+    return ", ".join(f"{name} {resources.get(name, 0.0):g}" for name in names)

@@ -7,7 +7,6 @@ Ray process of the user.
 """
 
 import ctypes
-import json
 import os
 import secrets
 import shutil
@@ -26,10 +25,6 @@ import httpx
 import psutil
 
 LOOPBACK = "127.0.0.1"
-DRIVER_RESOURCE = "train_driver"
-"""What a search trial's driver asks for instead of a CPU, which its Train workers need."""
-
-
 _PR_SET_PDEATHSIG = 1
 
 
@@ -64,7 +59,6 @@ def free_ports(count: int) -> list[int]:
 def local_cluster(
     *,
     num_cpus: int | None = None,
-    drivers: int = 4,
     log: Path | None = None,
     start_timeout_s: float = 90,
 ) -> Iterator[ClusterAddress]:
@@ -72,7 +66,6 @@ def local_cluster(
 
     Args:
         num_cpus: logical CPUs; default as many as the machine has.
-        drivers: how many search trials may run their driver at once.
         log: where the head's own output goes; default beside its other logs, which are removed with it.
 
     Raises:
@@ -98,7 +91,7 @@ def local_cluster(
     output = log or folder / "head.log"
     with output.open("ab") as stream:
         head = subprocess.Popen(
-            _head_command(folder, ports, num_cpus or os.cpu_count() or 1, drivers),
+            _head_command(folder, ports, num_cpus or os.cpu_count() or 1),
             env={
                 **os.environ,
                 **address.environment,
@@ -124,7 +117,7 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _head_command(folder: Path, ports: list[int], num_cpus: int, drivers: int) -> list[str]:
+def _head_command(folder: Path, ports: list[int], num_cpus: int) -> list[str]:
     gcs, dashboard, agent_http, agent_grpc, metrics, runtime_env, client, node_manager = ports
     return [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
@@ -142,7 +135,6 @@ def _head_command(folder: Path, ports: list[int], num_cpus: int, drivers: int) -
         f"--node-manager-port={node_manager}",
         f"--num-cpus={num_cpus}",
         f"--object-store-memory={256 * 1024 * 1024}",
-        f"--resources={json.dumps({DRIVER_RESOURCE: drivers})}",
         f"--temp-dir={folder}",
     ]  # fmt: skip
 

@@ -97,14 +97,12 @@ def run(
     else:
         from ray_jobs.capacity import concurrent_engines
         from ray_jobs.engines import open_engine
+        from ray_jobs.nodes import possible_resources
         from ray_jobs.train import connect
 
         connect()
-        import ray
-
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         judges = [m for m in judging_models(configs).values() if not isinstance(m, OpenAIConfig)]
-        engines = concurrent_engines(nodes, placement.resources, judges=len(judges))
+        engines = concurrent_engines(possible_resources(), placement.resources, judges=len(judges))
         open_model = partial(open_engine, resources=placement.resources)
     with open_store(open_storage().store_url) as store:
         return asyncio.run(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from ray_jobs.capacity import GPU_MEMORY, gpu_memory, worker_resources
+from ray_jobs.capacity import GPU_MEMORY, gpu_memory, shown, worker_groups, worker_resources
 from safemirage.config.identity import is_local
 from safemirage.config.load import ConfigError
 from safemirage.config.model import ModelConfig
@@ -19,6 +19,7 @@ from safemirage.config.world import is_miniature
 from safemirage.training.order import Division
 
 _HUB_TIMEOUT_S = 5.0
+_SMALLER = "change workers.count, workers.gpu or workers.cpus, or join a larger one by RAY_ADDRESS"
 
 
 class PreflightError(ConfigError):
@@ -29,7 +30,7 @@ def preflight(config: TrainConfig, *, nodes: Sequence[Mapping[str, float]]) -> l
     """One line for each thing that is missing; empty where the run can start.
 
     Args:
-        nodes: total resources of each node of the cluster.
+        nodes: all resources of each node that the cluster has or can come to.
     """
     model = check_weights(config.model)
     memory = [] if model else _memory(config, nodes)
@@ -54,8 +55,14 @@ def _workers(workers: WorkersConfig, nodes: Sequence[Mapping[str, float]]) -> li
         if there < each * workers.count:
             problems.append(
                 f"workers: {workers.count} worker(s) need {each * workers.count:g} {name}, and the cluster has "
-                f"{there:g}; change workers.count, workers.gpu or workers.cpus, or join a larger one by RAY_ADDRESS"
+                f"{there:g}; {_SMALLER}"
             )
+    if not problems and not worker_groups(nodes, workers):
+        each_has = "; ".join(shown(node) for node in nodes)
+        problems.append(
+            f"workers: {workers.count} worker(s) need {shown(worker_resources(workers))} each on one node, and the nodes "
+            f"have {each_has}; {_SMALLER}"
+        )
     return problems
 
 

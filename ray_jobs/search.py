@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from optuna.trial import TrialState
 from ray import tune
 
 from ray_jobs import train
-from ray_jobs.capacity import CapacityError, concurrent_trials
-from ray_jobs.cluster import DRIVER_RESOURCE
+from ray_jobs.capacity import DRIVER, CapacityError, concurrent_trials
+from ray_jobs.nodes import possible_resources
 from ray_jobs.outcome import (
     ObjectiveError,
     SearchFailed,
@@ -45,9 +44,6 @@ from safemirage.store.database import Store, open_store
 from safemirage.store.runs import RunHandle, run_once
 from safemirage.tracking import open_tracker
 
-_OWN_DRIVERS = 4
-"""Trials at a time, at most, on a Ray that this process starts for itself."""
-
 
 def run_search(plan: SearchPlan, *, storage: Storage) -> SearchOutcome:
     """The outcome of a search: of this call, or of an earlier one. Needs a connected Ray.
@@ -58,7 +54,7 @@ def run_search(plan: SearchPlan, *, storage: Storage) -> SearchOutcome:
         ObjectiveError: the suite or the judges do not give an objective.
         SearchFailed: no trial succeeded.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = possible_resources()
     if problems := preflight(plan.base, nodes=nodes):
         raise PreflightError("\n".join(problems))
     limit = concurrent_trials(nodes, plan.base.workers, wanted=plan.config.max_concurrent)
@@ -127,7 +123,7 @@ class _Search:
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         trainable = tune.with_parameters(run_trial, setting=self.setting)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {DRIVER_RESOURCE: 1}),
+            tune.with_resources(trainable, DRIVER),
             tune_config=tune.TuneConfig(
                 search_alg=searcher, num_samples=count, max_concurrent_trials=self.limit
             ),
@@ -223,14 +219,6 @@ def show(outcome: SearchOutcome) -> str:
     return "\n".join(lines)
 
 
-def connect() -> None:
-    """Joins the cluster of RAY_ADDRESS, else starts one for this process that has room for drivers."""
-    if os.environ.get("RAY_ADDRESS"):
-        train.connect()
-    else:
-        ray.init(resources={DRIVER_RESOURCE: _OWN_DRIVERS}, logging_level="warning")
-
-
 def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in {"-h", "--help"}:
         print(__doc__)
@@ -238,7 +226,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         plan = load_search(arguments[0], arguments[1:])
         storage = open_storage()
-        connect()
+        train.connect()
         outcome = run_search(plan, storage=storage)
     except (ConfigError, CapacityError, ObjectiveError, SuiteError) as error:
         print(error, file=sys.stderr)

@@ -66,9 +66,10 @@ def run_training(
     _require(config)
     config = _resolved(config, storage)
     if config.watch is not None:
+        from ray_jobs.nodes import possible_resources
         from ray_jobs.watch import check_watch
 
-        check_watch(config.watch, alive_resources())
+        check_watch(config.watch, possible_resources())
     identity = run_identity(config)
     run_id = f"{config.name}-{identity[:12]}"
     with open_store(storage.store_url) as store:
@@ -214,20 +215,12 @@ class _Training:
         return folder / "reports.jsonl"
 
 
-def alive_resources() -> list[dict[str, float]]:
-    """Total resources of each node of the cluster that is alive."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
 def _require(config: TrainConfig) -> None:
-    import ray
+    from ray_jobs.nodes import alive_nodes, possible_resources
 
-    nodes = alive_resources()
+    nodes = possible_resources()
     if config.workers.gpu:
-        alive = [node for node in ray.nodes() if node["Alive"]]
-        nodes = [{**node["Resources"], **_gpu_memory(node)} for node in alive]
+        nodes = [*nodes, *map(_gpu_memory, alive_nodes())]
     if problems := preflight(config, nodes=nodes):
         raise PreflightError("\n".join(problems))
 

@@ -181,8 +181,8 @@ class SearchConfig(Strict):
     warm_start: tuple[dict[str, Value], ...] = ()
     """Points to try first, each with a value for every path of `space`."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = not_identity(None)
-    """Trials at a time; default as many as the cluster holds. One at a time makes the proposals repeatable, because
-    the sampler then sees the same finished trials in the same order."""
+    """Trials at a time; default as many as the cluster holds, 16 at the most. One at a time makes the proposals
+    repeatable, because the sampler then sees the same finished trials in the same order."""
     selection: SelectionConfig
 
     def __post_init__(self) -> None:

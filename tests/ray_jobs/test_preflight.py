@@ -68,6 +68,12 @@ def test_preflight_counts_all_nodes(tree: dict[str, Any]) -> None:
     assert problems(tree, [{"CPU": 8, "GPU": 4}, {"CPU": 8, "GPU": 4}]) == []
 
 
+def test_preflight_worker_larger_than_any_node_is_named(tree: dict[str, Any]) -> None:
+    tree["workers"] = {"count": 1, "cpus": 6}
+    (line,) = problems(tree, [HEAD, HEAD])
+    assert "need CPU 6 each on one node, and the nodes have CPU 4; CPU 4" in line
+
+
 def test_preflight_folder_without_a_model_is_named(tree: dict[str, Any], tmp_path: Path) -> None:
     tree["model"]["path"] = str(tmp_path / "images")
     (line,) = problems(tree, [HEAD])
