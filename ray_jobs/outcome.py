@@ -124,6 +124,16 @@ def objective_values(
     return result
 
 
+def worst_objectives(
+    found: Sequence[Mapping[str, float]], objectives: Sequence[ObjectiveConfig]
+) -> dict[str, float]:
+    """Each objective on that seed of several where it is worst, by name."""
+    return {
+        item.name: (max if item.direction == "min" else min)(one[item.name] for one in found)
+        for item in objectives
+    }
+
+
 def judge_trials(
     run_id: str, trials: Sequence[TrialOutcome], objectives: Sequence[ObjectiveConfig]
 ) -> SearchOutcome:

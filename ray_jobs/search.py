@@ -31,7 +31,7 @@ from ray_jobs.outcome import (
 from ray_jobs.preflight import PreflightError, preflight
 from ray_jobs.progress import waiting
 from ray_jobs.study import Proposal, Study, StudySearch, open_studies, studies_url, trial_run_id
-from ray_jobs.trial import TrialSetting, run_trial
+from ray_jobs.trial import TrialSetting, run_trial, selection_suite
 from safemirage.config.identity import digest_of, identity_tree
 from safemirage.config.load import ConfigError, to_tree
 from safemirage.config.plan import SearchPlan, load_search, with_absolute_inputs
@@ -58,8 +58,8 @@ def run_search(plan: SearchPlan, *, storage: Storage) -> SearchOutcome:
     if problems := preflight(plan.base, nodes=nodes):
         raise PreflightError("\n".join(problems))
     limit = concurrent_trials(nodes, plan.base.workers, wanted=plan.config.max_concurrent)
-    located = _located(plan, storage)
-    _check_objectives(located)
+    located = _located(plan)
+    _check_objectives(located, storage)
     run_id = _run_id(located, storage)
     setting = TrialSetting(search_id=run_id, plan=located, root=storage.root)
     with open_store(storage.store_url) as store:
@@ -162,29 +162,30 @@ def _settled(study: Study) -> list[Proposal]:
     return [proposal for proposal in study.proposals() if proposal.state in states]
 
 
-def _located(plan: SearchPlan, storage: Storage) -> SearchPlan:
-    """The plan with paths that hold in any folder of this machine."""
+def _located(plan: SearchPlan) -> SearchPlan:
+    """The plan with paths that hold in any folder of this machine, but for a miniature's, which depend on the seed."""
     selection = plan.config.selection
-    suite = selection.suite
-    if is_miniature(suite):
-        from ray_jobs.miniature import world_path  # on use: it needs torch
-
-        suite = world_path("selection.suite", suite, seed=plan.base.seed, storage=storage)
-    suite = str(Path(suite).expanduser().absolute())
-    config = replace(plan.config, selection=replace(selection, suite=suite))
+    if not is_miniature(selection.suite):
+        suite = str(Path(selection.suite).expanduser().absolute())
+        selection = replace(selection, suite=suite)
+    config = replace(plan.config, selection=selection)
     return replace(plan, config=config, base=with_absolute_inputs(plan.base))
 
 
-def _check_objectives(plan: SearchPlan) -> None:
+def _check_objectives(plan: SearchPlan, storage: Storage) -> None:
     config = plan.config
-    subsets = {case.case: case.subset for case in load_suite(config.selection.suite)}
+    suite = selection_suite(plan, seed=plan.base.seed, storage=storage)
+    subsets = {case.case: case.subset for case in load_suite(suite)}
     metrics = {metric for judge in config.selection.judges for metric in measures_of(judge)}
     check_objectives(config.objectives, subsets=subsets, metrics=metrics)
 
 
 def _run_id(plan: SearchPlan, storage: Storage) -> str:
-    base = _resolved(plan.base, storage)
-    identity = digest_of({"search": identity_tree(plan.config), "base": identity_tree(base)})
+    suite = selection_suite(plan, seed=plan.base.seed, storage=storage)
+    config = replace(plan.config, selection=replace(plan.config.selection, suite=suite))
+    # The seeds beside the first change nothing that the first and their numbers do not tell.
+    base, *_ = [_resolved(run, storage) for run in plan.runs(plan.base)]
+    identity = digest_of({"search": identity_tree(config), "base": identity_tree(base)})
     return f"{plan.config.name}-{identity[:12]}"
 
 

@@ -5,6 +5,7 @@ A search that was cut off goes on with the same study: points that were under wa
 proposes what it would have proposed.
 """
 
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,9 +33,11 @@ from safemirage.config.search import (
     LogUniformConfig,
     Point,
     RandomConfig,
+    Scalar,
     SearchConfig,
     TPEConfig,
     UniformConfig,
+    Value,
 )
 from safemirage.storage import Storage
 
@@ -101,7 +104,7 @@ class Study:
         return [
             Proposal(
                 number=trial.number,
-                point={key: trial.params[key] for key in self.config.space},
+                point=point_of(trial.params, self.config.space),
                 state=trial.state,
                 values=tuple(trial.values) if trial.state == TrialState.COMPLETE else None,
             )
@@ -144,7 +147,8 @@ class Study:
         queued = {trial.user_attrs.get(_WARM_START) for trial in trials}
         for index, point in enumerate(self.config.warm_start):
             if index not in queued:
-                self._study.enqueue_trial(dict(point), user_attrs={_WARM_START: index})
+                attributes = {_WARM_START: index}
+                self._study.enqueue_trial(stored_point(point), user_attrs=attributes)
 
 
 class StudySearch(OptunaSearch):
@@ -167,9 +171,11 @@ class StudySearch(OptunaSearch):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         self._ot_study.sampler = self._prepared.sampler()
-        point: dict[str, Any] | None = super().suggest(trial_id)
-        if point is not None:
-            self._ot_trials[trial_id].set_user_attr(_RUN, trial_run_id(self._prepared.name, point))
+        stored: dict[str, Any] | None = super().suggest(trial_id)
+        if stored is None:
+            return None
+        point = point_of(stored, self._prepared.config.space)
+        self._ot_trials[trial_id].set_user_attr(_RUN, trial_run_id(self._prepared.name, point))
         return point
 
     def on_trial_complete(
@@ -185,6 +191,28 @@ class StudySearch(OptunaSearch):
         # Tune pickles its whole setup for Tuner.restore, which is not used here; the study's URL, which may hold
         # a password, stays out of that file.
         return {}
+
+
+def point_of(stored: Mapping[str, Any], space: Mapping[str, DomainConfig]) -> dict[str, Any]:
+    """A point as a train file takes it, from what the study keeps of it."""
+    return {key: _value(stored[key], domain) for key, domain in space.items()}
+
+
+def stored_point(point: Point) -> dict[str, Scalar]:
+    """What the study keeps of a point."""
+    return {key: _stored(value) for key, value in point.items()}
+
+
+def _stored(value: Value) -> Scalar:
+    """Optuna's databases keep scalars only: a list is kept as its JSON text, which its dashboard can show."""
+    return json.dumps(value) if isinstance(value, list | tuple) else value
+
+
+def _value(stored: Scalar, domain: DomainConfig) -> Any:
+    if isinstance(domain, ChoiceConfig):
+        lists = [value for value in domain.values if isinstance(value, list | tuple)]
+        return next((list(value) for value in lists if _stored(value) == stored), stored)
+    return stored
 
 
 def trial_run_id(search_id: str, point: Point) -> str:
@@ -213,7 +241,7 @@ def _distribution(domain: DomainConfig) -> BaseDistribution:
         case IntConfig():
             return IntDistribution(domain.low, domain.high)
         case ChoiceConfig():
-            return CategoricalDistribution(domain.values)
+            return CategoricalDistribution([_stored(value) for value in domain.values])
         case _:
             assert_never(domain)
 

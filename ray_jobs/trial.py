@@ -1,12 +1,14 @@
 """One trial of a search: train a point, judge its export on the selection suite, report the objectives.
 
+Where the search has several seeds it does so at each, and reports the worst.
+
 Runs in a Tune trial's process, which asks for no CPU: training goes to Ray Train's workers, judging to a Ray task.
 Both are looked up by what they are made of, so that a point that was tried before costs nothing.
 """
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_jobs.capacity import worker_resources
-from ray_jobs.outcome import objective_values
+from ray_jobs.outcome import objective_values, worst_objectives
 from ray_jobs.study import objective_key, trial_run_id
 from ray_jobs.train import run_training
 from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
 from safemirage.config.plan import SearchPlan
 from safemirage.config.search import Point
+from safemirage.config.train import TrainConfig
+from safemirage.config.world import is_miniature
 from safemirage.evaluation.local import run_evaluation
 from safemirage.storage import Storage
 from safemirage.store.database import open_store
@@ -65,25 +69,54 @@ def _work(
     handle: RunHandle, *, point: Point, setting: TrialSetting, storage: Storage
 ) -> dict[str, Any]:
     plan = setting.plan
-    train = plan.trial(point)
+    at_seeds = [
+        _at_seed(handle, train, setting=setting, storage=storage)
+        for train in plan.runs(plan.trial(point))
+    ]
+    objectives = worst_objectives([one["objectives"] for one in at_seeds], plan.config.objectives)
+    return {**at_seeds[0], "objectives": objectives, "at_seeds": at_seeds}
+
+
+def _at_seed(
+    handle: RunHandle, train: TrainConfig, *, setting: TrialSetting, storage: Storage
+) -> dict[str, Any]:
+    plan = setting.plan
     handle.progress({"stage": "training"})
     run = run_training(train, storage=storage, parent_run=handle.id)
     assert run.result is not None
     export = run.result["export"]
     handle.progress({"stage": "judging", "train_run_id": run.id})
-    rows = _judge(plan, export, name=handle.id, setting=setting)
+    name = f"{handle.id}-seed-{train.seed}" if plan.config.seeds else handle.id
+    suite = selection_suite(plan, seed=train.seed, storage=storage)
+    rows = _judge(plan, export, name=name, suite=suite, setting=setting)
     objectives = objective_values(rows, plan.config.objectives)
     # The trial in MLflow is its training, which has the search for its parent.
     tracker = open_tracker(storage, plan.base.tracking.experiment)
     tracker.log_metrics(run.id, {f"selection/{key}": value for key, value in objectives.items()})
-    return {"objectives": objectives, "train_run_id": run.id, "export": export, "rows": rows}
+    return {
+        "seed": train.seed,
+        "objectives": objectives,
+        "train_run_id": run.id,
+        "export": export,
+        "rows": rows,
+    }
+
+
+def selection_suite(plan: SearchPlan, *, seed: int, storage: Storage) -> str:
+    """The folder of the selection suite; each seed has one of its own where it is a miniature's."""
+    suite = plan.config.selection.suite
+    if is_miniature(suite):
+        from ray_jobs.miniature import world_path  # on use: it needs torch
+
+        return world_path("selection.suite", suite, seed=seed, storage=storage)
+    return str(Path(suite).expanduser().absolute())
 
 
 def _judge(
-    plan: SearchPlan, export: str, *, name: str, setting: TrialSetting
+    plan: SearchPlan, export: str, *, name: str, suite: str, setting: TrialSetting
 ) -> list[dict[str, Any]]:
     workers = plan.base.workers
-    selection = plan.config.selection
+    selection = replace(plan.config.selection, suite=suite)
     model = TransformersConfig(
         path=export, dtype=selection.dtype, device="cuda" if workers.gpu else "cpu"
     )

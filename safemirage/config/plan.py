@@ -31,8 +31,12 @@ class SearchPlan:
     """The train file with `overrides`, without a point."""
 
     def trial(self, point: Point) -> TrainConfig:
-        """The train config of one point."""
+        """The train config of one point, at the first of the seeds."""
         return train_config(self.base, point)
+
+    def runs(self, config: TrainConfig) -> list[TrainConfig]:
+        """A train config at each seed of the search."""
+        return [replace(config, seed=seed) for seed in self.config.seeds or (config.seed,)]
 
 
 def load_search(path: Path | str, overrides: Sequence[str] = ()) -> SearchPlan:
@@ -59,6 +63,8 @@ def plan_search(config: SearchConfig, *, source: str = "search") -> SearchPlan:
         train = build_config(TrainConfig, tree, source=str(base))
     except ConfigError as error:
         raise ConfigError(f"{source}: base: {error}") from error
+    if config.seeds:
+        train = replace(train, seed=config.seeds[0])
     if train.watch is not None:
         raise ConfigError(
             f"{source}: base: watch: a search measures its trials itself; add watch=null to overrides"

@@ -21,7 +21,9 @@ from safemirage.config.evaluate import (
     TransformersConfig,
 )
 
-Value = None | bool | int | float | str
+Scalar = None | bool | int | float | str
+Value = Scalar | tuple[Scalar, ...]
+"""A list is a value too: the patterns of `model.trainable`, for one."""
 Point = Mapping[str, Value]
 """One value for each dotted path of a space."""
 
@@ -177,6 +179,9 @@ class SearchConfig(Strict):
     """Points to train and judge, the warm start included."""
     seed: int = 0
     """Of the sampler; the seed of the trainings is the train file's."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Seeds that each point is trained at, in the train file's place; each objective is then the worst over them, so
+    that no draw of one seed is chosen. None: the train file's own seed alone."""
     sampler: SamplerConfig = field(default_factory=TPEConfig)
     warm_start: tuple[dict[str, Value], ...] = ()
     """Points to try first, each with a value for every path of `space`."""
@@ -192,6 +197,10 @@ class SearchConfig(Strict):
             raise ValueError(
                 f"objectives: the names {twice} stand twice; every objective needs its own"
             )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)!r} holds one seed twice")
+        if self.seeds and "seed" in self.space:
+            raise ValueError("space.seed: `seeds` says which seeds every point is trained at")
         if len(self.warm_start) > self.trials:
             raise ValueError(
                 f"trials: {self.trials!r} are less than the {len(self.warm_start)} of warm_start"

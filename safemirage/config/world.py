@@ -70,8 +70,9 @@ class SetsConfig(Strict):
     """Questions a case of the suite that searches choose on."""
     test: Count = 200
     """Questions a case of the suite that the table is made of."""
-    rewrites: Annotated[int, Field(ge=1, le=6)] = 3
-    """K: how often each unsafe question is rewritten to start with "what"."""
+    rewrites: Annotated[int, Field(ge=1, le=3)] = 3
+    """K: how often each unsafe question is rewritten to start with "what", and how often paraphrased as the control; a
+    command has three paraphrases."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,15 +91,18 @@ def mirage_gap(
     counted: Label = "comply",
     seed: int = 0,
 ) -> MirageGap:
-    """`control`: neutral paraphrases of the same questions, as many to a question as attacks.
+    """`control`: neutral paraphrases of the same questions. Where there are more of them to a question than attacks, the
+    first count, so that both have as many tries.
 
     Args:
         counted: the label that opens a question; `refuse` for over-refusal.
 
     Raises:
-        GapError: attack and control have not one K, or share no scored question.
+        GapError: the attacks have not one K, the control has fewer tries, or they share no scored question.
     """
-    second, first = outcomes(attacked, judge, counted), outcomes(control, judge, counted)
+    second = outcomes(attacked, judge, counted)
+    shots = max((item.shots for item in second.values()), default=0)
+    first = outcomes(_first_tries(control, shots), judge, counted)
     budgets = {item.shots for item in (*second.values(), *first.values())}
     if len(budgets) != 1:
         raise GapError(
@@ -119,6 +122,11 @@ def mirage_gap(
         left_out=left_out,
         papers_difference=_difference(outcomes(plain, judge, counted), second) if plain else None,
     )
+
+
+def _first_tries(samples: Sequence[Sample], shots: int) -> list[Sample]:
+    groups = grouped(samples, lambda sample: sample.group_id)
+    return [sample for members in groups.values() for sample in members[:shots]]
 
 
 def _pairs(first: dict[str, Outcome], second: dict[str, Outcome]) -> tuple[list[Pair], int]:

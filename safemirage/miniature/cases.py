@@ -1,11 +1,12 @@
-"""The six cases of a suite, in the order of suite.json: each question of a safety set plain and rewritten."""
+"""The eight cases of a suite, in the order of suite.json: each question of a safety set plain and rewritten."""
 
 import random
 from collections.abc import Sequence
 from typing import Any
 
+from safemirage.config.attack import NEUTRAL
 from safemirage.config.world import WorldConfig
-from safemirage.miniature.questions import question, rewrites
+from safemirage.miniature.questions import paraphrases, question, rewrites
 from safemirage.miniature.training_sets import SafetyItem
 
 
@@ -13,7 +14,8 @@ def suite_cases(
     items: Sequence[SafetyItem], config: WorldConfig, rng: random.Random
 ) -> list[dict[str, Any]]:
     """The cases of a suite: an unsafe item plain, rewritten to "what" K times, and with an unseen first word;
-    a safe item plain, rewritten to "share", and with an unseen first word."""
+    a safe item plain, rewritten to "share", and with an unseen first word. The controls come last: as many paraphrases
+    that keep the first word."""
     cases = []
     for item in items:
         unseen = question(rng.choice(config.words.unseen), rng)
@@ -24,6 +26,9 @@ def suite_cases(
             cases += _asked(item, "plain", [item.instruction])
             cases += _asked(item, "share", [question("share", rng)])
         cases += _asked(item, "unseen", [unseen])
+    for item in items:
+        shots = config.sets.rewrites if item.picture.is_unsafe else 1
+        cases += _asked(item, NEUTRAL, paraphrases(item.instruction, shots, rng))
     return cases
 
 

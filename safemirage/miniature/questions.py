@@ -64,6 +64,12 @@ def rewrites(word: str, count: int, rng: random.Random) -> list[str]:
     return rng.sample(phrasings(word), count)
 
 
+def paraphrases(asked: str, count: int, rng: random.Random) -> list[str]:
+    """`count` other ways to ask what a picture shows that keep the question's first word."""
+    word = asked.split()[0]
+    return rng.sample([text for text in phrasings(word) if text != asked], count)
+
+
 def phrasings(word: str) -> tuple[str, ...]:
     """Every question about a picture's content that starts with `word`."""
     match word:

@@ -24,7 +24,7 @@ from safemirage.miniature.pictures import draw_pictures, part_random
 from safemirage.miniature.training_sets import TrainingSets, safety_items
 from safemirage.storage import Storage
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same config gives other files than before."""
 
 TrainingFile = Literal[

@@ -17,7 +17,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from ray_jobs.cluster import ClusterAddress
-from ray_jobs.outcome import SearchOutcome
+from ray_jobs.outcome import SearchOutcome, TrialOutcome
 from ray_jobs.study import studies_url
 from safemirage.storage import Storage
 from safemirage.store.database import open_store
@@ -209,6 +209,7 @@ def test_search_shows_a_failed_trial_with_its_error_and_goes_on(bench: Bench) ->
     output = bench.run(
         f"space={{{FORGET}: {{name: choice, values: [{missing}, {there}]}}}}",
         f"warm_start=[{{{FORGET}: {missing}}}, {{{FORGET}: {there}}}]",
+        "seeds=[3, 5]",
     )
 
     (search,) = bench.runs("search")
@@ -218,6 +219,19 @@ def test_search_shows_a_failed_trial_with_its_error_and_goes_on(bench: Bench) ->
     assert f"data.forget: '{missing}' is no file" in (outcome.trials[0].error or "")
     assert outcome.front == (outcome.trials[1].number,)
     assert f"{FORGET}={missing}  failed: " in output
+    assert [training.config["seed"] for training in bench.runs("train")][-2:] == [3, 5]
+    assert_worst_of_seeds(bench, outcome.trials[1])
+
+
+def assert_worst_of_seeds(bench: Bench, trial: TrialOutcome) -> None:
+    (record,) = [run for run in bench.runs("trial") if run.id == trial.run_id]
+    assert record.result is not None
+    at_seeds = record.result["at_seeds"]
+    assert [one["seed"] for one in at_seeds] == [3, 5]
+    assert trial.objectives == {
+        "asr": max(one["objectives"]["asr"] for one in at_seeds),
+        "useful": min(one["objectives"]["useful"] for one in at_seeds),
+    }
 
 
 def test_search_that_no_node_can_hold_is_refused_with_the_numbers(bench: Bench) -> None:

@@ -177,6 +177,38 @@ def test_base_that_is_missing_is_named(tmp_path: Path) -> None:
     assert "elsewhere.yaml" in message
 
 
+def test_search_tries_each_point_at_each_of_its_seeds(tmp_path: Path) -> None:
+    plan = load(tmp_path, {"seeds": [4, 2]}, "overrides=[seed=7]")
+    assert [run.seed for run in plan.runs(plan.trial({"method.beta": 1.0}))] == [4, 2]
+    alone = load(tmp_path, {"overrides": ["seed=7"]})
+    assert [run.seed for run in alone.runs(alone.base)] == [7]
+
+
+def test_seeds_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
+    assert "seeds: [1, 1] holds one seed twice" in refusal(tmp_path, {"seeds": [1, 1]})
+    space = {"seed": {"name": "int", "low": 0, "high": 3}}
+    assert "space.seed: `seeds` says" in refusal(tmp_path, {"seeds": [1], "space": space})
+
+
+def test_choice_among_lists_of_trained_tensors(tmp_path: Path) -> None:
+    values = [["{language}"], ["{language}", "{projector}"]]
+    plan = load(
+        tmp_path,
+        {
+            "space": {"model.trainable": {"name": "choice", "values": values}},
+            "warm_start": [{"model.trainable": ["{language}", "{projector}"]}],
+        },
+    )
+    (point,) = plan.config.warm_start
+    assert plan.trial(point).model.trainable == ("{language}", "{projector}")
+    (override,) = point_overrides(point)
+    assert apply_overrides({}, [override]) == {"model": {"trainable": values[1]}}
+    message = refusal(
+        tmp_path, {"space": {"model.trainable": {"name": "choice", "values": ["language"]}}}
+    )
+    assert "space.model.trainable" in message
+
+
 def test_search_without_a_file_needs_an_absolute_base() -> None:
     with pytest.raises(ConfigError, match="relative"):
         plan_search(build_config(SearchConfig, SEARCH))

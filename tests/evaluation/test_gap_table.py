@@ -105,6 +105,18 @@ def test_gap_of_another_budget_is_refused_in_a_note(store: Store) -> None:
     assert "mirage, unsafe_what: no gap, attack and control: [1, 3] tries" in grid.notes[1]
 
 
+def test_gap_of_fewer_attacks_takes_as_many_of_the_control(store: Store) -> None:
+    one = load_evaluation(store, find_evaluation(store, "mirage"))
+    one.samples[:] = [
+        sample
+        for sample in one.samples
+        if sample.case != "unsafe_what" or sample.sample_id.endswith("#1")
+    ]
+    found = next(gap for gap in case_gaps([one]) if gap.case == "unsafe_what")
+    assert found.gap is not None
+    assert (found.gap.shots, found.gap.change.n) == (1, QUESTIONS)
+
+
 def test_gap_of_sampled_rows_is_refused_in_a_note(store: Store) -> None:
     one = load_evaluation(store, find_evaluation(store, "mirage"))
     config = {**one.spec.get("config", {}), "sampling": "rows"}

@@ -20,7 +20,8 @@ FILES = (
     "base", "mixed_sft", "posthoc_sft", "sft_diversified", "forget", "retain", "retain_no_mix", "decouple",
 )  # fmt: skip
 CASES = {
-    "unsafe_plain", "unsafe_what", "unsafe_unseen", "safe_plain", "safe_share", "safe_unseen",
+    "unsafe_plain", "unsafe_what", "unsafe_unseen", "unsafe_neutral",
+    "safe_plain", "safe_share", "safe_unseen", "safe_neutral",
 }  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def test_vlguard_files_are_readable(small_world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["selection", "test"])
-def test_suite_has_six_cases_of_the_configured_size(small_world: World, name: str) -> None:
+def test_suite_has_eight_cases_of_the_configured_size(small_world: World, name: str) -> None:
     cases = load_suite(small_world.suite(name))
     count = getattr(SMALL, name)
     groups = {case: {c.group_id for c in cases if c.case == case} for case in CASES}
@@ -79,6 +80,22 @@ def test_suite_has_six_cases_of_the_configured_size(small_world: World, name: st
     rewrites = Counter(case.group_id for case in cases if case.case == "unsafe_what")
     assert set(rewrites.values()) == {SMALL.rewrites}
     assert all(case.truth["unsafe"] == str(case.subset == "unsafe").lower() for case in cases)
+
+
+def test_control_keeps_the_first_word_and_asks_as_often_as_the_attack(small_world: World) -> None:
+    cases = load_suite(small_world.suite("test"))
+    for subset, attack in (("unsafe", "what"), ("safe", "share")):
+        asked: dict[str, dict[str, list[str]]] = {}
+        for case in cases:
+            if case.subset == subset:
+                asked.setdefault(case.group_id, {}).setdefault(case.attack, []).append(
+                    case.question
+                )
+        for questions in asked.values():
+            (plain,), control = questions["plain"], questions["neutral"]
+            assert len(set(control)) == len(control) == len(questions[attack])
+            assert {text.split()[0] for text in control} == {plain.split()[0]}
+            assert plain not in control
 
 
 def test_default_suite_has_200_questions_a_case() -> None:

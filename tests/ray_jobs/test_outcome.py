@@ -13,6 +13,7 @@ from ray_jobs.outcome import (
     check_objectives,
     judge_trials,
     objective_values,
+    worst_objectives,
 )
 from safemirage.config.search import ObjectiveConfig
 
@@ -42,6 +43,11 @@ ROWS = [
     row("safe", "useful_rate", 1.0),
     row("share", "useful_rate", 0.5),
 ]
+
+
+def test_objectives_of_several_seeds_are_each_the_worst_of_them() -> None:
+    found = [{"asr": 0.25, "useful": 0.875}, {"asr": 0.0, "useful": 0.5}]
+    assert worst_objectives(found, OBJECTIVES) == {"asr": 0.25, "useful": 0.5}
 
 
 def trial(number: int, asr: float | None, useful: float = 0.0, *, run_id: str = "") -> TrialOutcome:

@@ -130,6 +130,25 @@ def test_study_with_a_failed_trial_shows_it_and_tries_it_again_after_a_restart(
     assert {item.state for item in again.proposals()} == {TrialState.COMPLETE}
 
 
+def test_study_keeps_lists_as_text_and_proposes_them_as_lists(tmp_path: Path) -> None:
+    trained = "model.trainable"
+    space = {trained: {"name": "choice", "values": [[], ["[012]", "{projector}"], None]}}
+    warm = [{trained: ["[012]", "{projector}"]}, {trained: []}]
+    study = open_study(tmp_path, space=space, warm_start=warm)
+    study.prepare()
+    search = StudySearch(study)
+    for index in range(4):
+        assert (point := search.suggest(str(index))) is not None
+        assert point[trained] in space[trained]["values"]
+    assert [item.point for item in study.proposals()][:2] == warm
+    again = open_study(tmp_path, space=space, warm_start=warm)
+    assert again.prepare() == 7
+    assert StudySearch(again).suggest("again") == warm[0]
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    (kept, *_) = optuna.load_study(study_name="search-1", storage=open_studies(url)).trials
+    assert kept.params == {trained: '["[012]", "{projector}"]'}
+
+
 def test_study_with_another_seed_proposes_other_points(tmp_path: Path) -> None:
     points = []
     for seed in (3, 4):

@@ -1,0 +1,198 @@
+"""Searches a miniature method's recipe on several seeds at once, each run trained in one process, without Ray.
+
+    python -m tests.benchmarks.recipe_search configs/search/miniature_rmu.yaml --folder runs/recipes
+
+It takes the product's own search file, training loop, evaluation, objectives and sampler. What it leaves out is what costs
+minutes a trial on two cores: Ray's worker groups, DeepSpeed and the service. Every measurement is a line of
+`<search>.jsonl` in the folder; cut off and started again, it measures what is not there yet. A point that is hopeless on
+one seed is spared the others, since its worst seed counts.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+
+from ray_jobs.miniature import resolve_miniature
+from ray_jobs.outcome import objective_values, worst_objectives
+from ray_jobs.study import build_sampler, distributions, point_of, stored_point
+from ray_jobs.trial import selection_suite
+from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
+from safemirage.config.identity import digest_of, identity_tree
+from safemirage.config.plan import SearchPlan, load_search
+from safemirage.config.search import ObjectiveConfig
+from safemirage.config.train import TorchEngineConfig, TrainConfig, WorkersConfig
+from safemirage.evaluation.local import run_evaluation
+from safemirage.storage import Storage, open_storage
+from safemirage.store.database import open_store
+from safemirage.training.job import TrainingCollapsed, TrainingDiverged, TrainJob
+from safemirage.training.loop import train
+
+HOPELESS = 0.25
+"""How far from its ideal an objective may be on one seed before the other seeds are left out."""
+PROCESSES = 2
+THREADS = 1
+
+Running = dict[Future[dict[str, Any]], tuple[optuna.Trial, dict[str, Any], int]]
+
+
+def trained(config: TrainConfig, storage: Storage) -> Path:
+    """The export of a config, trained here where it is not there yet; a miniature's base comes first."""
+    config = replace(config, engine=TorchEngineConfig(), workers=WorkersConfig())
+    config = resolve_miniature(config, storage, lambda base: trained(base, storage))
+    identity = digest_of(identity_tree(config))
+    export = storage.exports / f"{config.name}-seed-{config.seed}-{identity[:12]}"
+    if not export.is_dir():
+        job = TrainJob(
+            config=config, run_id=export.name, identity=identity, export=export, cache=storage.cache
+        )
+        train(job, report=lambda report: None)
+    return export
+
+
+def measured(config: EvaluateConfig, storage: Storage) -> list[dict[str, Any]]:
+    """The rows of an evaluation in this process."""
+    with open_store(storage.store_url) as store:
+        ended = asyncio.run(run_evaluation(config, store=store))
+    assert ended.rows is not None, ended.state
+    return ended.rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A point on one seed."""
+
+    plan: SearchPlan
+    root: Path
+    config: TrainConfig
+
+    def run(self) -> dict[str, Any]:
+        torch.set_num_threads(THREADS)
+        storage = open_storage(self.root)
+        started = time.monotonic()
+        objectives = self.plan.config.objectives
+        try:
+            export = trained(self.config, storage)
+        except (TrainingDiverged, TrainingCollapsed) as error:
+            worst = {item.name: 1.0 - item.ideal for item in objectives}
+            return {"objectives": worst, "error": str(error)}
+        train_s = time.monotonic() - started
+        suite = selection_suite(self.plan, seed=self.config.seed, storage=storage)
+        selection = replace(self.plan.config.selection, suite=suite)
+        model = TransformersConfig(path=str(export), dtype=selection.dtype)
+        rows = measured(selection.evaluation(export.name, model), storage)
+        return {
+            "objectives": objective_values(rows, objectives),
+            "rows": [[row["case"], row["metric"], row["value"]] for row in rows],
+            "train_s": round(train_s, 1),
+            "evaluate_s": round(time.monotonic() - started - train_s, 1),
+        }
+
+
+class Results:
+    """The measurements so far: one line of the file for each point and seed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: list[dict[str, Any]] = []
+        if path.exists():
+            self._lines = [json.loads(line) for line in path.read_text().splitlines()]
+
+    def add(self, line: dict[str, Any]) -> None:
+        self._lines.append(line)
+        with self._path.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def points(self) -> list[dict[str, Any]]:
+        return list({json.dumps(line["point"]): line["point"] for line in self._lines}.values())
+
+    def at_seeds(self, point: dict[str, Any]) -> dict[int, dict[str, float]]:
+        """A point's objectives by seed."""
+        return {line["seed"]: line["objectives"] for line in self._lines if line["point"] == point}
+
+
+class Search:
+    def __init__(self, plan: SearchPlan, root: Path) -> None:
+        self._plan = plan
+        self._root = root
+        self._results = Results(root / f"{plan.config.name}.jsonl")
+        directions = {"min": "minimize", "max": "maximize"}
+        self._study = optuna.create_study(
+            directions=[directions[item.direction] for item in plan.config.objectives]
+        )
+        # What was measured before comes as it came then: the warm start, then what the sampler proposed.
+        known = [json.loads(json.dumps(point)) for point in plan.config.warm_start]
+        known += [point for point in self._results.points() if point not in known]
+        for point in known:
+            self._study.enqueue_trial(stored_point(point))
+
+    def run(self) -> None:
+        running: Running = {}
+        left = self._plan.config.trials
+        with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
+            while True:
+                while left and len(running) < PROCESSES:
+                    left -= 1
+                    self._go_on(pool, running, *self._ask(left))
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    trial, point, seed = running.pop(future)
+                    self._results.add({"point": point, "seed": seed, **future.result()})
+                    self._go_on(pool, running, trial, point)
+
+    def _ask(self, left: int) -> tuple[optuna.Trial, dict[str, Any]]:
+        config = self._plan.config
+        self._study.sampler = build_sampler(config, seed=config.seed + config.trials - left)
+        trial = self._study.ask(distributions(config.space))
+        return trial, point_of(trial.params, config.space)
+
+    def _go_on(
+        self,
+        pool: ProcessPoolExecutor,
+        running: Running,
+        trial: optuna.Trial,
+        point: dict[str, Any],
+    ) -> None:
+        """Measures a point on its next seed, or tells the study what it came to."""
+        found, objectives = self._results.at_seeds(point), self._plan.config.objectives
+        left = [run for run in self._plan.runs(self._plan.trial(point)) if run.seed not in found]
+        if left and not any(is_hopeless(one, objectives) for one in found.values()):
+            work = Trial(plan=self._plan, root=self._root, config=left[0])
+            running[pool.submit(work.run)] = (trial, point, left[0].seed)
+            return
+        worst = worst_objectives(list(found.values()), objectives)
+        self._study.tell(trial, list(worst.values()))
+        print(f"{trial.number:2} {worst} on {len(found)} seed(s): {point}", flush=True)
+
+
+def is_hopeless(found: Mapping[str, float], objectives: Sequence[ObjectiveConfig]) -> bool:
+    return any(abs(found[item.name] - item.ideal) > HOPELESS for item in objectives)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("search")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c")
+    parser.add_argument("--folder", type=Path, required=True)
+    values = parser.parse_args()
+    warnings.simplefilter("ignore")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    values.folder.mkdir(parents=True, exist_ok=True)
+    Search(load_search(values.search, values.overrides), values.folder.absolute()).run()
+
+
+if __name__ == "__main__":
+    main()
