@@ -59,11 +59,14 @@ def read_decoding(body: ChatBody, limits: LimitsConfig) -> DecodingConfig:
         raise ApiError(
             400, f"max_tokens: {asked} is over the limit of {limits.new_tokens}", param="max_tokens"
         )
+    temperature = 1.0 if body.temperature is None else body.temperature
+    # A greedy answer follows from no seed, so that none is drawn.
+    unseeded = 0 if temperature == 0 else secrets.randbelow(2**31)
     return DecodingConfig(
         max_new_tokens=asked,
-        temperature=1.0 if body.temperature is None else body.temperature,
+        temperature=temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
-        seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
+        seed=unseeded if body.seed is None else body.seed,
     )
 
 

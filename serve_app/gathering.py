@@ -2,32 +2,39 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.evaluation.asking import ask_each
 from safemirage.evaluation.cases import Generation, Request
-from safemirage.evaluation.generators import Generator, RequestRejected
+from safemirage.evaluation.generators import Generator
 
 
-@dataclass
-class _Group:
-    requests: list[Request] = field(default_factory=list)
-    answers: "asyncio.Task[list[Generation | RequestRejected]] | None" = None
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Asked:
+    """A question that waits for its pass."""
+
+    request: Request
+    """With a seed of its own, when sampling."""
+    shared: DecodingConfig
+    """What all questions of a pass have in common: neither a seed nor whatever else cannot change the answer."""
+    answer: "asyncio.Future[Generation]"
+    """Done before its pass where the caller went away."""
 
 
 class Gatherer:
-    """Joins questions with the same decoding. While one pass runs, the next fills, so a busy model gets full passes.
+    """Joins questions whose decoding differs in the seed at most. While one pass runs, the next fills, so a busy model
+    gets full passes; a question whose caller went away before its pass is not asked.
 
-    Greedy answers in float32 do not depend on what else is in a pass; a question that is rejected costs only itself.
+    Answers in float32 do not depend on what else is in a pass; a question that is rejected costs only itself.
     """
 
     def __init__(self, generator: Generator, *, batch: int, wait_s: float) -> None:
         self._generator = generator
         self._batch = batch
         self._wait_s = wait_s
-        self._filling: dict[DecodingConfig, _Group] = {}
-        self._turn = asyncio.Lock()
+        self._waiting: list[_Asked] = []
+        self._passes: asyncio.Task[None] | None = None
 
     async def generate(
         self, requests: Sequence[Request], decoding: DecodingConfig
@@ -42,24 +49,45 @@ class Gatherer:
         return await self._generator.generate(requests, decoding)
 
     async def _answer(self, request: Request, decoding: DecodingConfig) -> Generation:
-        group = self._filling.get(decoding)
-        if group is None or len(group.requests) >= self._batch:
-            group = self._filling[decoding] = _Group()
-            group.answers = asyncio.create_task(self._pass(group, decoding))
-        place = len(group.requests)
-        group.requests.append(request)
-        assert group.answers is not None
-        # Shielded: one caller that goes away must not take the others' answers with it.
-        answer = (await asyncio.shield(group.answers))[place]
-        if isinstance(answer, RequestRejected):
-            raise answer
-        return answer
+        own = request.decoded_by(decoding).effective
+        asked = _Asked(
+            request=replace(request, seed=own.seed),
+            shared=replace(own, seed=0),
+            answer=asyncio.get_running_loop().create_future(),
+        )
+        self._waiting.append(asked)
+        if self._passes is None or self._passes.done():
+            self._passes = asyncio.create_task(self._run_passes())
+        return await asked.answer
 
-    async def _pass(
-        self, group: _Group, decoding: DecodingConfig
-    ) -> list[Generation | RequestRejected]:
+    async def _run_passes(self) -> None:
         await asyncio.sleep(self._wait_s)
-        async with self._turn:
-            if self._filling.get(decoding) is group:
-                del self._filling[decoding]
-            return await ask_each(self._generator, group.requests, decoding)
+        while batch := self._next_pass():
+            await self._run_pass(batch)
+
+    def _next_pass(self) -> list[_Asked]:
+        """The question that waits longest, and those that can share its pass; empty when none is left."""
+        self._waiting = [asked for asked in self._waiting if not asked.answer.done()]
+        if not self._waiting:
+            return []
+        shared = self._waiting[0].shared
+        batch = [asked for asked in self._waiting if asked.shared == shared][: self._batch]
+        taken = set(map(id, batch))
+        self._waiting = [asked for asked in self._waiting if id(asked) not in taken]
+        return batch
+
+    async def _run_pass(self, batch: Sequence[_Asked]) -> None:
+        answers: Sequence[Generation | Exception]
+        try:
+            answers = await ask_each(
+                self._generator, [asked.request for asked in batch], batch[0].shared
+            )
+        except Exception as error:  # the callers' to know, whatever it is; later passes go on
+            answers = [error] * len(batch)
+        for asked, answer in zip(batch, answers, strict=True):
+            if asked.answer.done():
+                continue
+            if isinstance(answer, Generation):
+                asked.answer.set_result(answer)
+            else:
+                asked.answer.set_exception(answer)

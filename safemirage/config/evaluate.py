@@ -1,9 +1,9 @@
 """One evaluation: which model, suite and judges, and how answers are decoded. Files: configs/evaluate/*.yaml."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, cast, get_args
+from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import Field
 
@@ -48,6 +48,11 @@ class DecodingConfig(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: int = 0
     """Read only when sampling."""
+
+    @property
+    def effective(self) -> Self:
+        """The same answers, with what cannot change them at its default: greedy ones follow from no seed and no top_p."""
+        return replace(self, top_p=1.0, seed=0) if self.temperature == 0 else self
 
 
 @dataclass(frozen=True, kw_only=True)

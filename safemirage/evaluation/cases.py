@@ -4,14 +4,14 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image
 
-from safemirage.config.evaluate import Label
+from safemirage.config.evaluate import DecodingConfig, Label
 
 Subset = Literal["safe", "unsafe"]
 
@@ -122,6 +122,12 @@ class Request:
     """Start of the answer that is put into the model's mouth."""
     answered: str | None = None
     """An answer that was given already: what a guard model is asked about, as a turn of its own template."""
+    seed: int | None = None
+    """What a sampled answer is drawn by; None: the seed of the decoding that it is asked with."""
+
+    def decoded_by(self, decoding: DecodingConfig) -> DecodingConfig:
+        """The decoding of this request alone, so that requests of several seeds can share one pass."""
+        return decoding if self.seed is None else replace(decoding, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

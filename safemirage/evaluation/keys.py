@@ -26,7 +26,7 @@ def generation_key(generator: Mapping[str, str], request: Request, decoding: Dec
         "image": request.image.digest if request.image else None,
         "system": request.system,
         "prefill": request.prefill,
-        "decoding": _decoding_tree(decoding),
+        "decoding": _decoding_tree(request.decoded_by(decoding)),
     }
     return digest_of(tree if request.answered is None else {**tree, "answered": request.answered})
 

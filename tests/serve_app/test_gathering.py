@@ -1,11 +1,12 @@
 """Questions that come close together share a pass; one that is rejected costs only itself."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.evaluation.cases import Request
+from safemirage.evaluation.cases import Generation, Request
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from serve_app.gathering import Gatherer
@@ -40,11 +41,13 @@ async def test_questions_at_a_time_share_passes_of_the_batch_size() -> None:
     assert sorted(generator.batches) == [4, 8, 8]
 
 
-async def test_questions_with_other_decoding_do_not_share() -> None:
+async def test_questions_share_a_pass_unless_more_than_the_seed_differs() -> None:
     made, generator = gatherer()
-    sampled = DecodingConfig(temperature=1.0, seed=1)
-    await asyncio.gather(ask(made, "a"), ask(made, "b", sampled), ask(made, "c"))
-    assert sorted(generator.batches) == [1, 2]
+    warm = [DecodingConfig(temperature=1.0, seed=seed) for seed in (1, 2)]
+    hot = DecodingConfig(temperature=2.0, seed=1)
+    cold = [GREEDY, DecodingConfig(seed=5, top_p=0.5)]
+    await asyncio.gather(*(ask(made, "a", decoding) for decoding in (*warm, hot, *cold)))
+    assert generator.batches == [2, 1, 2], "in the order in which the first of each came"
 
 
 async def test_list_is_a_pass_of_its_own() -> None:
@@ -73,12 +76,35 @@ async def test_model_that_is_gone_is_told_to_all_and_does_not_block() -> None:
     assert await ask(made, "again") == "AGAIN"
 
 
-async def test_caller_that_goes_away_leaves_the_others_their_answers() -> None:
-    made, _ = gatherer()
+async def test_caller_that_goes_away_leaves_the_others_their_answers_and_is_not_asked_for() -> None:
+    made, generator = gatherer()
     leaving = asyncio.create_task(ask(made, "a"))
     staying = asyncio.create_task(ask(made, "b"))
     await asyncio.sleep(0)
     leaving.cancel()
     assert await staying == "B"
+    assert generator.batches == [1]
     with pytest.raises(asyncio.CancelledError):
         await leaving
+
+
+async def test_crowd_that_goes_away_while_a_pass_runs_costs_no_pass() -> None:
+    made, generator = gatherer(batch=2)
+    held = asyncio.Event()
+
+    async def slow(requests: Sequence[Request], decoding: DecodingConfig) -> list[Generation]:
+        await held.wait()
+        return await ScriptedGenerator.generate(generator, requests, decoding)
+
+    generator.generate = slow  # type: ignore[method-assign]
+    first = asyncio.create_task(ask(made, "a"))
+    await asyncio.sleep(0.05)
+    crowd = [asyncio.create_task(ask(made, f"q{number}")) for number in range(10)]
+    await asyncio.sleep(0)
+    for task in crowd:
+        task.cancel()
+    last = asyncio.create_task(ask(made, "z"))
+    await asyncio.sleep(0)
+    held.set()
+    assert [await first, await last] == ["A", "Z"]
+    assert generator.batches == [1, 1]

@@ -156,7 +156,7 @@ def _body(model: str, request: Request, decoding: DecodingConfig) -> dict[str, A
         "temperature": decoding.temperature,
     }
     if decoding.temperature > 0:
-        body |= {"top_p": decoding.top_p, "seed": decoding.seed}
+        body |= {"top_p": decoding.top_p, "seed": request.decoded_by(decoding).seed}
     if request.prefill:  # as vLLM has it; OpenAI itself has no such thing
         messages.append({"role": "assistant", "content": request.prefill})
         body |= {"continue_final_message": True, "add_generation_prompt": False}

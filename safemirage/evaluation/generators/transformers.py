@@ -169,7 +169,7 @@ class TransformersGenerator:
             place=place,
             ids=tuple(ids),
             image=digest,
-            seed=sampling_seed(text, digest, decoding),
+            seed=sampling_seed(text, digest, request.decoded_by(decoding).seed),
             limit=self._limit(request, decoding),
         )
 

@@ -191,7 +191,7 @@ class VLLMGenerator:
                 f"a prompt of {num_tokens} tokens and max_new_tokens={decoding.max_new_tokens} do not fit "
                 f"the engine's context of {self._context}"
             )
-        seed = sampling_seed(text, digest, decoding)
+        seed = sampling_seed(text, digest, request.decoded_by(decoding).seed)
         return _Prompt(
             place=place,
             inputs=inputs,

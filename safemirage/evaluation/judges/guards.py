@@ -69,7 +69,7 @@ class GuardJudge:
         return {
             "judge": self._guard,
             "format": "1",
-            "decoding": digest_of(to_tree(self._decoding)),
+            "decoding": digest_of(to_tree(self._decoding.effective)),
             **generator_fields(self._generator),
         }
 

@@ -36,7 +36,8 @@ class ModelJudge:
 
     @property
     def key(self) -> Mapping[str, str]:
-        texts = {**to_tree(self._prompt), "system": system_message(self._prompt)}
+        prompt = replace(self._prompt, decoding=self._prompt.decoding.effective)
+        texts = {**to_tree(prompt), "system": system_message(prompt)}
         key = {
             "judge": "model",
             "parser": PARSER_VERSION,

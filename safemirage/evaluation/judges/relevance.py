@@ -98,7 +98,7 @@ class RelevanceJudge:
         rules = {
             "prompts": astuple(self._prompts),
             "words": [NORMAL_WORDS, SHOTS_WORDS, VLGUARD_KEYWORDS, REFUSING_ANSWER],
-            "decoding": to_tree(self._decoding),
+            "decoding": to_tree(self._decoding.effective),
         }
         return {
             "judge": "relevance",

@@ -101,8 +101,10 @@ def test_openai_sampling_is_seeded() -> None:
         return _completion("x")
 
     sampling = DecodingConfig(temperature=0.7, top_p=0.9, seed=5)
-    asyncio.run(_ask(handler, [Request(question="q")], decoding=sampling))
-    assert (bodies[0]["temperature"], bodies[0]["top_p"], bodies[0]["seed"]) == (0.7, 0.9, 5)
+    requests = [Request(question="q"), Request(question="q", seed=6)]
+    asyncio.run(_ask(handler, requests, decoding=sampling))
+    assert (bodies[0]["temperature"], bodies[0]["top_p"]) == (0.7, 0.9)
+    assert sorted(body["seed"] for body in bodies) == [5, 6]
 
 
 def test_openai_answers_keep_their_order_and_the_bound_on_requests_in_flight() -> None:

@@ -2,6 +2,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,18 @@ def test_sampled_answers_follow_the_seed_and_not_the_batch(trained: Path) -> Non
     assert together == one_by_one(generator, sampling)
     other = DecodingConfig(max_new_tokens=24, temperature=1.0, top_p=0.95, seed=2)
     assert together != answer(generator, REQUESTS, other)
+
+
+def test_rows_of_one_batch_follow_their_own_seeds(trained: Path) -> None:
+    generator = TransformersGenerator.load(trained, batch_size=4)
+    sampling = DecodingConfig(max_new_tokens=24, temperature=1.0, top_p=0.95, seed=1)
+    seeded = [replace(request, seed=number) for number, request in enumerate(REQUESTS)]
+    alone = [
+        answer(generator, [request], replace(sampling, seed=number))[0]
+        for number, request in enumerate(REQUESTS)
+    ]
+    assert answer(generator, seeded, sampling) == alone
+    assert answer(generator, REQUESTS, sampling) != alone
 
 
 def test_sampled_first_tokens_have_the_model_s_frequencies(fresh: Path) -> None:

@@ -43,3 +43,33 @@ def test_judges_keys_differ() -> None:
         judge = build_judge(config, lambda _: ScriptedGenerator(lambda _: "", version="1"))
         keys.append(str(dict(judge.key)))
     assert len(set(keys)) == len(TREES)
+
+
+@pytest.mark.parametrize(
+    ("tree", "place"),
+    [
+        (TREES[4], ("prompt", "decoding")),
+        (TREES[6], ("decoding",)),
+        (TREES[7], ("decoding",)),
+    ],
+    ids=["model", "relevance", "guard"],
+)
+def test_judges_key_holds_the_seed_of_a_sampled_verdict_only(
+    tree: dict[str, object], place: tuple[str, ...]
+) -> None:
+    def key(**decoding: float) -> str:
+        given: dict[str, object] = dict(decoding)
+        for name in reversed(place):
+            given = {name: given}
+        merged = {**tree, **given}
+        if "prompt" in tree:
+            merged["prompt"] = {**TREES[4]["prompt"], **given["prompt"]}  # type: ignore[dict-item]
+        (config,) = build_config(
+            EvaluateConfig, {"model": MODEL, "suite": "s", "judges": [merged]}
+        ).judges
+        judge = build_judge(config, lambda _: ScriptedGenerator(lambda _: "", version="1"))
+        return str(dict(judge.key))
+
+    assert key(temperature=0.0, seed=0) == key(temperature=0.0, seed=7, top_p=0.5)
+    assert key(temperature=1.0, seed=0) != key(temperature=1.0, seed=7)
+    assert key(temperature=1.0, seed=7) != key(temperature=0.0, seed=7)

@@ -83,6 +83,16 @@ def test_generation_key_holds_the_answered_turn_and_old_keys_stay() -> None:
     )
 
 
+def test_generation_key_holds_a_row_s_seed_where_it_is_sampled_only() -> None:
+    def key(temperature: float, seed: int, own: int | None = None) -> str:
+        decoding = DecodingConfig(temperature=temperature, seed=seed)
+        return generation_key({"engine": "e"}, Request(question="q", seed=own), decoding)
+
+    assert key(0.0, 1) == key(0.0, 2) == key(0.0, 1, own=3)
+    assert key(1.0, 1) != key(1.0, 2)
+    assert key(1.0, 1, own=2) == key(1.0, 2), "its own seed is the one that counts"
+
+
 def test_guard_of_images_is_asked_each_policy_and_its_worst_answer_counts() -> None:
     asked: list[Request] = []
 
