@@ -288,7 +288,8 @@ def test_convert_prints_what_became_of_each_key(
     assert run("convert", source, "--to", tmp_path / "hub", "--vision-tower", tower) == 0
     screen = capsys.readouterr().out
     assert f"{len(model.weights(tower=True))} tensors, each read back" in screen
-    assert "lm_head.weight: 61 rows for new tokens" in screen
+    assert "tokenizer: the original's ids for " in screen
+    assert "lm_head.weight: 20 rows for new tokens" in screen
     assert "vision_model.embeddings.position_ids" in screen
     assert run("convert", source, "--to", tmp_path / "hub") == 1
     assert "--force" in capsys.readouterr().err

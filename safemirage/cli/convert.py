@@ -24,7 +24,7 @@ def convert(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:
-    """Turn a checkpoint of the original LLaVA into an export, and check it back key by key."""
+    """Turn a checkpoint of the original LLaVA into an export, and check it back key by key and text by text."""
     if to.exists() and not force:
         raise ConfigError(f"--to: {to} is there; name another folder or give --force")
     from safemirage.models.conversion import convert as run_convert
@@ -32,6 +32,8 @@ def convert(
     report = run_convert(source, to, base=base, vision_tower=vision_tower)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{to}: {report.compared} tensors, each read back with the values of {source}")
+    if report.texts:
+        console.print(f"tokenizer: the original's ids for {report.texts} texts")
     console.print(f"vision tower: {report.vision_tower}")
     for key, count in report.filled_rows.items():
         console.print(f"{key}: {count} rows for new tokens, each the mean of the others")

@@ -1,18 +1,34 @@
 """A tiny checkpoint in the original LLaVA's layout, and what the original computes from it: features spliced into text."""
 
 import json
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from tests.tiny import make_tokenizer, tiny_config
+from tests.tiny import tiny_config
 
-SPECIAL_TOKENS = ("<unk>", "<s>", "</s>")
-VOCABULARY = 259
+VOCABULARY = 300
+TOKENIZER_CONFIG = {
+    "tokenizer_class": "LlamaTokenizer",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "pad_token": None,
+    "add_bos_token": True,
+    "add_eos_token": False,
+    "clean_up_tokenization_spaces": False,
+    "legacy": False,
+    "model_max_length": 2048,
+    "sp_model_kwargs": {},
+}
+"""As published."""
 
 
 class OriginalLlava:
@@ -116,8 +132,27 @@ def save_full(folder: Path, weights: dict[str, Tensor], *, num_files: int = 2) -
     index = folder / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps(original_config()))
-    make_tokenizer(SPECIAL_TOKENS, bos="<s>", eos="</s>", unk="<unk>").save_pretrained(folder)
+    (folder / "tokenizer.model").write_bytes(tiny_pieces())
+    (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG))
     return folder
+
+
+@cache
+def tiny_pieces() -> bytes:
+    """A SentencePiece model of Llama's kind with VOCABULARY pieces: bytes for what it does not know."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    model = BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a red car and a blue cup on the table"] * 50),
+        model_writer=model,
+        vocab_size=VOCABULARY,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    return model.getvalue()
 
 
 def save_lora(folder: Path, *, seed: int = 1, pickled: bool = True) -> Path:

@@ -1,4 +1,4 @@
-"""From the original LLaVA's layout to the hub's, checked back key by key. Command: `safemirage convert SRC --to DST`."""
+"""From the original LLaVA's layout to the hub's, checked back key by key and text by text. Command: `safemirage convert SRC --to DST`."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def convert(
         vision_tower: folder of the CLIP weights, where a full checkpoint has only their name.
 
     Raises:
-        ConversionError: a key without a place, a place without a key, another shape, or another value read back.
+        ConversionError: a key without a place, a place without a key, another shape, another value read back, or other token ids.
     """
     source = Path(source)
     if not source.is_dir():

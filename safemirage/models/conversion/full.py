@@ -8,8 +8,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
-    AddedToken,
-    AutoTokenizer,
     CLIPImageProcessorPil,
     GenerationConfig,
     LlavaConfig,
@@ -34,11 +32,17 @@ from safemirage.models.conversion.source import (
     require_all,
     require_shape,
 )
+from safemirage.models.conversion.tokenizer import (
+    IMAGE_TOKEN,
+    check_tokenizer,
+    convert_tokenizer,
+)
 from safemirage.models.export import export_folder, write_index, write_processor
 from safemirage.models.families import LLAVA
 from safemirage.models.presets import square_images
 
-_IMAGE_TOKEN = "<image>"
+_PREPROCESSOR = "preprocessor_config.json"
+_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 _VOCABULARY_KEYS = (
     "language_model.model.embed_tokens.weight",
     "language_model.lm_head.weight",
@@ -48,11 +52,11 @@ _VOCABULARY_KEYS = (
 def convert_full(source: Path, target: Path, vision_tower: Path | None) -> ConversionReport:
     """See `convert`."""
     original = read_json(source / "config.json")
-    tokenizer = _tokenizer(source)
+    tokenizer = convert_tokenizer(source)
     config = hub_config(
         original,
         tower_config(original, vision_tower),
-        image_token_id=tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         num_tokens=max(len(tokenizer), original["vocab_size"]),
     )
     sources = [Source(files=weight_files(source), rename=hub_key)]
@@ -69,24 +73,24 @@ def convert_full(source: Path, target: Path, vision_tower: Path | None) -> Conve
     record = conversion_record(source, sources, base=None)
     with export_folder(target, family=LLAVA, record=record) as scratch:
         _write_weights(scratch, sources, _hub_shapes(config), report)
-        _write_config(scratch, config, tokenizer)
+        _write_config(scratch, config, tokenizer, original)
         pad = original.get("image_aspect_ratio") == "pad"
-        write_processor(scratch, _processor(tokenizer, config, pad=pad))
+        write_processor(
+            scratch, _processor(tokenizer, config, _image_processor(config, vision_tower, pad=pad))
+        )
         check_back(scratch, sources, report)
+        report.texts = check_tokenizer(scratch, source)
     return report
 
 
-def _tokenizer(source: Path) -> Any:
-    """The checkpoint's own, with a token for what the original splices in at index -200."""
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    image = AddedToken(_IMAGE_TOKEN, special=True, normalized=False)
-    tokenizer.add_tokens([image], special_tokens=True)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token  # as the original does
-    return tokenizer
-
-
-def _write_config(scratch: Path, config: LlavaConfig, tokenizer: Any) -> None:
+def _write_config(
+    scratch: Path, config: LlavaConfig, tokenizer: Any, original: Mapping[str, Any]
+) -> None:
+    """Raises ConversionError where the model's start or end token is another than its tokenizer's."""
+    for key in ("bos_token_id", "eos_token_id"):
+        own, named = getattr(tokenizer, key), original.get(key)
+        if named not in (None, own):
+            raise ConversionError(f"config.json: {key}: {named!r}, but the tokenizer's is {own}")
     config.architectures = [LlavaForConditionalGeneration.__name__]
     config.save_pretrained(scratch)
     GenerationConfig(
@@ -96,13 +100,29 @@ def _write_config(scratch: Path, config: LlavaConfig, tokenizer: Any) -> None:
     ).save_pretrained(scratch)
 
 
-def _processor(tokenizer: Any, config: LlavaConfig, *, pad: bool) -> LlavaProcessor:
+def _image_processor(config: LlavaConfig, vision_tower: Path | None, *, pad: bool) -> Any:
+    """The tower's own, which is the original's; CLIP's where only the tower's name is known.
+
+    Raises:
+        ConversionError: the tower's leaves out a step, or makes images of another size than the tower takes.
+    """
     side = config.vision_config.image_size
-    images = CLIPImageProcessorPil(
-        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
-    )
+    square = {"height": side, "width": side}
+    images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=square)
+    if vision_tower is not None and (vision_tower / _PREPROCESSOR).is_file():
+        images = CLIPImageProcessorPil.from_pretrained(vision_tower)
+    left_out = [step for step in _STEPS if not getattr(images, step)]
+    if left_out or dict(images.crop_size) != square:
+        raise ConversionError(
+            f"{vision_tower}/{_PREPROCESSOR}: leaves out {left_out} or crops to {dict(images.crop_size)}; "
+            f"LLaVA-1.5's does each of {list(_STEPS)} and crops to {square}"
+        )
+    return square_images(images, pad=pad)
+
+
+def _processor(tokenizer: Any, config: LlavaConfig, images: Any) -> LlavaProcessor:
     return LlavaProcessor(
-        image_processor=square_images(images, pad=pad),
+        image_processor=images,
         tokenizer=tokenizer,
         patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,

@@ -198,6 +198,7 @@ def hub_config(
         ("mm_projector_type", {"mlp2x_gelu"}),
         ("image_aspect_ratio", {"pad", "square", None}),
         ("mm_patch_merge_type", {"flat", None}),
+        ("mm_use_im_start_end", {False, None}),
         ("tie_word_embeddings", {False, None}),
     ):
         if original.get(key) not in allowed:

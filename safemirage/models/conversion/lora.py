@@ -25,6 +25,7 @@ from safemirage.models.conversion.source import (
     require_all,
     require_shape,
 )
+from safemirage.models.conversion.tokenizer import check_image_blanks
 from safemirage.models.export import BaseModel, export_folder, write_processor
 from safemirage.models.families import LLAVA
 from safemirage.models.loading import load_processor, resolve_model
@@ -55,7 +56,9 @@ def convert_lora(source: Path, target: Path, base: str) -> ConversionReport:
         )
         adapter.save_pretrained(scratch)
         presets = _presets(read_json(source / "config.json"))
-        write_processor(scratch, load_processor(folder, LLAVA, base_config, presets=presets))
+        processor = load_processor(folder, LLAVA, base_config, presets=presets)
+        check_image_blanks(processor.tokenizer)
+        write_processor(scratch, processor)
         check_back(scratch, [files], report)
     return report
 

@@ -29,6 +29,8 @@ class ConversionReport:
     """Where its weights came from."""
     compared: int = 0
     """Source tensors that were read back from the target with the same type, shape and values."""
+    texts: int = 0
+    """Texts to which the target's tokenizer gives the ids that the original's gives."""
     computed: list[str] = field(default_factory=list)
     """Source tensors that are no weights: a model computes them."""
     filled_rows: dict[str, int] = field(default_factory=dict)
