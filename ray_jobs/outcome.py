@@ -5,11 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-import numpy as np
-
 from safemirage.config.plan import point_overrides
 from safemirage.config.search import ObjectiveConfig
 from safemirage.evaluation.pareto import Points, hypervolume, knee, pareto_front
+from safemirage.runs import costs_of
 
 
 class ObjectiveError(ValueError):
@@ -164,8 +163,7 @@ def judge_trials(
 
 
 def _costs(trials: Sequence[TrialOutcome], objectives: Sequence[ObjectiveConfig]) -> Points:
-    values = [[(trial.objectives or {})[item.name] for item in objectives] for trial in trials]
-    return np.array(values, dtype=np.float64) * _signs(objectives)
+    return costs_of([trial.objectives or {} for trial in trials], objectives)
 
 
 def _signs(objectives: Sequence[ObjectiveConfig]) -> list[float]:

@@ -31,10 +31,12 @@ from safemirage.config.serve import ServeConfig
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import WorldConfig
 from safemirage.evaluation.client import EvaluationClient
+from safemirage.evaluation.metrics import row_from
 from safemirage.evaluation.report import HTML, Report, ReportInput, ReportModel, write_report
 from safemirage.evaluation.tables import comparison_table
 from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.world import build_world
+from safemirage.runs import EvaluateResult, TrainResult, WorldResult, read_record
 from safemirage.storage import Storage, open_storage
 from safemirage.store.database import Store, open_store
 from safemirage.store.runs import RunHandle, RunRecord, run_once
@@ -97,7 +99,7 @@ class Chain:
         def work(_: RunHandle) -> dict[str, Any]:
             initial = build_initial_model(build_world(world, self._storage), self._storage)
             suite = publish_suite("test", seed=self._config.seed, storage=self._storage)
-            return {"initial": str(initial), "suite": suite}
+            return to_tree(WorldResult(initial=str(initial), suite=suite))
 
         _say("world: pictures, questions, a fresh model with a trained vision tower")
         run = run_once(
@@ -108,8 +110,7 @@ class Chain:
             config=tree,
             work=work,
         )
-        assert run.result is not None
-        return str(run.result["suite"])
+        return read_record(WorldResult, run.result, of=run.id).suite
 
     def _step(self, entry: ModelEntry) -> _Step:
         seed = f"seed={self._config.seed}"
@@ -141,9 +142,9 @@ class Chain:
         self, entry: ModelEntry, config: TrainConfig, run: RunRecord, client: EvaluationClient
     ) -> ReportModel:
         """The row's rates on the test suite, asked of the service."""
-        assert run.result is not None
+        trained = read_record(TrainResult, run.result, of=run.id)
         body = {
-            "model": Path(run.result["export"]).name,
+            "model": Path(trained.export).name,
             "suite": self._suite,
             "judges": list(self._config.judges),
             "decoding": to_tree(self._config.decoding),
@@ -154,7 +155,8 @@ class Chain:
                 handle.progress(evaluation["progress"])
 
             evaluation = client.run(body, on_progress=on_progress)
-            return {"evaluation": evaluation["id"], "rows": evaluation["rows"]}
+            rows = tuple(map(row_from, evaluation["rows"]))
+            return to_tree(EvaluateResult(evaluation=evaluation["id"], rows=rows))
 
         done = run_once(
             self._store,
@@ -165,10 +167,9 @@ class Chain:
             work=work,
             parent_id=run.id,
         )
-        assert done.result is not None
         return ReportModel(
             name=entry.name,
-            evaluation_id=done.result["evaluation"],
+            evaluation_id=read_record(EvaluateResult, done.result, of=done.id).evaluation,
             says=entry.says,
             config=config,
         )

@@ -39,6 +39,7 @@ from safemirage.config.train import TrainConfig
 from safemirage.config.world import is_miniature
 from safemirage.evaluation.judges.build import measures_of
 from safemirage.evaluation.suites import SuiteError, load_suite
+from safemirage.runs import StudyConfig, TrainResult, TrialResult, read_record
 from safemirage.storage import Storage, open_storage
 from safemirage.store.database import Store, open_store
 from safemirage.store.runs import RunHandle, run_once
@@ -68,7 +69,7 @@ def run_search(plan: SearchPlan, *, storage: Storage) -> SearchOutcome:
             run_id=run_id,
             name=plan.config.name,
             kind="search",
-            config={"search": to_tree(plan.config), "base": to_tree(plan.base)},
+            config=to_tree(StudyConfig(search=plan.config, base=plan.base)),
             work=_Search(setting, storage=storage, store=store, limit=limit).run,
             on_wait=waiting(run_id),
         )
@@ -143,17 +144,19 @@ class _Search:
         run_id = trial_run_id(self.setting.search_id, proposal.point)
         run = self.store.runs.get(run_id)
         finished = proposal.state == TrialState.COMPLETE
-        result = (run.result if run else None) or {}
+        result = None
+        if finished:
+            result = read_record(TrialResult, run.result if run else None, of=run_id)
         error = (run.error if run else None) or errors.get(run_id)
         return TrialOutcome(
             number=proposal.number,
             run_id=run_id,
             state="finished" if finished else "failed",
             overrides=dict(proposal.point),
-            objectives=result.get("objectives") if finished else None,
+            objectives=result.objectives if result else None,
             error=None if finished else error or "its process ended without a word; see Ray's logs",
-            train_run_id=result.get("train_run_id"),
-            export=result.get("export"),
+            train_run_id=result.at_seeds[0].train_run_id if result else None,
+            export=result.at_seeds[0].export if result else None,
         )
 
 
@@ -197,8 +200,7 @@ def _resolved(config: TrainConfig, storage: Storage) -> TrainConfig:
 
     def train_base(base: TrainConfig) -> Path:
         run = train.run_training(base, storage=storage)
-        assert run.result is not None
-        return Path(run.result["export"])
+        return Path(read_record(TrainResult, run.result, of=run.id).export)
 
     return resolve_miniature(config, storage, train_base)
 

@@ -25,6 +25,7 @@ from safemirage.config.train import DeepSpeedEngineConfig, TrainConfig
 from safemirage.config.world import is_miniature
 from safemirage.models.families import UnknownFamilyError
 from safemirage.models.manifest import ExportError
+from safemirage.runs import TrainResult, read_record
 from safemirage.storage import Storage, open_storage
 from safemirage.store.database import Store, open_store
 from safemirage.store.runs import RunHandle, RunRecord, run_once
@@ -51,8 +52,7 @@ def run_training(
     parent_run: str | None = None,
     callbacks: Sequence["UserCallback"] = (),
 ) -> RunRecord:
-    """The finished run of a config; its result is {"export", "metrics", "steps", "resumed_from"}, and with
-    `config.watch` {"watch"}: what was measured beside it.
+    """The finished run of a config; its result is a TrainResult.
 
     Args:
         parent_run: id of the run that asks for it (a trial).
@@ -272,8 +272,7 @@ def _resolved_evaluation(
 
 def _train_base(config: TrainConfig, *, storage: Storage) -> Path:
     run = run_training(config, storage=storage)
-    assert run.result is not None
-    return Path(run.result["export"])
+    return Path(read_record(TrainResult, run.result, of=run.id).export)
 
 
 def _root(store: Store, run_id: str | None) -> str | None:
@@ -333,10 +332,8 @@ def main(arguments: Sequence[str]) -> int:
     except TrainingFailed as error:
         print(error, file=sys.stderr)
         return 1
-    assert record.result is not None
-    print(
-        f"{record.id}: finished after {record.result['steps']} steps; export: {record.result['export']}"
-    )
+    result = read_record(TrainResult, record.result, of=record.id)
+    print(f"{record.id}: finished after {result.steps} steps; export: {result.export}")
     return 0
 
 

@@ -11,7 +11,7 @@ from ray.train import Checkpoint, UserCallback
 
 from ray_jobs.capacity import worker_resources
 from ray_jobs.journal import append_line
-from safemirage.config.load import ConfigError
+from safemirage.config.load import ConfigError, to_tree
 from safemirage.config.train import TrainConfig
 from safemirage.data.records import DataError
 from safemirage.models.families import UnknownFamilyError
@@ -52,7 +52,7 @@ _PASSED_ON = (
 
 
 def work(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A Train worker's whole run; {"summary": ...} or {"hopeless": message} on every rank.
+    """A Train worker's whole run; {"summary": its tree} or {"hopeless": message} on every rank.
 
     Hopeless is what every worker would run into again, so that a restart is of no use.
     """
@@ -61,7 +61,7 @@ def work(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     job: TrainJob = settings["job"]
     try:
-        return {"summary": train(job, report=report)}
+        return {"summary": to_tree(train(job, report=report))}
     except _HOPELESS as error:
         return {"hopeless": f"{type(error).__name__}: {error}"}
 

@@ -21,11 +21,14 @@ from ray_jobs.outcome import objective_values, worst_objectives
 from ray_jobs.study import objective_key, trial_run_id
 from ray_jobs.train import run_training
 from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
+from safemirage.config.load import to_tree
 from safemirage.config.plan import SearchPlan
 from safemirage.config.search import Point
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import is_miniature
 from safemirage.evaluation.local import run_evaluation
+from safemirage.evaluation.metrics import row_from
+from safemirage.runs import SeedResult, TrainResult, TrialConfig, TrialResult, read_record
 from safemirage.storage import Storage
 from safemirage.store.database import open_store
 from safemirage.store.runs import RunHandle, run_once
@@ -57,49 +60,48 @@ def run_trial(config: Mapping[str, Any], *, setting: TrialSetting) -> dict[str, 
             run_id=trial_run_id(setting.search_id, point),
             name=setting.plan.config.name,
             kind="trial",
-            config={"overrides": point},
+            config=to_tree(TrialConfig(overrides=point)),
             work=partial(_work, point=point, setting=setting, storage=storage),
             parent_id=setting.search_id,
         )
-    assert record.result is not None
-    return {objective_key(name): value for name, value in record.result["objectives"].items()}
+    result = read_record(TrialResult, record.result, of=record.id)
+    return {objective_key(name): value for name, value in result.objectives.items()}
 
 
 def _work(
     handle: RunHandle, *, point: Point, setting: TrialSetting, storage: Storage
 ) -> dict[str, Any]:
     plan = setting.plan
-    at_seeds = [
+    at_seeds = tuple(
         _at_seed(handle, train, setting=setting, storage=storage)
         for train in plan.runs(plan.trial(point))
-    ]
-    objectives = worst_objectives([one["objectives"] for one in at_seeds], plan.config.objectives)
-    return {**at_seeds[0], "objectives": objectives, "at_seeds": at_seeds}
+    )
+    objectives = worst_objectives([one.objectives for one in at_seeds], plan.config.objectives)
+    return to_tree(TrialResult(objectives=objectives, at_seeds=at_seeds))
 
 
 def _at_seed(
     handle: RunHandle, train: TrainConfig, *, setting: TrialSetting, storage: Storage
-) -> dict[str, Any]:
+) -> SeedResult:
     plan = setting.plan
     handle.progress({"stage": "training"})
     run = run_training(train, storage=storage, parent_run=handle.id)
-    assert run.result is not None
-    export = run.result["export"]
+    trained = read_record(TrainResult, run.result, of=run.id)
     handle.progress({"stage": "judging", "train_run_id": run.id})
     name = f"{handle.id}-seed-{train.seed}" if plan.config.seeds else handle.id
     suite = selection_suite(plan, seed=train.seed, storage=storage)
-    rows = _judge(plan, export, name=name, suite=suite, setting=setting)
+    rows = _judge(plan, trained.export, name=name, suite=suite, setting=setting)
     objectives = objective_values(rows, plan.config.objectives)
     # The trial in MLflow is its training, which has the search for its parent.
     tracker = open_tracker(storage, plan.base.tracking.experiment)
     tracker.log_metrics(run.id, {f"selection/{key}": value for key, value in objectives.items()})
-    return {
-        "seed": train.seed,
-        "objectives": objectives,
-        "train_run_id": run.id,
-        "export": export,
-        "rows": rows,
-    }
+    return SeedResult(
+        seed=train.seed,
+        objectives=objectives,
+        train_run_id=run.id,
+        export=trained.export,
+        rows=tuple(map(row_from, rows)),
+    )
 
 
 def selection_suite(plan: SearchPlan, *, seed: int, storage: Storage) -> str:

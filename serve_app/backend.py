@@ -65,11 +65,11 @@ class Trial:
 
     id: str
     state: str
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     """Dotted path -> value."""
-    objectives: Mapping[str, float]
+    objectives: Mapping[str, float] = field(default_factory=dict)
     """Empty until it is finished."""
-    front: bool
+    front: bool = False
     """Whether no other trial is as good in everything and better in something."""
     error: str | None
     progress: Mapping[str, Any] = field(default_factory=dict)

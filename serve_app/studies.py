@@ -1,18 +1,16 @@
 """Studies as the store has them: a run of kind `search`, and its trials as runs below it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
 
-import numpy as np
-
+from safemirage.config.load import ConfigError
+from safemirage.config.search import ObjectiveConfig
 from safemirage.evaluation.pareto import pareto_front
+from safemirage.runs import StudyConfig, TrialConfig, TrialResult, costs_of, read_record
 from safemirage.store import Store
 from safemirage.store.runs import RunRecord
 from serve_app.backend import Study, Trial
 from serve_app.catalogue import not_found
-
-Directions = Mapping[str, Literal["min", "max"]]
 
 
 def list_studies(store: Store) -> list[Study]:
@@ -33,54 +31,54 @@ def find_study(store: Store, study_id: str) -> Study:
     return _study(search, store.runs.list(kind="trial", parent_id=study_id))
 
 
-def mark_front(trials: Sequence[Trial], directions: Directions) -> list[Trial]:
+def mark_front(trials: Sequence[Trial], objectives: Sequence[ObjectiveConfig]) -> list[Trial]:
     """The trials with `front` set on those that no other finished trial dominates."""
+    names = {item.name for item in objectives}
     finished = [
         index
         for index, trial in enumerate(trials)
-        if directions and trial.state == "finished" and directions.keys() <= trial.objectives.keys()
+        if names and trial.state == "finished" and names <= trial.objectives.keys()
     ]
     if not finished:
         return list(trials)
-    signs = {name: 1.0 if direction == "min" else -1.0 for name, direction in directions.items()}
-    costs = np.array(
-        [
-            [sign * trials[index].objectives[name] for name, sign in signs.items()]
-            for index in finished
-        ]
-    )
+    costs = costs_of([trials[index].objectives for index in finished], objectives)
     front = {finished[row] for row in pareto_front(costs)}
     return [replace(trial, front=index in front) for index, trial in enumerate(trials)]
 
 
 def _study(search: RunRecord, records: Sequence[RunRecord]) -> Study:
-    directions = _directions(search.config)
+    objectives, error = _objectives(search)
     return Study(
         id=search.id,
         name=search.name,
         state=search.state,
         is_live=search.is_live,
-        directions=directions,
-        trials=mark_front([_trial(record) for record in records], directions),
+        directions={item.name: item.direction for item in objectives},
+        trials=mark_front([_trial(record) for record in records], objectives),
         progress=search.progress,
-        error=search.error,
+        error=search.error or error,
         created_at=search.created_at,
         updated_at=search.updated_at,
     )
 
 
-def _directions(config: Mapping[str, Any]) -> Directions:
-    return {item["name"]: item["direction"] for item in config.get("objectives", [])}
+def _objectives(search: RunRecord) -> tuple[Sequence[ObjectiveConfig], str | None]:
+    """The search's objectives, or none and why: a record of another version spoils no listing."""
+    try:
+        config = read_record(StudyConfig, search.config, of=search.id)
+    except ConfigError as error:
+        return (), str(error)
+    return config.search.objectives, None
 
 
 def _trial(record: RunRecord) -> Trial:
-    objectives = (record.result or {}).get("objectives", {})
-    return Trial(
-        id=record.id,
-        state=record.state,
-        parameters=record.config.get("overrides", {}),
-        objectives={name: float(value) for name, value in objectives.items()},
-        front=False,
-        error=record.error,
-        progress=record.progress,
-    )
+    trial = Trial(id=record.id, state=record.state, error=record.error, progress=record.progress)
+    try:
+        config = read_record(TrialConfig, record.config, of=record.id)
+        trial = replace(trial, parameters=config.overrides)
+        if record.state == "finished":
+            result = read_record(TrialResult, record.result, of=record.id)
+            trial = replace(trial, objectives=result.objectives)
+    except ConfigError as error:
+        return replace(trial, error=str(error))
+    return trial

@@ -19,6 +19,7 @@ TIERS = (
     {"models"},
     {"methods"},
     {"training", "evaluation"},
+    {"runs"},
     {"miniature", "probes"},
     {"cli", "serve_app"},
     {"ray_jobs"},

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,10 +161,17 @@ def build_config(cls: type[T], tree: Mapping[str, Any], *, source: str = "config
     if foreign := _foreign(tree):
         raise ConfigError("\n".join(f"{source}: {problem}" for problem in foreign))
     try:
-        return TypeAdapter(cls).validate_json(json.dumps(tree), strict=True)
+        adapter: TypeAdapter[T] = _adapter(cls)  # type: ignore[arg-type]  # a class has a hash
+        return adapter.validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
         problems = [f"{source}: {explain(item, cls)}" for item in error.errors()]
         raise ConfigError("\n".join(problems)) from error
+
+
+@cache
+def _adapter(cls: type[T]) -> TypeAdapter[T]:
+    """Kept: a listing builds the records of one class many times."""
+    return TypeAdapter(cls)
 
 
 def load_config(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:

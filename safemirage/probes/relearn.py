@@ -29,6 +29,7 @@ from safemirage.evaluation.judges.build import measures_of
 from safemirage.evaluation.selection import load_cases
 from safemirage.probes.measuring import Point
 from safemirage.progress import OnNamedProgress
+from safemirage.runs import TrainResult, read_record
 from safemirage.storage import Storage
 from safemirage.store.database import Store
 from safemirage.store.runs import RunHandle, run_once
@@ -223,13 +224,12 @@ def _trained(
             handle.progress({"done": done, "total": report.total_steps})
             on_progress(config.name, done, report.total_steps)
 
-        return train(job, report=report)
+        return to_tree(train(job, report=report))
 
     record = run_once(
         store, run_id=run_id, name=config.name, kind="train", config=to_tree(config), work=work
     )
-    assert record.result is not None, f"run {run_id} is finished"
-    export = Path(record.result["export"])
+    export = Path(read_record(TrainResult, record.result, of=run_id).export)
     if not export.is_dir():
         raise ConfigError(
             f"run {run_id} is finished, but its export {export} is gone; put it back, or use another seed or storage"

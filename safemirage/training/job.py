@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safemirage.config.base import Strict
 from safemirage.config.train import TrainConfig
 
 StepMetrics = dict[str, float]
@@ -21,6 +22,19 @@ class Report:
     """One that is whole from now on."""
     snapshot: Path | None = None
     """An export of the model as it is after the last of the steps; whole from now on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSummary(Strict):
+    """What a finished run says of itself."""
+
+    steps: int
+    resumed_from: int
+    """Finished steps of the checkpoint that the last attempt took up."""
+    export: str
+    """Folder of the trained model."""
+    metrics: dict[str, float]
+    """Of the last step."""
 
 
 class SampleError(ValueError):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,13 @@ from safemirage.methods.method import Method
 from safemirage.models.loading import LoadedModel, load_for_training
 from safemirage.training.checkpoint import Checkpoints
 from safemirage.training.engine import Engine, build_engine
-from safemirage.training.job import Report, StepMetrics, TrainingDiverged, TrainJob
+from safemirage.training.job import (
+    Report,
+    StepMetrics,
+    TrainingDiverged,
+    TrainJob,
+    TrainSummary,
+)
 from safemirage.training.observer import Observer
 from safemirage.training.order import Division, GlobalOrder
 from safemirage.training.reference import ReferencePass, reference_logps
@@ -48,11 +53,8 @@ class _Progress:
     pending: list[StepMetrics] = field(default_factory=list)
 
 
-def train(job: TrainJob, *, report: Callable[[Report], None]) -> dict[str, Any]:
+def train(job: TrainJob, *, report: Callable[[Report], None]) -> TrainSummary:
     """Trains and exports. Collective: every worker calls it.
-
-    Returns:
-        {"steps", "resumed_from": finished steps of the checkpoint, "export", "metrics": those of the last step}
 
     Raises:
         ConfigError, DataError, SampleError, ExportError: inputs that cannot be used.
@@ -77,12 +79,12 @@ def train(job: TrainJob, *, report: Callable[[Report], None]) -> dict[str, Any]:
     loop = _Loop(job, engine=engine, method=method, sets=sets, export=export, report=report)
     history = loop.run()
     export.write_final(history, resumed_from=loop.resumed_from)
-    return {
-        "steps": loop.total,
-        "resumed_from": loop.resumed_from,
-        "export": str(job.export),
-        "metrics": history[-1],
-    }
+    return TrainSummary(
+        steps=loop.total,
+        resumed_from=loop.resumed_from,
+        export=str(job.export),
+        metrics=history[-1],
+    )
 
 
 class _Loop:

@@ -135,7 +135,7 @@ def test_checkpoint_deleted_by_hand_makes_the_run_go_on_from_the_one_before(
 ) -> None:
     shutil.rmtree(checkpoints / "step-00000004")
     steps, summary = run(tiny_train_config(tree), tmp_path)
-    assert summary["resumed_from"] == 2
+    assert summary.resumed_from == 2
     assert losses(steps) == losses(finished[1])
     assert_same_export(tmp_path, finished[0])
 
@@ -206,7 +206,7 @@ def test_write_that_fails_names_folder_room_and_way_out_and_keeps_the_last_check
     assert [place.name for place in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (-1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     steps, summary = run(tiny_train_config(tree), tmp_path)
-    assert summary["resumed_from"] == 2
+    assert summary.resumed_from == 2
     assert losses(steps) == losses(finished[1])
     assert_same_export(tmp_path, finished[0])
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from safemirage.config.identity import file_digest
 from safemirage.config.train import TrainConfig
 from safemirage.models.loading import load_for_inference
-from safemirage.training.job import Report, StepMetrics, TrainingDiverged, TrainJob
+from safemirage.training.job import Report, StepMetrics, TrainingDiverged, TrainJob, TrainSummary
 from safemirage.training.loop import train
 from tests.tiny_run import make_tiny_run, tiny_train_config
 
@@ -30,7 +30,7 @@ class Recorder:
         self.folder = folder
         self.steps: list[StepMetrics] = []
         self.checkpoints: list[Path] = []
-        self.summary: dict[str, Any] = {}
+        self.summary: TrainSummary
 
     def __call__(self, report: Report) -> None:
         self.steps += report.steps
@@ -55,8 +55,8 @@ def run(
     )
     summary = train(job, report=recorder)
     recorder.summary = summary
-    assert summary["steps"] == config.optim.steps
-    assert summary["metrics"] == recorder.steps[-1]
+    assert summary.steps == config.optim.steps
+    assert summary.metrics == recorder.steps[-1]
     return recorder
 
 
@@ -141,7 +141,7 @@ def test_train_method_resumes_with_all_its_terms(
     whole = run(config, tmp_path / "whole")
     assert parts <= whole.steps[0].keys()
     resumed = run(config, tmp_path / "resumed", checkpoints=whole.checkpoints[0])
-    assert resumed.summary["resumed_from"] == 2
+    assert resumed.summary.resumed_from == 2
     assert losses(resumed) == losses(whole)
 
 
@@ -179,7 +179,7 @@ def test_train_resumed_at_any_checkpoint_ends_as_if_undisturbed(
         resumed = run(config, tmp_path / f"from-{index}", checkpoints=checkpoint)
         done = 2 * (index + 1)
         assert losses(resumed) == losses(whole)
-        assert resumed.summary["resumed_from"] == done
+        assert resumed.summary.resumed_from == done
         assert_same_weights(resumed, whole)
 
 

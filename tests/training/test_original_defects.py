@@ -52,7 +52,7 @@ def test_d13_checkpoints_are_written_and_a_run_goes_on_from_each(
     assert len(whole.checkpoints) == 2
     for index, checkpoint in enumerate(whole.checkpoints):
         resumed = run(config, tmp_path / f"{index}", checkpoints=checkpoint)
-        assert resumed.summary["resumed_from"] == 2 * (index + 1)
+        assert resumed.summary.resumed_from == 2 * (index + 1)
         # The same losses also mean the same samples: the place in both orders is part of the checkpoint's step.
         assert losses(resumed) == losses(whole)
         first, second = (

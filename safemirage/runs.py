@@ -1,0 +1,115 @@
+"""What the runs of each kind record as their config and their result: one class each, for who writes it and who reads it.
+
+A run of kind `train` has its TrainConfig as config, one of kind `world` its WorldConfig. In the store a record is a plain
+tree: `to_tree` makes it, `read_record` takes it up again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from pydantic import Field
+
+from safemirage.config.base import Strict
+from safemirage.config.load import build_config
+from safemirage.config.search import ObjectiveConfig, SearchConfig, Value
+from safemirage.config.train import TrainConfig
+from safemirage.evaluation.metrics import Row
+from safemirage.evaluation.pareto import Points
+from safemirage.training.job import TrainSummary
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldResult(Strict):
+    initial: str
+    """Folder of the model that nothing was trained on but its vision tower."""
+    suite: str
+    """Name of the test suite in the service."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Strict):
+    """What came of a run's snapshot that was evaluated beside the training: rows, or why there are none."""
+
+    step: int
+    evaluation: str | None = None
+    """Id of the evaluation in the store."""
+    rows: tuple[Row, ...] | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(TrainSummary):
+    watch: tuple[Measured, ...] = ()
+    """What `config.watch` measured, in the order of steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(Strict):
+    """Config of a run of kind `search`."""
+
+    search: SearchConfig
+    base: TrainConfig
+    """The train file with the search's overrides, without a point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig(Strict):
+    """Config of a run of kind `trial`."""
+
+    overrides: dict[str, Value]
+    """The point: dotted path -> value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedResult(Strict):
+    """What a point came to at one seed."""
+
+    seed: int
+    objectives: dict[str, float]
+    train_run_id: str
+    export: str
+    """Folder of the trained model."""
+    rows: tuple[Row, ...]
+    """Of its evaluation on the selection suite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult(Strict):
+    objectives: dict[str, float]
+    """The worst of each over the seeds."""
+    at_seeds: Annotated[tuple[SeedResult, ...], Field(min_length=1)]
+    """One for each seed of the search, in their order; without `seeds` the train file's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult(Strict):
+    """Result of a run of kind `evaluate`: an evaluation that was asked of the service."""
+
+    evaluation: str
+    """Its id."""
+    rows: tuple[Row, ...]
+
+
+def read_record(cls: type[T], tree: Mapping[str, Any] | None, *, of: str) -> T:
+    """The record of a stored tree.
+
+    Args:
+        of: the run that recorded it, for the error.
+
+    Raises:
+        ConfigError: there is none, or it is not what this version records.
+    """
+    return build_config(cls, tree or {}, source=f"record of {of}")
+
+
+def costs_of(
+    points: Sequence[Mapping[str, float]], objectives: Sequence[ObjectiveConfig]
+) -> Points:
+    """The objectives of some points as numbers to make small: a row a point, a column an objective."""
+    signs = [1.0 if item.direction == "min" else -1.0 for item in objectives]
+    values = [[point[item.name] for item in objectives] for point in points]
+    return np.array(values, dtype=np.float64).reshape(len(points), len(signs)) * signs
