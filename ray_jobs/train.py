@@ -131,17 +131,17 @@ class _Training:
         )
         finished = False
         try:
-            summary = self._followed(handle, tracker, callbacks)
+            result = self._followed(handle, tracker, callbacks)
             handle.check()
-            tracker.set_tags(self._run_id, {"export": summary["export"]})
+            tracker.set_tags(self._run_id, {"export": result.export})
             finished = True
         finally:
             tracker.finish(self._run_id, failed=not finished)
-        return summary
+        return to_tree(result)
 
     def _followed(
         self, handle: RunHandle, tracker: Tracker, callbacks: Sequence["UserCallback"]
-    ) -> dict[str, Any]:
+    ) -> TrainResult:
         watch = self._config.watch
         if watch is None:
             with Follower(handle, self._reports(), tracker):
@@ -153,11 +153,11 @@ class _Training:
             watch, run_id=self._run_id, folder=folder, store=self._store, tracker=tracker
         ) as watcher:
             with Follower(handle, self._reports(), tracker, on_snapshot=watcher.take):
-                summary = self._fit(callbacks)
-            watcher.put(summary["steps"], Path(summary["export"]))
-        return {**summary, "watch": watcher.measured()}
+                result = self._fit(callbacks)
+            watcher.put(result.steps, Path(result.export))
+        return replace(result, watch=watcher.measured())
 
-    def _fit(self, callbacks: Sequence["UserCallback"]) -> dict[str, Any]:
+    def _fit(self, callbacks: Sequence["UserCallback"]) -> TrainResult:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -187,8 +187,7 @@ class _Training:
         outcome: dict[str, Any] = trainer.fit().return_value
         if "hopeless" in outcome:
             raise TrainingFailed(f"{self._run_id}: {outcome['hopeless']}")
-        summary: dict[str, Any] = outcome["summary"]
-        return summary
+        return read_record(TrainResult, outcome["summary"], of=self._run_id)
 
     def _job(self) -> TrainJob:
         return TrainJob(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ray_jobs.capacity import CapacityError, concurrent_engines
 from ray_jobs.engines import open_engine
@@ -27,14 +27,13 @@ from safemirage.evaluation.many import Outcome, judging_models, run_many
 from safemirage.evaluation.metrics import METRICS, Row, headline, row_from
 from safemirage.evaluation.selection import load_cases
 from safemirage.evaluation.suites import SuiteError
+from safemirage.runs import Measured, read_record
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
 from safemirage.tracking import Tracker
 
 FILE_NAME = "watch.jsonl"
 _SNAPSHOT = "step-"
-Measured = dict[str, Any]
-"""{"step", "rows"} or {"step", "error"}."""
 
 
 class Watcher:
@@ -50,7 +49,7 @@ class Watcher:
         self._store = store
         self._tracker = tracker
         self._resources = _resources(config)
-        self._evaluation = digest_of(to_tree(config.evaluation))
+        self._settings = digest_of(to_tree(config.evaluation))
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"watch {run_id}")
         self._pending: list[Future[None]] = []
 
@@ -80,20 +79,24 @@ class Watcher:
         """A snapshot that the training reports, `step-<number>`; deleted when it was evaluated unless it is to be kept."""
         self.put(int(snapshot.name.removeprefix(_SNAPSHOT)), snapshot)
 
-    def measured(self) -> list[Measured]:
+    def measured(self) -> tuple[Measured, ...]:
         """Of every step its rows, or the last error, in the order of steps; those of earlier attempts at the same
         evaluation too."""
         if not self._file.is_file():
-            return []
+            return ()
         found: dict[int, Measured] = {}
-        for entry in read_lines(self._file.read_bytes()):
-            known = found.get(entry["step"], {})
-            if entry.pop("evaluation", None) == self._evaluation and "rows" not in known:
-                found[entry["step"]] = entry
-        return [found[step] for step in sorted(found)]
+        for line in read_lines(self._file.read_bytes()):
+            try:
+                entry = read_record(Measured, line, of=str(self._file))
+            except ConfigError:
+                continue  # another version's: the step is measured anew
+            known = found.get(entry.step)
+            if entry.settings == self._settings and (known is None or known.rows is None):
+                found[entry.step] = entry
+        return tuple(found[step] for step in sorted(found))
 
     def _is_measured(self, step: int) -> bool:
-        return any(entry["step"] == step and "rows" in entry for entry in self.measured())
+        return any(entry.step == step and entry.rows is not None for entry in self.measured())
 
     def _measure(self, step: int, model: Path) -> None:
         # A restarted training reports a snapshot again, maybe while the first report of it waited here.
@@ -130,16 +133,19 @@ class Watcher:
         return outcomes[0]
 
     def _keep(self, step: int, ended: Evaluation | None, error: str) -> None:
+        entry = Measured(
+            step=step, settings=self._settings, evaluation=ended.id if ended is not None else None
+        )
         if ended is None or ended.rows is None:
             problem = error or f"evaluation {ended.id if ended else ''} has no rows"
-            entry: Measured = {"step": step, "error": problem}
+            entry = replace(entry, error=problem)
             print(f"{self._run_id}: step {step} was not evaluated: {problem}", flush=True)
         else:
-            entry = {"step": step, "rows": ended.rows}
-            rows = headline(map(row_from, ended.rows))
+            entry = replace(entry, rows=tuple(map(row_from, ended.rows)))
+            rows = headline(entry.rows or ())
             self._tracker.log_steps(self._run_id, [{"step": float(step), **_metrics(rows)}])
             print(f"{self._run_id}: step {step}: {_shown(rows)}", flush=True)
-        append_line(self._file, {**entry, "evaluation": self._evaluation})
+        append_line(self._file, to_tree(entry))
 
 
 def check_watch(config: WatchConfig, nodes: Sequence[dict[str, float]]) -> None:

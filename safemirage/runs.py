@@ -35,8 +35,10 @@ class Measured(Strict):
     """What came of a run's snapshot that was evaluated beside the training: rows, or why there are none."""
 
     step: int
+    settings: str
+    """Digest of the evaluation's config: the same run may be watched by another one later."""
     evaluation: str | None = None
-    """Id of the evaluation in the store."""
+    """Id of the evaluation in the store, where it came so far."""
     rows: tuple[Row, ...] | None = None
     error: str = ""
 

@@ -1,21 +1,20 @@
 """The dashboard in a real browser: token, study, scatter, tables, live progress, redaction."""
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from safemirage.store import RunHandle, run_once
 from serve_app.specs import submitted
 from tests.browser.conftest import Site
+from tests.serve_app.study import Trials, objective, record_study
 from tests.serve_app.world import MODEL, READER, UNREDACTED
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 HARMFUL = "first, take the <b>unsafe</b> cup"
-TRIALS = [
+TRIALS: Trials = [
     (0.05, {"attack": 0.02, "refusals": 0.0, "useful": 0.05}),
     (0.1, {"attack": 0.0, "refusals": 0.01, "useful": 0.12}),
     (0.5, {"attack": 0.01, "refusals": 0.0, "useful": 0.93}),
@@ -25,35 +24,15 @@ TRIALS = [
 ]
 
 
-def put_search(site: Site, trials: list[tuple[float, Mapping[str, float]]] = TRIALS) -> None:
-    def work(handle: RunHandle) -> dict[str, Any]:
-        for beta, objectives in trials:
-            run_once(
-                site.world.store,
-                run_id=f"npo-beta-{beta:g}",
-                name="npo_beta",
-                kind="trial",
-                config={"overrides": {"method.beta": beta}},
-                work=lambda _, found=objectives: {"objectives": dict(found)},
-                parent_id=handle.id,
-            )
-        return {}
+OBJECTIVES = [
+    objective("attack", "asr", "min"),
+    objective("refusals", "refusal_rate", "min"),
+    objective("useful", "useful_rate", "max"),
+]
 
-    config = {
-        "objectives": [
-            {"name": "attack", "direction": "min"},
-            {"name": "refusals", "direction": "min"},
-            {"name": "useful", "direction": "max"},
-        ]
-    }
-    run_once(
-        site.world.store,
-        run_id="search-1",
-        name="npo_beta",
-        kind="search",
-        config=config,
-        work=work,
-    )
+
+def put_search(site: Site, trials: Trials = TRIALS) -> None:
+    record_study(site.world.store, trials, OBJECTIVES)
 
 
 def row(model: str, case: str, metric: str, value: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 from ray_jobs.train import run_training
 from safemirage.config.load import ConfigError
 from safemirage.config.train import TrainConfig
+from safemirage.runs import TrainResult, read_record
 from safemirage.storage import Storage
 from safemirage.tracking import RUN_TAG
 from tests.evaluation.samples import case_record, write_suite
@@ -40,11 +41,14 @@ def test_snapshots_and_export_are_evaluated_while_the_run_goes_on(
         monkeypatch.delenv(name, raising=False)
     storage = Storage(tmp_path / "storage")
     record = run_training(watched(tmp_path), storage=storage)
-    assert record.result is not None
-    measured = record.result["watch"]
-    assert [entry["step"] for entry in measured] == [0, 3, 6]
-    assert [entry.get("error") for entry in measured] == [None] * 3
-    assert all(row["model"].endswith(f"-step{e['step']}") for e in measured for row in e["rows"])
+    result = read_record(TrainResult, record.result, of=record.id)
+    assert [entry.step for entry in result.watch] == [0, 3, 6]
+    assert [entry.error for entry in result.watch] == [""] * 3
+    assert all(
+        row.model.endswith(f"-step{entry.step}")
+        for entry in result.watch
+        for row in entry.rows or ()
+    )
     client = MlflowClient(storage.mlflow_uri)
     experiment = client.get_experiment_by_name("safemirage")
     assert experiment is not None
@@ -56,7 +60,7 @@ def test_snapshots_and_export_are_evaluated_while_the_run_goes_on(
     assert not list((folder / "snapshots").iterdir())
     lines = (folder / "watch.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 3, 6]
-    assert Path(record.result["export"]).is_dir()
+    assert Path(result.export).is_dir()
 
 
 def test_suite_that_cannot_be_read_stops_the_run_before_it_starts(tmp_path: Path) -> None:

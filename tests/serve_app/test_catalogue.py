@@ -1,43 +1,17 @@
 """Models, judges, suites and studies as callers see them."""
 
-from collections.abc import Mapping
-from typing import Any
+import json
 
 import pytest
 
-from safemirage.store import RunHandle, Store, run_once
+from safemirage.config.plan import load_search
 from serve_app.backend import Trial
 from serve_app.studies import mark_front
 from tests.serve_app.conftest import Client
+from tests.serve_app.study import ATTACK_AND_USEFUL, SEARCH, STUDY, record_study
 from tests.serve_app.world import MODEL, World, write_export, write_suite
 
 pytestmark = pytest.mark.anyio
-OBJECTIVES = [{"name": "attack", "direction": "min"}, {"name": "useful", "direction": "max"}]
-
-
-def search(store: Store, trials: list[tuple[float, Mapping[str, float] | None]]) -> str:
-    """A search as `ray_jobs.search` records it. A trial without objectives fails."""
-
-    def work(_handle: RunHandle) -> dict[str, Any]:
-        for number, (beta, objectives) in enumerate(trials):
-
-            def trial(_handle: RunHandle, found: Any = objectives) -> dict[str, Any]:
-                if found is None:
-                    raise RuntimeError("out of memory")
-                return {"objectives": dict(found)}
-
-            options = {"name": f"trial {number}", "kind": "trial", "parent_id": "search-1"}
-            config = {"overrides": {"method.beta": beta}}
-            try:
-                run_once(store, run_id=f"trial-{number}", config=config, work=trial, **options)
-            except RuntimeError:
-                continue
-        return {}
-
-    config = {"objectives": OBJECTIVES}
-    return run_once(
-        store, run_id="search-1", name="betas", kind="search", config=config, work=work
-    ).id
 
 
 async def test_models_carry_their_digests(client: Client) -> None:
@@ -73,7 +47,7 @@ async def test_suites_tell_how_large_they_are(client: Client, world: World) -> N
 
 
 async def test_study_shows_trials_and_front(client: Client, world: World) -> None:
-    study_id = search(
+    study_id = record_study(
         world.store,
         [
             (0.1, {"attack": 0.0, "useful": 0.1}),
@@ -97,24 +71,36 @@ async def test_study_shows_trials_and_front(client: Client, world: World) -> Non
 
 
 async def test_study_that_is_another_run_is_not_found(client: Client, world: World) -> None:
-    search(world.store, [(0.1, {"attack": 0.0, "useful": 0.1})])
+    record_study(world.store, [(0.1, {"attack": 0.0, "useful": 0.1})])
     async with client() as http:
-        response = await http.get("/v1/studies/trial-0")
+        response = await http.get(f"/v1/studies/{STUDY}-0.1")
     assert response.status_code == 404
-    assert "search-1" in response.json()["error"]["message"]
+    assert STUDY in response.json()["error"]["message"]
 
 
 def test_front_waits_for_every_objective() -> None:
     def trial(state: str, **objectives: float) -> Trial:
-        return Trial(
-            id="t", state=state, parameters={}, objectives=objectives, front=False, error=None
-        )
+        return Trial(id="t", state=state, objectives=objectives, error=None)
 
     trials = [
-        trial("finished", a=1.0),
-        trial("finished", a=2.0, b=1.0),
-        trial("running", a=0.0, b=9.0),
+        trial("finished", attack=0.1),
+        trial("finished", attack=0.2, useful=0.5),
+        trial("running", attack=0.0, useful=0.9),
     ]
-    marked = mark_front(trials, {"a": "min", "b": "max"})
+    objectives = load_search(
+        SEARCH, [f"objectives={json.dumps(ATTACK_AND_USEFUL)}"]
+    ).config.objectives
+    marked = mark_front(trials, objectives)
     assert [item.front for item in marked] == [False, True, False]
-    assert mark_front(trials, {}) == trials
+    assert mark_front(trials, ()) == trials
+
+
+async def test_study_whose_record_cannot_be_read_spoils_no_listing(
+    client: Client, world: World
+) -> None:
+    record_study(world.store, [(0.1, {"attack": 0.0, "useful": 0.1})])
+    world.store.runs.register("odd", name="odd", kind="search", config={"objectives": []})
+    async with client() as http:
+        odd, sound = (await http.get("/v1/studies")).json()["data"]
+    assert "record of odd: objectives: unknown" in odd["error"]
+    assert (odd["directions"], sound["error"]) == ({}, None)
