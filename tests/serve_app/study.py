@@ -8,7 +8,7 @@ from typing import Any
 
 from safemirage.config.load import to_tree
 from safemirage.config.plan import load_search
-from safemirage.runs import StudyConfig, TrialConfig, TrialResult
+from safemirage.runs import SeedResult, StudyConfig, TrialConfig, TrialResult
 from safemirage.store import RunHandle, Store, run_once
 
 SEARCH = Path(str(files("configs"))) / "search" / "miniature_npo_beta.yaml"
@@ -54,10 +54,10 @@ def _record_trial(store: Store, study: str, beta: float, found: Mapping[str, flo
     def work(_: RunHandle) -> dict[str, Any]:
         if found is None:
             raise RuntimeError("out of memory")
-        result = TrialResult(
-            objectives=dict(found), train_run_id="npo-1", export="/exports/npo-1", rows=()
+        at_seed = SeedResult(
+            seed=0, objectives=dict(found), train_run_id="npo-1", export="/exports/npo-1", rows=()
         )
-        return to_tree(result)
+        return to_tree(TrialResult(objectives=at_seed.objectives, at_seeds=(at_seed,)))
 
     try:
         run_once(
