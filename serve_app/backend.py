@@ -10,20 +10,25 @@ from safemirage.evaluation.cases import Case, Generation, Request, Verdict
 from safemirage.evaluation.judges import Judged
 from safemirage.store.evaluations import Evaluation
 
+State = Literal["ready", "broken"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """An export that can be asked."""
+    """An export. One that is broken cannot be asked, and has no more than id, date and problem."""
 
     id: str
     created: int
     """Seconds since the epoch."""
-    base: str | None
+    state: State = "ready"
+    problem: str | None = None
+    """What is wrong with one that is broken."""
+    base: str | None = None
     """What its training started from; None for a model trained from nothing."""
-    method: str
-    identity: str
-    weights_digest: str
-    processor_digest: str
+    method: str | None = None
+    identity: str | None = None
+    weights_digest: str | None = None
+    processor_digest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +43,15 @@ class JudgeCard:
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteCard:
+    """A suite. One that is broken has no cases that can be told."""
+
     name: str
-    cases: Mapping[str, int]
+    state: State = "ready"
+    problem: str | None = None
+    """What is wrong with one that is broken."""
+    cases: Mapping[str, int] = field(default_factory=dict)
     """Name of a case -> how many samples it has."""
-    questions: int
+    questions: int = 0
     """Distinct questions, a question and its rewrites counted once."""
 
 

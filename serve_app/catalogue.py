@@ -6,38 +6,46 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from safemirage.models.manifest import MANIFEST_NAME, read_manifest
+from safemirage.evaluation.suites import SUITE_FILE
+from safemirage.models.families import FAMILIES
+from safemirage.models.manifest import MANIFEST_NAME, ExportError, read_manifest
 from safemirage.storage import Storage
 from serve_app.backend import ModelCard, SuiteCard
-from serve_app.errors import ApiError
-
-SUITE = "suite.json"
+from serve_app.errors import ApiError, without_paths
 
 
 def list_models(storage: Storage) -> list[ModelCard]:
-    """Every finished export, by name. One that is being written has no manifest yet and is left out."""
+    """Every export, by name. One that is being written has no manifest yet and is left out; a broken one says so."""
     return [_model_card(folder) for folder in _folders_with(storage.exports, MANIFEST_NAME)]
 
 
 def find_model(storage: Storage, model_id: str) -> ModelCard:
-    """Raises ApiError (404) that names what there is."""
-    for folder in _folders_with(storage.exports, MANIFEST_NAME):
-        if folder.name == model_id:
-            return _model_card(folder)
-    known = [folder.name for folder in _folders_with(storage.exports, MANIFEST_NAME)]
-    raise not_found("model", model_id, known, code="model_not_found")
+    """The card of a model, which may be broken. Raises ApiError (404) that names what there is."""
+    folders = {folder.name: folder for folder in _folders_with(storage.exports, MANIFEST_NAME)}
+    if model_id not in folders:
+        raise not_found("model", model_id, folders, code="model_not_found")
+    return _model_card(folders[model_id])
 
 
 def list_suites(storage: Storage) -> list[SuiteCard]:
-    return [_suite_card(folder) for folder in _folders_with(storage.suites, SUITE)]
+    return [_suite_card(folder) for folder in _folders_with(storage.suites, SUITE_FILE)]
 
 
 def find_suite(storage: Storage, name: str) -> Path:
-    """The folder of a suite. Raises ApiError (404) that names what there is."""
-    folders = {folder.name: folder for folder in _folders_with(storage.suites, SUITE)}
+    """The folder of a suite. Raises ApiError (404) that names what there is, or what is wrong with it."""
+    folders = {folder.name: folder for folder in _folders_with(storage.suites, SUITE_FILE)}
     if name not in folders:
         raise not_found("suite", name, folders)
+    card = _suite_card(folders[name])
+    if card.problem is not None:
+        raise broken("suite", name, card.problem)
     return folders[name]
+
+
+def broken(kind: str, name: str, problem: str) -> ApiError:
+    """What is refused until somebody mends it: asking again does not help."""
+    message = f"{kind} {name!r} is broken: {without_paths(problem)}"
+    return ApiError(404, message, param=kind, code=f"{kind}_broken")
 
 
 def not_found(kind: str, name: str, known: Iterable[str], *, code: str | None = None) -> ApiError:
@@ -52,22 +60,50 @@ def _folders_with(root: Path, file: str) -> list[Path]:
 
 
 def _model_card(folder: Path) -> ModelCard:
-    manifest = read_manifest(folder)
-    return ModelCard(
-        id=folder.name,
-        created=int(datetime.fromisoformat(manifest.created_at).timestamp()),
-        base=manifest.base.path if manifest.base else None,
-        method=manifest.method,
-        identity=manifest.identity,
-        weights_digest=manifest.weights_digest,
-        processor_digest=manifest.processor_digest,
-    )
+    try:
+        manifest = read_manifest(folder)
+        missing = [name for name in sorted(manifest.files) if not (folder / name).is_file()]
+        if missing:
+            raise ExportError(f"missing: {', '.join(missing)}")
+        if manifest.family not in (known := sorted(family.name for family in FAMILIES.values())):
+            raise ExportError(f"family {manifest.family!r} is not known; known: {', '.join(known)}")
+        return ModelCard(
+            id=folder.name,
+            created=int(datetime.fromisoformat(manifest.created_at).timestamp()),
+            base=manifest.base.path if manifest.base else None,
+            method=manifest.method,
+            identity=manifest.identity,
+            weights_digest=manifest.weights_digest,
+            processor_digest=manifest.processor_digest,
+        )
+    except (OSError, ValueError) as error:  # an ExportError is one, and so is a date that is none
+        return ModelCard(
+            id=folder.name,
+            created=int(folder.stat().st_mtime),
+            state="broken",
+            problem=without_paths(str(error)),
+        )
 
 
 def _suite_card(folder: Path) -> SuiteCard:
-    cases = json.loads((folder / SUITE).read_text(encoding="utf-8"))["cases"]
-    return SuiteCard(
-        name=folder.name,
-        cases=dict(Counter(str(case["case"]) for case in cases)),
-        questions=len({case["group_id"] for case in cases}),
-    )
+    try:
+        cases = json.loads((folder / SUITE_FILE).read_text(encoding="utf-8"))["cases"]
+        return SuiteCard(
+            name=folder.name,
+            cases=dict(Counter(str(case["case"]) for case in cases)),
+            questions=len({str(case["group_id"]) for case in cases}),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return SuiteCard(name=folder.name, state="broken", problem=_suite_problem(error))
+
+
+def _suite_problem(error: Exception) -> str:
+    match error:
+        case OSError():
+            return f"{SUITE_FILE} cannot be read: {error.strerror}"
+        case ValueError():
+            return f"{SUITE_FILE} is not UTF-8 JSON: {error}"
+        case KeyError():
+            return f"{SUITE_FILE}: {error} is missing"
+        case _:
+            return f"{SUITE_FILE}: needs a mapping with a list `cases` of mappings"

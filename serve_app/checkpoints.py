@@ -12,8 +12,12 @@ from ray.serve.handle import DeploymentHandle
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.serve import CheckpointsConfig
 from safemirage.evaluation.cases import Generation, Request
-from safemirage.evaluation.generators import Generator, GeneratorUnavailable
-from safemirage.models.manifest import ExportError, read_manifest
+from safemirage.evaluation.generators import (
+    Generator,
+    GeneratorBroken,
+    GeneratorUnavailable,
+)
+from safemirage.models.manifest import read_manifest
 from safemirage.storage import Storage
 from serve_app.gathering import Gatherer
 from serve_app.remote_errors import raised_there
@@ -68,8 +72,12 @@ class Checkpoints:
         folder = self._exports / name
         try:
             generator = await asyncio.to_thread(open_export, folder, self._config)
-        except ExportError as error:
-            raise GeneratorUnavailable(f"model {name!r} cannot be loaded: {error}") from error
+        except (ValueError, FileNotFoundError) as error:
+            # Not what its manifest says, of a family that is not known, without a file: no wait mends that.
+            problem = str(error).replace(str(folder), name)
+            raise GeneratorBroken(f"model {name!r} cannot be loaded: {problem}") from error
+        except MemoryError as error:
+            raise GeneratorUnavailable(f"no memory is left to load model {name!r}") from error
         if read_manifest(folder).weights_digest != digest:
             raise GeneratorUnavailable(f"model {name!r} was changed while it was loaded; ask again")
         return LoadedExport(generator, self._config)
@@ -124,7 +132,7 @@ async def open_served(
 
     Raises:
         ExportError: there is no such export.
-        GeneratorUnavailable: it cannot be loaded.
+        GeneratorUnavailable: it cannot be loaded; GeneratorBroken, where that stays so.
     """
     reference = reference_of(exports, model_id)
     key = await _called(handle, reference, "describe")

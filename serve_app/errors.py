@@ -1,6 +1,7 @@
 """Every error in OpenAI's shape, also those of the framework: {"error": {message, type, param, code}}."""
 
 import logging
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,6 +21,15 @@ _TYPES = {
 }
 _CODES = {401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 _MAX_PROBLEMS = 5
+
+
+_PATH = re.compile(r"(?<![\w:/.])/[^\s'\"():;,]*/(?=[^\s'\"():;,/]+)")
+"""An absolute path up to its last part; what follows a scheme and a host is none."""
+
+
+def without_paths(text: str) -> str:
+    """The text with the last part alone of each path: where things lie on the server is nothing for callers."""
+    return _PATH.sub("", text)
 
 
 class ApiError(Exception):

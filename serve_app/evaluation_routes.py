@@ -15,7 +15,7 @@ from safemirage.evaluation.errors import COMMONEST_REASON
 from safemirage.store.evaluations import TERMINAL, Evaluation
 from serve_app.backend import Backend, EvaluationSpec
 from serve_app.bodies import CaseBody, EvaluationBody
-from serve_app.errors import ApiError
+from serve_app.errors import ApiError, without_paths
 from serve_app.images import read_image
 from serve_app.limits import Admission
 from serve_app.specs import public_spec
@@ -185,8 +185,9 @@ def _view(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _public_error(error: str | None) -> str | None:
-    """Without a judge's reason, which may quote the answer; the samples have it, for a token that may read it."""
-    return error.partition(COMMONEST_REASON)[0] if error is not None else None
+    """Without the server's paths, and a judge's reason, which may quote the answer; the samples have it, for a token
+    that may read it."""
+    return without_paths(error.partition(COMMONEST_REASON)[0]) if error is not None else None
 
 
 def _page(found: list[dict[str, Any]], *, limit: int, offset: int) -> dict[str, Any]:

@@ -10,15 +10,27 @@ from safemirage.config.identity import folder_digest
 from safemirage.config.load import to_tree
 from safemirage.config.serve import BUILT_IN_JUDGES, ServedJudgeConfig
 from safemirage.evaluation.cases import Generation, Request, Verdict
-from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
+from safemirage.evaluation.generators import (
+    GeneratorBroken,
+    GeneratorUnavailable,
+    RequestRejected,
+)
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.suites import case_tree
+from safemirage.models.manifest import ExportError
 from safemirage.storage import Storage
 from safemirage.store import Store
 from safemirage.store.evaluations import Evaluation, IdempotencyConflict
 from serve_app.backend import EvaluationSpec, JudgeCard, ModelCard, Study, SuiteCard
-from serve_app.catalogue import find_model, find_suite, list_models, list_suites, not_found
-from serve_app.errors import ApiError
+from serve_app.catalogue import (
+    broken,
+    find_model,
+    find_suite,
+    list_models,
+    list_suites,
+    not_found,
+)
+from serve_app.errors import ApiError, without_paths
 from serve_app.specs import submitted
 from serve_app.studies import find_study, list_studies
 
@@ -68,13 +80,13 @@ class Service:
     async def generate(
         self, model: str, requests: Sequence[Request], decoding: DecodingConfig
     ) -> list[Generation]:
-        await self.model(model)
-        with _reported():
+        await self._check_model(model)
+        with _reported(model):
             return await self._engines.generate(model, requests, decoding)
 
     async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]:
         await self._check_judge(judge)
-        with _reported():
+        with _reported(judge):
             return await self._engines.judge(judge, items) if items else []
 
     async def submit(self, spec: EvaluationSpec, *, idempotency_key: str | None) -> Evaluation:
@@ -108,7 +120,16 @@ class Service:
             raise not_found("judge", name, self._judges)
         model = self._judges[name].model
         if model is not None:
-            await self.model(model)
+            await self._check_model(model)
+
+    async def _check_model(self, model_id: str) -> None:
+        await asyncio.to_thread(self._usable_model, model_id)
+
+    def _usable_model(self, model_id: str) -> ModelCard:
+        card = find_model(self._storage, model_id)
+        if card.problem is not None:
+            raise broken("model", model_id, card.problem)
+        return card
 
     def _submit(self, spec: EvaluationSpec, idempotency_key: str | None) -> Evaluation:
         tree = self._tree(spec)
@@ -128,7 +149,7 @@ class Service:
         folder = find_suite(self._storage, spec.suite) if spec.suite is not None else None
         tree = {
             "model": spec.model,
-            "weights_digest": find_model(self._storage, spec.model).weights_digest,
+            "weights_digest": self._usable_model(spec.model).weights_digest,
             "suite": spec.suite,
             "suite_digest": folder_digest(folder) if folder else None,
             "cases": [case_tree(case) for case in spec.cases] if spec.cases is not None else None,
@@ -142,15 +163,18 @@ class Service:
 
 
 @contextmanager
-def _reported() -> Iterator[None]:
+def _reported(model: str) -> Iterator[None]:
     """What a model cannot answer is the caller's to know; what it cannot answer now may be asked again."""
     try:
         yield
     except RequestRejected as error:
-        raise ApiError(400, str(error), param="messages", code="request_rejected") from error
+        message = without_paths(str(error))
+        raise ApiError(400, message, param="messages", code="request_rejected") from error
+    except (GeneratorBroken, ExportError) as error:
+        raise broken("model", model, str(error)) from error
     except GeneratorUnavailable as error:
-        headers = {"Retry-After": str(_RETRY_AFTER_S)}
-        raise ApiError(503, str(error), code="model_unavailable", headers=headers) from error
+        message, headers = without_paths(str(error)), {"Retry-After": str(_RETRY_AFTER_S)}
+        raise ApiError(503, message, code="model_unavailable", headers=headers) from error
 
 
 def _found(evaluation: Evaluation | None, evaluation_id: str) -> Evaluation:

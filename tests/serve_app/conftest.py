@@ -1,6 +1,6 @@
 """The API in this process, over a real storage and store; only the answers are scripted."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from safemirage.config.serve import LimitsConfig, ServeConfig
+from safemirage.config.serve import LimitsConfig, ServeConfig, ServedJudgeConfig
 from safemirage.storage import open_storage
 from safemirage.store import open_store
 from serve_app.api import ApiSettings, create_api
@@ -44,9 +44,14 @@ def client(world: World, tmp_path: Path) -> Client:
 
     @asynccontextmanager
     async def connect(
-        token: str | None = READER, limits: LimitsConfig | None = None, **options: Any
+        token: str | None = READER,
+        limits: LimitsConfig | None = None,
+        judges: Sequence[ServedJudgeConfig] = (),
+        **options: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
-        service = Service(storage=world.storage, store=world.store, engines=world.engines)
+        service = Service(
+            storage=world.storage, store=world.store, engines=world.engines, judges=judges
+        )
         given = {"tokens": tokens, "limits": limits or LimitsConfig(), "events_poll_s": 0.01}
         app = create_api(service, ApiSettings(**{**given, **options}))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -19,6 +19,10 @@ class GeneratorUnavailable(GenerationError):
     """The model cannot be reached now, or answers nothing that can be read; later it may."""
 
 
+class GeneratorBroken(GeneratorUnavailable):
+    """The model's files are not what they should be: it answers nothing until somebody mends them."""
+
+
 class Generator(Protocol):
     """Something that answers questions about images."""
 
