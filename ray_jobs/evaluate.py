@@ -11,6 +11,7 @@ a cluster that cannot be used.
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -21,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ray_jobs.preflight import local_node
 from safemirage.config.evaluate import (
     EvaluateConfig,
     GeneratorConfig,
@@ -34,7 +36,9 @@ from safemirage.evaluation.generators import GenerationError, Generator
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.many import OnProgressOf, Outcome, judging_models, run_many
 from safemirage.evaluation.metrics import Row, row_from
+from safemirage.evaluation.preflight import require
 from safemirage.evaluation.tables import comparison_table
+from safemirage.models.presence import cuda_devices
 from safemirage.progress import OnProgress
 from safemirage.storage import open_storage
 from safemirage.store.database import open_store
@@ -88,6 +92,7 @@ def run(
     """The evaluations on the cluster; with no placement in this process, one model at a time.
 
     Raises:
+        PreflightError: lists everything that is missing.
         CapacityError: the cluster cannot hold one engine beside the judges'.
         GenerationError, ConfigError: a judge's model cannot be opened.
     """
@@ -101,8 +106,10 @@ def run(
         from ray_jobs.train import connect
 
         connect()
+        nodes = possible_resources()
+        require(*configs, gpus=int(sum(node.get("GPU", 0) for node in nodes)))
         judges = [m for m in judging_models(configs).values() if not isinstance(m, OpenAIConfig)]
-        engines = concurrent_engines(possible_resources(), placement.resources, judges=len(judges))
+        engines = concurrent_engines(nodes, placement.resources, judges=len(judges))
         open_model = partial(open_engine, resources=placement.resources)
     with open_store(open_storage().store_url) as store:
         return asyncio.run(
@@ -120,9 +127,7 @@ def default_placement(model: GeneratorConfig, cpus: float | None, gpus: float | 
     """A GPU for an engine that computes on one; else a CPU."""
     on_gpu = isinstance(model, TransformersConfig) and model.device.startswith("cuda")
     if isinstance(model, VLLMConfig):
-        import torch
-
-        on_gpu = torch.cuda.is_available()
+        on_gpu = cuda_devices() > 0
     return Placement(
         cpus=1.0 if cpus is None else cpus, gpus=float(on_gpu) if gpus is None else gpus
     )
@@ -198,7 +203,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         configs = load_configs(options.config, options.model, options.suite, options.overrides)
         placement = None
-        if not options.local:
+        if options.local:
+            require(*configs)
+        else:
+            if not os.environ.get("RAY_ADDRESS"):  # before a cluster of its own is started
+                require(*configs, gpus=int(local_node()["GPU"]))
             placement = default_placement(configs[0].model, options.cpus, options.gpus)
         with progress() as on_progress_of:
             outcomes = run(configs, placement=placement, on_progress_of=on_progress_of)

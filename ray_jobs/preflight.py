@@ -8,22 +8,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import httpx
-
 from ray_jobs.capacity import GPU_MEMORY, gpu_memory, shown, worker_groups, worker_resources
-from safemirage.config.identity import is_local
 from safemirage.config.load import ConfigError
 from safemirage.config.model import ModelConfig
 from safemirage.config.train import TrainConfig, WorkersConfig
 from safemirage.config.world import is_miniature
+from safemirage.evaluation.preflight import missing_of
+from safemirage.models.presence import missing_weights
 from safemirage.training.order import Division
 
-_HUB_TIMEOUT_S = 5.0
+_WATCH_JUDGES = "watch.evaluation.judges"
 _SMALLER = "change workers.count, workers.gpu or workers.cpus, or join a larger one by RAY_ADDRESS"
-
-
-class PreflightError(ConfigError):
-    """Things that a run needs are missing; one line each."""
 
 
 def preflight(config: TrainConfig, *, nodes: Sequence[Mapping[str, float]]) -> list[str]:
@@ -35,7 +30,9 @@ def preflight(config: TrainConfig, *, nodes: Sequence[Mapping[str, float]]) -> l
     model = check_weights(config.model)
     memory = [] if model else _memory(config, nodes)
     problems = [*_workers(config.workers, nodes), *model, *_data(config)]
-    return [*problems, *_division(config), *memory]
+    watch = config.watch
+    judges = [] if watch is None else missing_of(watch.evaluation.judges, key=_WATCH_JUDGES)
+    return [*problems, *_division(config), *memory, *judges]
 
 
 def local_node() -> dict[str, float]:
@@ -68,35 +65,8 @@ def _workers(workers: WorkersConfig, nodes: Sequence[Mapping[str, float]]) -> li
 
 def check_weights(model: ModelConfig) -> list[str]:
     """One line if nothing that can be a model is where `model.path` says."""
-    path = model.path
-    if is_miniature(path):
-        return []
-    local = Path(path).expanduser()
-    if is_local(path) or local.exists():
-        if (local / "config.json").is_file() or (local / "adapter_config.json").is_file():
-            return []
-        return [
-            f"model.path: {path!r} holds no model (no config.json); name an export, a model folder or a hub id"
-        ]
-    return _hub_weights(path, model.revision)
-
-
-def _hub_weights(path: str, revision: str) -> list[str]:
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
-        return []
-    way_out = "put the model's folder there instead, or fill the cache of the hub (HF_HOME)"
-    if constants.HF_HUB_OFFLINE:
-        return [
-            f"model.path: {path!r} is not in the hub's cache, and HF_HUB_OFFLINE is set; {way_out}"
-        ]
-    try:
-        httpx.head(f"{constants.ENDPOINT}/{path}", timeout=_HUB_TIMEOUT_S, follow_redirects=True)
-    except httpx.TransportError as error:
-        reason = f"{constants.ENDPOINT} cannot be reached ({error})"
-        return [f"model.path: {path!r} is not in the hub's cache, and {reason}; {way_out}"]
-    return []
+    wrong = missing_weights(model.path, model.revision)
+    return [] if wrong is None else [f"model.path: {wrong}"]
 
 
 def _memory(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> list[str]:

@@ -28,7 +28,7 @@ from ray_jobs.outcome import (
     check_objectives,
     judge_trials,
 )
-from ray_jobs.preflight import PreflightError, preflight
+from ray_jobs.preflight import preflight
 from ray_jobs.progress import waiting
 from ray_jobs.study import Proposal, Study, StudySearch, open_studies, studies_url, trial_run_id
 from ray_jobs.trial import TrialSetting, run_trial, selection_suite
@@ -38,7 +38,9 @@ from safemirage.config.plan import SearchPlan, load_search, with_absolute_inputs
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import is_miniature
 from safemirage.evaluation.judges.build import measures_of
+from safemirage.evaluation.preflight import missing_of
 from safemirage.evaluation.suites import SuiteError, load_suite
+from safemirage.models.presence import PreflightError
 from safemirage.runs import StudyConfig, TrainResult, TrialResult, read_record
 from safemirage.storage import Storage, open_storage
 from safemirage.store.database import Store, open_store
@@ -56,7 +58,9 @@ def run_search(plan: SearchPlan, *, storage: Storage) -> SearchOutcome:
         SearchFailed: no trial succeeded.
     """
     nodes = possible_resources()
-    if problems := preflight(plan.base, nodes=nodes):
+    problems = preflight(plan.base, nodes=nodes)
+    problems += missing_of(plan.config.selection.judges, key="selection.judges")
+    if problems:
         raise PreflightError("\n".join(problems))
     limit = concurrent_trials(nodes, plan.base.workers, wanted=plan.config.max_concurrent)
     located = _located(plan)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_jobs.preflight import PreflightError, check_weights, local_node, preflight
+from ray_jobs.preflight import check_weights, local_node, preflight
 from ray_jobs.progress import Follower, waiting
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.identity import absolute_input, run_identity
@@ -25,6 +25,7 @@ from safemirage.config.train import DeepSpeedEngineConfig, TrainConfig
 from safemirage.config.world import is_miniature
 from safemirage.models.families import UnknownFamilyError
 from safemirage.models.manifest import ExportError
+from safemirage.models.presence import PreflightError
 from safemirage.runs import TrainResult, read_record
 from safemirage.storage import Storage, open_storage
 from safemirage.store.database import Store, open_store

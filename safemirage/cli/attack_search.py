@@ -31,10 +31,12 @@ def attack_search(
     from safemirage.data.splits import write_files
     from safemirage.evaluation.attack_search import search_attack, search_tree
     from safemirage.evaluation.calls import ModelCalls
+    from safemirage.evaluation.preflight import require
     from safemirage.storage import open_storage
     from safemirage.store import open_store
 
     loaded = load_config(AttackSearchConfig, config, overrides or ())
+    require(loaded)
     calls = ModelCalls()
     with open_store(open_storage().store_url) as store, progress_bars() as on_progress:
         search = asyncio.run(

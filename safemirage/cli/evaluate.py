@@ -29,11 +29,13 @@ def evaluate(
     from safemirage.config.load import load_config
     from safemirage.evaluation.calls import ModelCalls
     from safemirage.evaluation.local import run_evaluation
+    from safemirage.evaluation.preflight import require
     from safemirage.evaluation.results import finished_result
     from safemirage.storage import open_storage
     from safemirage.store import open_store
 
     loaded = load_config(EvaluateConfig, config, overrides or ())
+    require(loaded)
     calls = ModelCalls()
     with open_store(open_storage().store_url) as store, progress_bars() as on_progress:
         try:

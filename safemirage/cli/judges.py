@@ -125,6 +125,7 @@ async def _open(
     from safemirage.evaluation.calls import ModelCalls
     from safemirage.evaluation.judges.build import built_in_judge
     from safemirage.evaluation.local import open_judges
+    from safemirage.evaluation.preflight import require
 
     if config is None and overrides:
         raise typer.BadParameter("needs --config", param_hint="--set")
@@ -134,6 +135,7 @@ async def _open(
         raise typer.BadParameter(str(error), param_hint="--judge") from error
     if config is not None:
         loaded = load_config(EvaluateConfig, config, overrides or ())
+        require(loaded.judges, key="judges")
         return built_in + await open_judges(loaded.judges, stack, ModelCalls())
     return built_in or [built_in_judge("keywords"), built_in_judge("refusal_rules")]
 

@@ -80,10 +80,12 @@ def prepare_answers(
     from safemirage.config.prepare import AnswersConfig
     from safemirage.data.splits import write_files
     from safemirage.evaluation.candidates import make_answers
+    from safemirage.evaluation.preflight import require
     from safemirage.storage import open_storage
     from safemirage.store import open_store
 
     loaded = load_config(AnswersConfig, config, overrides or ())
+    require(loaded)
     with open_store(open_storage().store_url) as store, progress_bars() as on_progress:
         table = asyncio.run(make_answers(loaded, store=store, on_progress=on_progress))
     report = out.with_suffix(".report.json").name

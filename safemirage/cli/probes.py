@@ -48,11 +48,13 @@ def relearn(
     """
     from safemirage.config.load import load_config
     from safemirage.config.probe import RelearnConfig
+    from safemirage.evaluation.preflight import require
     from safemirage.probes.curves import curve_figures, curve_grid
     from safemirage.probes.relearn import relearn_points
     from safemirage.probes.report import Curves
 
     loaded = load_config(RelearnConfig, config, overrides or ())
+    require(loaded)
 
     def points(place: _Place) -> "Sequence[Point]":
         return relearn_points(
@@ -72,9 +74,11 @@ def adapter(
     """Measures the export of a LoRA run with its adapter on, weaker, and off."""
     from safemirage.config.load import load_config
     from safemirage.config.probe import AdapterProbeConfig
+    from safemirage.evaluation.preflight import require
     from safemirage.probes.adapter import adapter_points
 
     loaded = load_config(AdapterProbeConfig, config, overrides or ())
+    require(loaded)
     _probe("adapter", lambda _: adapter_points(loaded), out)
 
 
@@ -85,9 +89,11 @@ def quantise(
     """Measures the export beside the same weights in fewer bits."""
     from safemirage.config.load import load_config
     from safemirage.config.probe import QuantiseConfig
+    from safemirage.evaluation.preflight import require
     from safemirage.probes.quantise import quantise_points
 
     loaded = load_config(QuantiseConfig, config, overrides or ())
+    require(loaded)
     _probe("quantise", lambda _: quantise_points(loaded), out)
 
 

@@ -27,6 +27,7 @@ def rescore(
 
     from safemirage.config.evaluate import check_protocol
     from safemirage.evaluation.calls import ModelCalls
+    from safemirage.evaluation.preflight import require
     from safemirage.evaluation.rescore import read_judges
     from safemirage.evaluation.rescore import rescore as run_rescore
     from safemirage.evaluation.results import finished_result
@@ -35,6 +36,7 @@ def rescore(
     from safemirage.store import open_store
 
     judges = read_judges(judge)
+    require(judges, key="judges")
     try:
         reading = check_protocol(protocol)
     except ValueError as error:

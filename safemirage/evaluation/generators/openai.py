@@ -8,8 +8,9 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 
@@ -21,6 +22,8 @@ from safemirage.evaluation.keys import EVALUATION_SCOPE
 _REJECTED = frozenset({400, 413, 415, 422})
 _AGAIN = frozenset({408, 429})
 _LONGEST_WAIT_S = 60.0
+_PROBE_TIMEOUT_S = 5.0
+_LISTED = 8
 _REPORTED = ("weights_digest", "processor_digest", "engine", "engine_version", "dtype")
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -38,11 +41,10 @@ class OpenAIGenerator:
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        token = os.environ.get(config.api_key_env)
         self._config = config
         self._http = httpx.AsyncClient(
             base_url=config.url.rstrip("/") + "/",
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            headers=_headers(config),
             timeout=config.timeout_s,
             transport=transport,
         )
@@ -124,6 +126,62 @@ class OpenAIGenerator:
             if attempt + 1 < self._config.attempts:
                 await self._sleep(min(wait_s, _LONGEST_WAIT_S))
         raise GeneratorUnavailable(f"{where}: {problem} (tried {self._config.attempts} times)")
+
+
+@dataclass(frozen=True)
+class MissingService:
+    """What is wrong with a model behind a URL, and which field of its config says so."""
+
+    field: Literal["url", "model", "api_key_env"]
+    text: str
+
+
+def missing_service(config: OpenAIConfig) -> MissingService | None:
+    """What keeps the model from being asked, found out by one short request; None where nothing does.
+
+    A service that has no list of models, or lists none, is not asked which it has.
+    """
+    url = config.url.rstrip("/") + "/models"
+    try:
+        response = httpx.get(url, headers=_headers(config), timeout=_PROBE_TIMEOUT_S)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        why = str(error) or type(error).__name__
+        return MissingService(
+            "url", f"{config.url!r} cannot be reached ({why}); start the service there"
+        )
+    status = response.status_code
+    if status in (401, 403):
+        return MissingService(
+            "api_key_env",
+            f"{config.url!r} refuses access ({status}: {_message(response)}); put its token into the variable "
+            f"{config.api_key_env}",
+        )
+    if status >= 500:
+        return MissingService(
+            "url",
+            f"{config.url!r} answers {status}: {_message(response)}; wait until the service there is ready",
+        )
+    served = _served(response)
+    if not served or config.model in served:
+        return None
+    listed = ", ".join(map(repr, served[:_LISTED])) + (", ..." if len(served) > _LISTED else "")
+    return MissingService(
+        "model",
+        f"{config.model!r} is not served at {config.url!r}, which has {listed}; serve it there",
+    )
+
+
+def _served(response: httpx.Response) -> list[str]:
+    """The ids in a service's list of models; empty where it has none."""
+    try:
+        return [str(card["id"]) for card in response.json()["data"]]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def _headers(config: OpenAIConfig) -> dict[str, str]:
+    token = os.environ.get(config.api_key_env)
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 class _NotFound(GeneratorUnavailable):
