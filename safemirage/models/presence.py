@@ -93,7 +93,7 @@ def _missing_on_hub(path: str, revision: str) -> str | None:
     for name in _CONFIGS:
         if isinstance(try_to_load_from_cache(path, name, revision=revision), str):
             return None
-    absent = f"{path!r} is no folder here and not in the hub's cache"
+    absent = f"{path!r} is not in the hub's cache, nor a folder here"
     way_out = "put the model's folder there instead, or fill the cache of the hub (HF_HOME)"
     if constants.HF_HUB_OFFLINE:
         return f"{absent}, and HF_HUB_OFFLINE is set; {way_out}"
