@@ -25,8 +25,12 @@ _CHATTER = re.compile(
     r"|WARNING working_dir\.py:\d+ -- Directory '\.(git|venv)' is now ignored"
     r"|^INFO [\d-]+ [\d:,]+ serve \d+ -- "
     r"|\(raylet\).* WARNING: \d+ PYTHON worker processes have been started"
+    r"|\(raylet\) Task ServeController\.graceful_shutdown failed\..* killed by `ray\.kill`"
 )
-"""What `ray job submit`, Serve and the raylet say of themselves; all other warnings and errors of theirs are shown."""
+"""What `ray job submit`, Serve and the raylet say of themselves; all other warnings and errors of theirs are shown.
+The last line is Serve's ordinary end: its controller is killed before the call that asked for it has returned."""
+_STYLE = re.compile(r"\x1b\[[\d;]*m")
+"""What colours Ray's lines, also where nothing shows colours."""
 _BAR_KINDS = ("world", "train", "search", "evaluate")
 
 
@@ -60,8 +64,9 @@ def follow(job: subprocess.Popen[str], storage: Storage, console: Console) -> No
 
 def _read(stream: IO[str], lines: "queue.Queue[str | None]") -> None:
     for line in stream:
-        if not _CHATTER.search(line):
-            lines.put(line.rstrip("\n"))
+        plain = _STYLE.sub("", line)
+        if not _CHATTER.search(plain):
+            lines.put(plain.rstrip("\n"))
     lines.put(None)
 
 

@@ -3,12 +3,13 @@
     ray job submit --working-dir . -- python -m ray_jobs.reproduce configs/reproduce/miniature.yaml [a.b=c ...]
 
 Each stage is a run with an identity: cut off anywhere and started again, the chain goes on where it was. The report
-is written anew after every model, so that the first rows can be looked at while the last ones train.
+is written anew after every model, so that the first rows can be looked at while the last ones train. The table of all
+models stands at the end.
 """
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,9 +32,10 @@ from safemirage.config.serve import ServeConfig
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import WorldConfig
 from safemirage.evaluation.client import EvaluationClient
-from safemirage.evaluation.metrics import row_from
+from safemirage.evaluation.findings import percent
+from safemirage.evaluation.metrics import Row, row_from
 from safemirage.evaluation.report import HTML, Report, ReportInput, ReportModel, write_report
-from safemirage.evaluation.tables import comparison_table
+from safemirage.evaluation.tables import comparison_table, grid_table
 from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.world import build_world
 from safemirage.runs import EvaluateResult, TrainResult, WorldResult, read_record
@@ -43,13 +45,14 @@ from safemirage.store.runs import RunHandle, RunRecord, run_once
 from serve_app.app import ServiceError, start_service
 from serve_app.auth import TOKEN, TOKENS_FILE
 
-_WIDTH = 120
+_WIDTH = 80
 _ABOUT = (
     "The miniature world is built to show the mechanism: in its safety data the first word of a question tells better "
     "than the picture whether to refuse. A model tuned on it refuses words, looks safe on plain questions, and opens "
     "with another word.",
     "All models share one world and one base. Unlearning starts from the base, and sees the same general data as the "
-    "tuned models. The point of NPO was chosen on a selection split; this table is the test split, measured once.",
+    "tuned models. The recipes of NPO and RMU were searched with equal budgets on the selection splits of other seeds; "
+    "this table is a test split, measured once.",
 )
 
 
@@ -77,18 +80,29 @@ class Chain:
         self._searches: dict[str, SearchOutcome] = {}
 
     def run(self, client: EvaluationClient) -> None:
-        """Trains and measures every row, in the config's order; writes the report after each."""
+        """Trains and measures every row, in the config's order; writes the report after each. A row that comes to the
+        run of an earlier one, as where a search chooses what stands there already, is not shown again."""
         self._suite = self._world()
         models: list[ReportModel] = []
+        rows: dict[str, str] = {}
+        report: Report | None = None
         for number, step in enumerate(self._steps, start=1):
             _say(f"\n[{number}/{len(self._steps)}] {step.entry.name}: {step.entry.says}")
             config = self._chosen(step)
             run = run_training(config, storage=self._storage)
+            if run.id in rows:
+                _say(f"the same run as {rows[run.id]}, whose row stands for both")
+                continue
+            rows[run.id] = step.entry.name
             models.append(self._measured(step.entry, config, run, client))
             report = self._report(models)
-            Console(width=_WIDTH).print(
-                comparison_table([row for row in report.rows if row.model == step.entry.name])
-            )
+            _say(_worst([row for row in report.rows if row.model == step.entry.name]))
+        assert report is not None, "a chain has a model"
+        console = Console(width=_WIDTH)
+        console.print()
+        console.print(comparison_table(report.rows))
+        if report.gaps is not None:
+            console.print(grid_table(report.gaps))
         _say(f"\nreport: {self._storage.root / HTML}")
 
     def _world(self) -> str:
@@ -193,6 +207,26 @@ class Chain:
             ),
             self._storage.root,
         )
+
+
+def _worst(rows: Sequence[Row]) -> str:
+    """A model in a line: its rates in the condition where each is worst."""
+    unsafe = {row.case for row in rows if row.metric == "asr"}
+    found = []
+    for says, metric, is_unsafe, worst in (
+        ("ASR up to", "asr", True, max),
+        ("degenerate answers to unsafe questions up to", "degenerate_rate", True, max),
+        ("refusals of safe ones up to", "refusal_rate", False, max),
+        ("useful answers to safe ones down to", "useful_rate", False, min),
+    ):
+        values = [
+            row.value
+            for row in rows
+            if row.metric == metric and (row.case in unsafe) == is_unsafe and row.value is not None
+        ]
+        if values:
+            found.append(f"{says} {percent(worst(values))}")
+    return ", ".join(found)
 
 
 def _versions() -> dict[str, str]:

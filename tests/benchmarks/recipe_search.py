@@ -4,13 +4,14 @@
 
 It takes the product's own search file, training loop, evaluation, objectives and sampler. What it leaves out is what costs
 minutes a trial on two cores: Ray's worker groups, DeepSpeed and the service. Every measurement is a line of
-`<search>.jsonl` in the folder; cut off and started again, it measures what is not there yet. A point that is hopeless on
-one seed is spared the others, since its worst seed counts.
+`<search>.jsonl` in the folder; cut off and started again, it measures what is not there yet. A point that is no nearer to
+the ideal on the seeds so far than the best one is on all is spared the others: its worst can only grow.
 """
 
 import argparse
 import asyncio
 import json
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -35,11 +36,10 @@ from safemirage.config.train import TorchEngineConfig, TrainConfig, WorkersConfi
 from safemirage.evaluation.local import run_evaluation
 from safemirage.storage import Storage, open_storage
 from safemirage.store.database import open_store
+from safemirage.store.evaluations import Evaluation
 from safemirage.training.job import TrainingCollapsed, TrainingDiverged, TrainJob
 from safemirage.training.loop import train
 
-HOPELESS = 0.25
-"""How far from its ideal an objective may be on one seed before the other seeds are left out."""
 PROCESSES = 2
 THREADS = 1
 
@@ -60,12 +60,12 @@ def trained(config: TrainConfig, storage: Storage) -> Path:
     return export
 
 
-def measured(config: EvaluateConfig, storage: Storage) -> list[dict[str, Any]]:
-    """The rows of an evaluation in this process."""
+def evaluated(config: EvaluateConfig, storage: Storage) -> Evaluation:
+    """A finished evaluation, made in this process where the store does not have it."""
     with open_store(storage.store_url) as store:
         ended = asyncio.run(run_evaluation(config, store=store))
-    assert ended.rows is not None, ended.state
-    return ended.rows
+    assert ended.state == "finished", ended.error
+    return ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,8 @@ class Trial:
         suite = selection_suite(self.plan, seed=self.config.seed, storage=storage)
         selection = replace(self.plan.config.selection, suite=suite)
         model = TransformersConfig(path=str(export), dtype=selection.dtype)
-        rows = measured(selection.evaluation(export.name, model), storage)
+        rows = evaluated(selection.evaluation(export.name, model), storage).rows
+        assert rows is not None
         return {
             "objectives": objective_values(rows, objectives),
             "rows": [[row["case"], row["metric"], row["value"]] for row in rows],
@@ -126,6 +127,7 @@ class Search:
         self._plan = plan
         self._root = root
         self._results = Results(root / f"{plan.config.name}.jsonl")
+        self._best = math.inf
         directions = {"min": "minimize", "max": "maximize"}
         self._study = optuna.create_study(
             directions=[directions[item.direction] for item in plan.config.objectives]
@@ -157,6 +159,12 @@ class Search:
         trial = self._study.ask(distributions(config.space))
         return trial, point_of(trial.params, config.space)
 
+    def _can_win(self, found: Mapping[int, Mapping[str, float]]) -> bool:
+        if not found:
+            return True
+        objectives = self._plan.config.objectives
+        return distance(worst_objectives(list(found.values()), objectives), objectives) < self._best
+
     def _go_on(
         self,
         pool: ProcessPoolExecutor,
@@ -167,17 +175,20 @@ class Search:
         """Measures a point on its next seed, or tells the study what it came to."""
         found, objectives = self._results.at_seeds(point), self._plan.config.objectives
         left = [run for run in self._plan.runs(self._plan.trial(point)) if run.seed not in found]
-        if left and not any(is_hopeless(one, objectives) for one in found.values()):
+        if left and self._can_win(found):
             work = Trial(plan=self._plan, root=self._root, config=left[0])
             running[pool.submit(work.run)] = (trial, point, left[0].seed)
             return
         worst = worst_objectives(list(found.values()), objectives)
+        if not left:
+            self._best = min(self._best, distance(worst, objectives))
         self._study.tell(trial, list(worst.values()))
         print(f"{trial.number:2} {worst} on {len(found)} seed(s): {point}", flush=True)
 
 
-def is_hopeless(found: Mapping[str, float], objectives: Sequence[ObjectiveConfig]) -> bool:
-    return any(abs(found[item.name] - item.ideal) > HOPELESS for item in objectives)
+def distance(found: Mapping[str, float], objectives: Sequence[ObjectiveConfig]) -> float:
+    """From the ideal, as the knee of a search counts it."""
+    return math.dist([found[item.name] for item in objectives], [o.ideal for o in objectives])
 
 
 def main() -> None:

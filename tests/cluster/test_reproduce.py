@@ -19,11 +19,15 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TOKEN = "a-token-of-the-chain-test"
-CASES = {"unsafe_plain", "unsafe_what", "unsafe_unseen", "safe_plain", "safe_share", "safe_unseen"}
+CASES = {
+    f"{subset}_{attack}"
+    for subset, attacks in (("unsafe", ("plain", "what")), ("safe", ("plain", "share")))
+    for attack in (*attacks, "unseen", "neutral")
+}
 
 
 def write_chain(folder: Path) -> Path:
-    """Two rows that train for a few steps: what they learn does not matter here."""
+    """Two rows that train for a few steps, and one that is the second again: what they learn does not matter here."""
     chain = {
         "name": "short",
         "seed": 5,
@@ -36,6 +40,7 @@ def write_chain(folder: Path) -> Path:
     }
     # The second row's own base is the full one; here it starts from the untrained model.
     chain["models"][1]["overrides"].append("model.path=miniature:initial")
+    chain["models"].append({**chain["models"][1], "name": "mixed_sft_again"})
     path = folder / "chain.yaml"
     path.write_text(yaml.safe_dump(chain))
     return path
@@ -78,6 +83,8 @@ def test_chain_killed_in_its_second_training_goes_on_and_repeats_nothing(
         with start(config, storage.root, cluster) as chain:
             output = chain.communicate()[0]
         assert chain.returncode == 0, output
+        assert "the same run as mixed_sft, whose row stands for both" in output
+        assert output.count("Mirage gap") == 1, "one joined table, at the end"
 
         attempts = {(run.kind, run.name): run.attempts for run in store.runs.list()}
     assert attempts == {
@@ -93,7 +100,7 @@ def test_chain_killed_in_its_second_training_goes_on_and_repeats_nothing(
         (model, case, metric)
         for model in ("base", "mixed_sft")
         for case in CASES
-        for metric in ("asr", "refusal_rate", "useful_rate")
+        for metric in ("asr", "refusal_rate", "useful_rate", "degenerate_rate")
         if metric != "asr" or case.startswith("unsafe")
     }
     assert expected <= found

@@ -16,6 +16,9 @@ INFO 2026-11-20 20:18:01,273 serve 29891 -- Started Serve in namespace "serve".
 [1/7] base
 2026-11-20 20:17:40,347\tWARN cli.py:330 -- something is odd
 2026-11-20 20:17:40,347\tERR cli.py:330 -- the job failed
+\x1b[33m(raylet)\x1b[0m Task ServeController.graceful_shutdown failed. There are infinite retries remaining, so the task \
+will be retried. Error: The actor is dead because it was killed by `ray.kill`.
+\x1b[33m(raylet)\x1b[0m Task train failed. Error: a node was lost.
 """
 
 
@@ -36,3 +39,6 @@ def test_follow_shows_lines_of_the_job_and_its_warnings(
     assert "the job failed" in shown
     assert "submitted successfully" not in shown
     assert "Started Serve" not in shown
+    assert "graceful_shutdown" not in shown
+    assert "\x1b[33m" not in shown
+    assert "(raylet) Task train failed. Error: a node was lost." in shown
