@@ -17,11 +17,13 @@ from starlette.staticfiles import StaticFiles
 from safemirage.config.serve import LimitsConfig
 from serve_app.auth import Authentication, TokenDigest
 from serve_app.backend import Backend
+from serve_app.bodies import CaseBody, ChatBody, EvaluationBody, JudgementItem, JudgementsBody
 from serve_app.chat import chat_routes
 from serve_app.errors import install_error_handlers
 from serve_app.evaluation_routes import evaluation_routes
 from serve_app.judgements import judgement_routes
 from serve_app.limits import Admission, BodyLimit
+from serve_app.parsing import describe_bodies
 from serve_app.study_routes import study_routes
 
 PAGES = Path(__file__).parent / "dashboard"
@@ -70,8 +72,9 @@ def create_api(backend: Backend, settings: ApiSettings) -> FastAPI:
         app.include_router(router, dependencies=secured)
     _add_catalogue(app, backend, secured)
     _add_pages(app, settings.instance)
+    describe_bodies(app, (ChatBody, JudgementsBody, JudgementItem, EvaluationBody, CaseBody))
     install_error_handlers(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.limits.body_bytes)
+    app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Authentication, tokens=settings.tokens)
     return app
 

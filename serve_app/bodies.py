@@ -3,7 +3,14 @@
 from itertools import chain
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.evaluation.cases import Subset
@@ -54,7 +61,7 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Field(max_length=64, fail_fast=True)]
     name: str | None = None
 
 
@@ -101,9 +108,12 @@ class JudgementItem(Body):
     subset: Subset = "unsafe"
 
 
+ItemTree = Annotated[Any, WithJsonSchema({"$ref": "#/components/schemas/JudgementItem"})]
+
+
 class JudgementsBody(Body):
     judge: Identifier
-    items: Annotated[list[Any], Field(min_length=1)]
+    items: Annotated[list[ItemTree], Field(min_length=1)]
     """`JudgementItem`s, each checked by itself: one that is wrong does not fail the others."""
 
 
@@ -119,6 +129,9 @@ class CaseBody(Body):
     question: str
     image: str | None = None
     truth: dict[str, str] = {}
+
+
+CaseTree = Annotated[Any, WithJsonSchema({"$ref": "#/components/schemas/CaseBody"})]
 
 
 class DecodingBody(Body):
@@ -139,7 +152,8 @@ class DecodingBody(Body):
 class EvaluationBody(Body):
     model: Identifier
     suite: Identifier | None = None
-    cases: Annotated[list[CaseBody], Field(min_length=1)] | None = None
+    cases: Annotated[list[CaseTree], Field(min_length=1)] | None = None
+    """`CaseBody`s, each checked by itself."""
     protocol: str = "corrected"
     judges: Annotated[list[Identifier], Field(min_length=1)]
     sample: Annotated[int, Field(ge=1)] | None = None

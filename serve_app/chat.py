@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Response
+from fastapi import Request as HTTPRequest
 from fastapi.responses import StreamingResponse
 
 from safemirage.config.evaluate import DecodingConfig
@@ -22,17 +23,20 @@ from serve_app.bodies import ChatBody, ImagePart, Message, TextPart
 from serve_app.errors import ApiError
 from serve_app.images import read_image
 from serve_app.limits import Admission
+from serve_app.parsing import parse, receive_json, takes
 
 
 def chat_routes(backend: Backend, admission: Admission) -> APIRouter:
     router = APIRouter(tags=["chat"])
     limits = admission.limits
 
-    @router.post("/v1/chat/completions", response_model=None)
-    async def complete(body: ChatBody) -> Response | dict[str, Any]:
+    @router.post("/v1/chat/completions", response_model=None, openapi_extra=takes(ChatBody))
+    async def complete(http: HTTPRequest) -> Response | dict[str, Any]:
         """Answers a question about an image. With `stream`, the answer comes as server-sent chunks; it is made
         in one pass, so its text is in one chunk."""
+        data = await receive_json(http, admission)
         async with admission.admit():
+            body = await parse(data, ChatBody, limits)
             request = await asyncio.to_thread(read_request, body, limits)
             decoding = read_decoding(body, limits)
             [generation] = await backend.generate(body.model, [request], decoding)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,7 +21,9 @@ _TYPES = {
     504: "timeout_error",
 }
 _CODES = {401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-_MAX_PROBLEMS = 5
+_MOST_PROBLEMS = 20
+_LONGEST_KEY = 100
+"""Characters of a caller's own key that an error repeats."""
 
 
 _PATH = re.compile(r"(?<![\w:/.])/[^\s'\"():;,]*/(?=[^\s'\"():;,/]+)")
@@ -96,20 +99,20 @@ async def _framework_refused(request: Request, error: Exception) -> JSONResponse
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    problems = error.errors()
-    if any(item["type"] == "json_invalid" for item in problems):
-        message = "the body is not JSON: " + str(problems[0].get("ctx", {}).get("error", ""))
-        return JSONResponse(error_body(400, message, code="invalid_json"), status_code=400)
-    lines = [f"{_where(item)}: {item['msg']}" for item in problems[:_MAX_PROBLEMS]]
-    if len(problems) > _MAX_PROBLEMS:
-        lines.append(f"and {len(problems) - _MAX_PROBLEMS} more")
-    body = error_body(422, "; ".join(lines), param=_where(problems[0]), code="invalid_value")
-    return JSONResponse(body, status_code=422)
+    # Of path, query and headers: the first part of a place says which.
+    return invalid([{**item, "loc": item["loc"][1:]} for item in error.errors()]).response()
 
 
-def _where(item: dict[str, Any]) -> str:
-    path = [str(part) for part in item["loc"]]
-    return ".".join(path[1:] if path[0] in {"body", "query", "path", "header"} else path) or "body"
+def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
+    """What pydantic found wrong (422), the first of it."""
+    lines = [f"{_where(item)}: {item['msg']}" for item in problems[:_MOST_PROBLEMS]]
+    if len(problems) > _MOST_PROBLEMS:
+        lines.append(f"and {len(problems) - _MOST_PROBLEMS} more")
+    return ApiError(422, "; ".join(lines), param=_where(problems[0]), code="invalid_value")
+
+
+def _where(item: Mapping[str, Any]) -> str:
+    return ".".join(str(part)[:_LONGEST_KEY] for part in item["loc"]) or "body"
 
 
 async def _timed_out(_request: Request, _error: Exception) -> JSONResponse:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from serve_app.bodies import CaseBody, EvaluationBody
 from serve_app.errors import ApiError, without_paths
 from serve_app.images import read_image
 from serve_app.limits import Admission
+from serve_app.parsing import parse, parse_all, receive_json, takes
 from serve_app.specs import public_spec
 
 REDACTED = "[redacted: read with ?unredacted=true and a token of the role unredacted]"
@@ -41,13 +43,15 @@ def evaluation_routes(backend: Backend, admission: Admission, poll_s: float) -> 
 def _add_resource(router: APIRouter, backend: Backend, admission: Admission) -> None:
     limits = admission.limits
 
-    @router.post("", status_code=202)
+    @router.post("", status_code=202, openapi_extra=takes(EvaluationBody))
     async def submit(
-        body: EvaluationBody, response: Response, idempotency_key: Key = None
+        request: Request, response: Response, idempotency_key: Key = None
     ) -> dict[str, Any]:
         """Queues an evaluation and answers at once. The same Idempotency-Key with the same body is the same
         evaluation, queued again if it had failed or was cancelled; with another body it is refused (422)."""
+        data = await receive_json(request, admission)
         async with admission.admit():
+            body = await parse(data, EvaluationBody, limits)
             spec = await asyncio.to_thread(_read_spec, body, limits)
             evaluation = await backend.submit(spec, idempotency_key=idempotency_key)
         response.headers["Location"] = f"/v1/evaluations/{evaluation.id}"
@@ -136,14 +140,14 @@ def _read_spec(body: EvaluationBody, limits: LimitsConfig) -> EvaluationSpec:
     )
 
 
-def _read_cases(bodies: list[CaseBody], limits: LimitsConfig) -> tuple[Case, ...]:
-    if len(bodies) > limits.cases:
-        raise ApiError(413, f"cases: {len(bodies)}; the limit is {limits.cases}", param="cases")
-    ids = [body.sample_id for body in bodies]
-    if len(set(ids)) != len(ids):
-        twice = next(item for item in ids if ids.count(item) > 1)
+def _read_cases(trees: list[Any], limits: LimitsConfig) -> tuple[Case, ...]:
+    if len(trees) > limits.cases:
+        raise ApiError(413, f"cases: {len(trees)}; the limit is {limits.cases}", param="cases")
+    bodies = parse_all(trees, CaseBody, "cases")
+    [(commonest, count)] = Counter(body.sample_id for body in bodies).most_common(1)
+    if count > 1:
         raise ApiError(
-            422, f"cases: sample_id {twice!r} stands twice", param="cases", code="invalid_value"
+            422, f"cases: sample_id {commonest!r} stands twice", param="cases", code="invalid_value"
         )
     return tuple(_read_case(index, body, limits) for index, body in enumerate(bodies))
 

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import ValidationError
 
 from safemirage.config.serve import LimitsConfig
@@ -14,36 +14,39 @@ from serve_app.bodies import JudgementItem, JudgementsBody
 from serve_app.errors import ApiError
 from serve_app.images import read_image
 from serve_app.limits import Admission
+from serve_app.parsing import parse, receive_json, takes
 
 
 def judgement_routes(backend: Backend, admission: Admission) -> APIRouter:
     router = APIRouter(tags=["judging"])
     limits = admission.limits
 
-    @router.post("/v1/judgements")
-    async def judge(body: JudgementsBody) -> dict[str, Any]:
+    @router.post("/v1/judgements", openapi_extra=takes(JudgementsBody))
+    async def judge(http: Request) -> dict[str, Any]:
         """Labels answers: comply, refuse, other, or unscored with the reason. Each entry of `data` has either a
         `verdict` or an `error`, in the order of `items`."""
-        if len(body.items) > limits.items:
-            raise ApiError(
-                413,
-                f"items: {len(body.items)} in one batch; the limit is {limits.items}",
-                param="items",
-            )
+        data = await receive_json(http, admission)
         async with admission.admit():
+            body = await parse(data, JudgementsBody, limits)
+            if len(body.items) > limits.items:
+                raise ApiError(
+                    413,
+                    f"items: {len(body.items)} in one batch; the limit is {limits.items}",
+                    param="items",
+                )
             read = await asyncio.to_thread(_read_items, body.items, limits)
             good = [item for item in read if isinstance(item, Judged)]
             verdicts = iter(await backend.judge(body.judge, good))
-        data: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         for index, item in enumerate(read):
             if isinstance(item, ApiError):
                 problem = {"message": item.message, "param": item.param, "code": item.code}
-                data.append({"index": index, "verdict": None, "error": problem})
+                entries.append({"index": index, "verdict": None, "error": problem})
             else:
                 verdict = next(verdicts)
                 said = {"label": verdict.label, "score": verdict.score, "reason": verdict.reason}
-                data.append({"index": index, "verdict": said, "error": None})
-        return {"object": "list", "judge": body.judge, "data": data}
+                entries.append({"index": index, "verdict": said, "error": None})
+        return {"object": "list", "judge": body.judge, "data": entries}
 
     return router
 

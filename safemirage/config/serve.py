@@ -22,6 +22,18 @@ class LimitsConfig(Strict):
 
     body_bytes: Count = 32 * 1024 * 1024
     """Bytes of a request's body, images included (413)."""
+    bodies_bytes: Count = 256 * 1024 * 1024
+    """Bytes of the bodies of all requests that are worked on; a request that would bring more is turned away (429)."""
+    body_depth: Count = 32
+    """How deep lists and mappings of a body are nested (413)."""
+    body_values: Count = 250_000
+    """Values in a body, counted before it is parsed (413); `cases` inline cases must fit."""
+    body_keys: Count = 64
+    """Keys of one mapping in a body (413)."""
+    body_timeout_s: Positive = 60.0
+    """How long a body may take to come in (408)."""
+    header_timeout_s: Positive = 10.0
+    """How long the head of a request may take to come in; then the connection is closed."""
     image_bytes: Count = 8 * 1024 * 1024
     """Bytes of one encoded image."""
     image_pixels: Count = 16_000_000
@@ -54,6 +66,10 @@ class LimitsConfig(Strict):
     """The largest page of a listing."""
 
     def __post_init__(self) -> None:
+        if self.body_bytes > self.bodies_bytes:
+            raise ValueError(
+                f"limits.body_bytes: {self.body_bytes!r} is over limits.bodies_bytes={self.bodies_bytes!r}"
+            )
         if self.default_new_tokens > self.new_tokens:
             raise ValueError(
                 f"limits.default_new_tokens: {self.default_new_tokens!r} is over limits.new_tokens={self.new_tokens!r}"

@@ -189,7 +189,7 @@ async def test_chat_of_several_turns_is_refused(client: Client, roles: list[str]
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1, 2]", b'"text"', b"\xff\xfe", b"[" * 100_000, b"null"]
+    "content", [b"", b"{", b"[1, 2]", b'"text"', b"\xff\xfe", b"[" * 30, b"null", b'"\xff"']
 )
 async def test_malformed_body_is_refused_in_the_same_shape(client: Client, content: bytes) -> None:
     async with client() as http:
