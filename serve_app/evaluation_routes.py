@@ -118,7 +118,7 @@ def _add_events(router: APIRouter, backend: Backend, admission: Admission, poll_
 
 def _read_spec(body: EvaluationBody, limits: LimitsConfig) -> EvaluationSpec:
     try:
-        check_protocol(body.protocol)
+        protocol = check_protocol(body.protocol)
     except ValueError as error:
         raise ApiError(400, str(error), param="protocol", code="unsupported_protocol") from error
     decoding = body.decoding.config(limits.default_new_tokens)
@@ -132,7 +132,7 @@ def _read_spec(body: EvaluationBody, limits: LimitsConfig) -> EvaluationSpec:
         model=body.model,
         suite=body.suite,
         cases=_read_cases(body.cases, limits) if body.cases is not None else None,
-        protocol=body.protocol,
+        protocol=protocol,
         judges=tuple(body.judges),
         sample=body.sample,
         seed=body.seed,
@@ -175,14 +175,15 @@ def _read_case(index: int, body: CaseBody, limits: LimitsConfig) -> Case:
 
 
 def _view(evaluation: Evaluation) -> dict[str, Any]:
+    spec = public_spec(evaluation)
     return {
         "id": evaluation.id,
         "object": "evaluation",
         "state": evaluation.state,
-        **public_spec(evaluation),
+        **spec,
         "progress": {"done": evaluation.done, "total": evaluation.total},
         "rows": evaluation.rows or [],
-        "error": _public_error(evaluation.error),
+        "error": _public_error(evaluation.error) or spec.get("error"),
         "created_at": evaluation.created_at.isoformat(),
         "updated_at": evaluation.updated_at.isoformat(),
     }

@@ -7,14 +7,12 @@ goes on from the batches that are stored.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
 
-from safemirage.config.evaluate import DecodingConfig, check_protocol
 from safemirage.config.serve import EvaluationsConfig
 from safemirage.evaluation.cases import Case
 from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.record import EvaluationRecord, read_evaluation
 from safemirage.evaluation.suites import load_suite, sample_questions
 from safemirage.storage import Storage
 from safemirage.store import LeaseLost, Store
@@ -71,16 +69,17 @@ class EvaluationRunner:
             for evaluation in reversed(found)
             if not evaluation.is_live
             and evaluation.id not in self._tasks
-            and is_submitted(evaluation.spec)
+            and is_submitted(evaluation)
         ]
         for evaluation in waiting[:free]:
             self._tasks[evaluation.id] = asyncio.create_task(self._evaluate(evaluation))
 
     async def _evaluate(self, evaluation: Evaluation) -> None:
+        record = read_evaluation(evaluation)
         try:
-            cases = await asyncio.to_thread(self._cases, evaluation.spec)
-            generator = await self._open_model(evaluation.spec["model"])
-            judges = [await self._judges.open(name) for name in evaluation.spec["judges"]]
+            cases = await asyncio.to_thread(self._cases, record)
+            generator = await self._open_model(record.name)
+            judges = [await self._judges.open(judge.name) for judge in record.judges]
         except (
             ValueError,
             RuntimeError,
@@ -89,21 +88,21 @@ class EvaluationRunner:
             return
         spec = EvaluationSpec(
             id=evaluation.id,
-            model=evaluation.spec["model"],
-            decoding=DecodingConfig(**evaluation.spec["decoding"]),
-            protocol=check_protocol(evaluation.spec.get("protocol", "corrected")),
+            model=record.name,
+            decoding=record.decoding,
+            protocol=record.protocol,
             batch_size=self._config.batch,
             ttl_s=self._config.takeover_s,
-            tree=evaluation.spec,
+            record=record,
         )
         await evaluate(spec, cases, generator, judges, store=self._store)
 
-    def _cases(self, spec: dict[str, Any]) -> list[Case]:
-        if spec["suite"] is not None:
-            cases = load_suite(Path(self._storage.suites) / spec["suite"])
+    def _cases(self, record: EvaluationRecord) -> list[Case]:
+        if record.suite is not None:
+            cases = load_suite(self._storage.suites / record.suite)
         else:
-            cases = [read_case(tree, self._store) for tree in spec["cases"]]
-        return sample_questions(cases, spec["sample"], spec["seed"])
+            cases = [read_case(tree, self._store) for tree in record.cases or ()]
+        return sample_questions(cases, record.sample, record.seed)
 
     def _fail(self, evaluation_id: str, message: str) -> None:
         lease = self._store.leases.acquire(

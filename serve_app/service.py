@@ -16,6 +16,7 @@ from safemirage.evaluation.generators import (
     RequestRejected,
 )
 from safemirage.evaluation.judges import Judged
+from safemirage.evaluation.record import EvaluationRecord, JudgeRecord
 from safemirage.evaluation.suites import case_tree
 from safemirage.models.manifest import ExportError
 from safemirage.storage import Storage
@@ -31,7 +32,6 @@ from serve_app.catalogue import (
     not_found,
 )
 from serve_app.errors import ApiError, without_paths
-from serve_app.specs import submitted
 from serve_app.studies import find_study, list_studies
 
 _RETRY_AFTER_S = 5
@@ -132,7 +132,7 @@ class Service:
         return card
 
     def _submit(self, spec: EvaluationSpec, idempotency_key: str | None) -> Evaluation:
-        tree = self._tree(spec)
+        tree = to_tree(self._record(spec))
         if spec.cases is not None:
             images = [case.image for case in spec.cases if case.image is not None]
             self._store.samples.put_images({image.digest: image.data for image in images})
@@ -144,22 +144,22 @@ class Service:
             ) from error
         return _found(self._store.evaluations.requeue(evaluation.id), evaluation.id)
 
-    def _tree(self, spec: EvaluationSpec) -> dict[str, Any]:
+    def _record(self, spec: EvaluationSpec) -> EvaluationRecord:
         """The spec as stored. Model and suite count by content, so an edited one is another evaluation."""
         folder = find_suite(self._storage, spec.suite) if spec.suite is not None else None
-        tree = {
-            "model": spec.model,
-            "weights_digest": self._usable_model(spec.model).weights_digest,
-            "suite": spec.suite,
-            "suite_digest": folder_digest(folder) if folder else None,
-            "cases": [case_tree(case) for case in spec.cases] if spec.cases is not None else None,
-            "protocol": spec.protocol,
-            "judges": list(spec.judges),
-            "sample": spec.sample,
-            "seed": spec.seed,
-            "decoding": to_tree(spec.decoding),
-        }
-        return submitted(tree)
+        return EvaluationRecord(
+            name=spec.model,
+            source="service",
+            suite=spec.suite,
+            suite_digest=folder_digest(folder) if folder else None,
+            generator={"weights_digest": self._usable_model(spec.model).weights_digest},
+            judges=tuple(JudgeRecord(name=name) for name in spec.judges),
+            protocol=spec.protocol,
+            sample=spec.sample,
+            seed=spec.seed,
+            decoding=spec.decoding,
+            cases=tuple(map(case_tree, spec.cases)) if spec.cases is not None else None,
+        )
 
 
 @contextmanager

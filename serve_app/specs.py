@@ -1,48 +1,45 @@
-"""Evaluations as the store describes them: those that came in by HTTP, and those that jobs and trials did themselves."""
+"""Evaluations as the service shows and takes them up: those that came in by HTTP, and those of jobs and trials."""
 
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any
 
+from safemirage.config.load import ConfigError, to_tree
 from safemirage.evaluation.cases import Case, ImageInput
+from safemirage.evaluation.record import read_evaluation, readable
 from safemirage.store import Store
 from safemirage.store.evaluations import Evaluation
 
-_SOURCE = "service"
 
-
-def submitted(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec marked as one that the service shall run."""
-    return {**spec, "source": _SOURCE}
-
-
-def is_submitted(spec: Mapping[str, Any]) -> bool:
-    return spec.get("source") == _SOURCE
+def is_submitted(evaluation: Evaluation) -> bool:
+    """Whether it came in by HTTP, for the service to run."""
+    record = readable(evaluation)
+    return record is not None and record.source == "service"
 
 
 def public_spec(evaluation: Evaluation) -> dict[str, Any]:
-    """What callers are shown of a spec: never inline cases, which may be many."""
-    spec = evaluation.spec
-    if is_submitted(spec):
-        return {key: value for key, value in spec.items() if key != "cases"}
-    config = spec.get("config", spec)
+    """What callers are shown of what was asked: never inline cases, which may be many. A record of another version
+    says why it cannot be read, and spoils no listing."""
+    try:
+        record = read_evaluation(evaluation)
+    except ConfigError as error:
+        return {"model": evaluation.id, "source": "unknown", "error": str(error)}
     rows = evaluation.rows or []
-    set_name = (config.get("set") or {}).get("name")
-    suite = "vlguard" if config.get("vlguard") else set_name or config.get("suite")
     return {
-        "model": rows[0]["model"] if rows else config.get("name"),
-        "suite": PurePath(suite).name if suite else None,
-        "judges": [judge.get("title", judge["name"]) for judge in config.get("judges", [])],
-        "protocol": config.get("protocol", "corrected"),
-        "sample": config.get("sample"),
-        "seed": config.get("seed", 0),
-        "decoding": config.get("decoding", {}),
-        "source": "job",
+        "model": rows[0]["model"] if rows else record.name,
+        "generator": record.generator,
+        "suite": record.suite,
+        "suite_digest": record.suite_digest,
+        "judges": [judge.name for judge in record.judges],
+        "protocol": record.protocol,
+        "sample": record.sample,
+        "seed": record.seed,
+        "decoding": to_tree(record.decoding),
+        "source": record.source,
     }
 
 
 def read_case(tree: Mapping[str, Any], store: Store) -> Case:
-    """The case of a spec, whose image is a digest."""
+    """The case of a record, whose image is a digest."""
     image = None
     if tree["image"] is not None:
         data = store.samples.image(tree["image"])

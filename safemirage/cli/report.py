@@ -28,7 +28,7 @@ def report(
 
     with open_store(open_storage().store_url) as store:
         models = [
-            ReportModel(name=one.name, evaluation_id=one.id, config=one.spec.get("config"))
+            ReportModel(name=one.name, evaluation_id=one.id, config=one.record.config)
             for one in load_evaluations(store, evaluations)
         ]
         given = ReportInput(

@@ -10,12 +10,13 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from safemirage.config.evaluate import DecodingConfig, Reading
+from safemirage.config.load import to_tree
 from safemirage.evaluation.asking import ask_each
 from safemirage.evaluation.cases import Case, Generation, Request, Verdict
 from safemirage.evaluation.errors import COMMONEST_REASON
@@ -24,6 +25,7 @@ from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.keys import generation_key, scoped_key, verdict_key
 from safemirage.evaluation.metrics import row_tree
 from safemirage.evaluation.readings import score_as
+from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.samples import Sample, sample_of, sample_tree, verdict_tree
 from safemirage.progress import OnProgress
 from safemirage.store.database import Store
@@ -64,8 +66,8 @@ class EvaluationSpec:
     """Share of cases that a judge may leave unscored; with more the evaluation fails."""
     ttl_s: float = DEFAULT_TTL_S
     """How long after a sudden end another process may take the evaluation over."""
-    tree: Mapping[str, Any] = field(default_factory=dict)
-    """What the store shows of it; what it was submitted with, if it was."""
+    record: EvaluationRecord | None = None
+    """What the store keeps of it; what it was submitted with, if it was. None: what this spec says."""
 
 
 async def evaluate(
@@ -83,7 +85,7 @@ async def evaluate(
     ended already is returned as it is, but one that failed is done again.
 
     Raises:
-        IdempotencyConflict: the id is known with another `tree`.
+        IdempotencyConflict: the id is known with another `record`.
         GeneratorUnavailable: the model cannot be reached; recorded, as any other error is.
         LeaseLost: this process stalled and another took the evaluation over.
         TooManyUnscored: a judge left more than `max_unscored` of the cases without a verdict; recorded.
@@ -91,7 +93,10 @@ async def evaluate(
     names = [judge.name for judge in judges]
     if len(set(names)) != len(names):
         raise ValueError(f"judges: {names} holds a name twice; every judge needs its own")
-    await asyncio.to_thread(store.evaluations.submit, spec.tree, evaluation_id=spec.id)
+    record = spec.record or EvaluationRecord(
+        name=spec.model, protocol=spec.protocol, decoding=spec.decoding
+    )
+    await asyncio.to_thread(store.evaluations.submit, to_tree(record), evaluation_id=spec.id)
     async with _held(store, spec) as lease:
         if lease is not None:
             await _Work(spec, generator, judges, store=store, lease=lease).run(cases, on_progress)

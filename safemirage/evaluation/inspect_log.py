@@ -42,7 +42,9 @@ from inspect_ai.model import (
 )
 from inspect_ai.scorer import Score
 
+from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.identity import digest_of
+from safemirage.config.load import to_tree
 from safemirage.evaluation.cases import Verdict
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.findings import percent
@@ -111,13 +113,13 @@ def _log(
 ) -> EvalLog:
     """The log of one case: `samples` says in Inspect's words what `members` are."""
     rows = [row for row in evaluation.rows if row.case == members[0].case]
-    decoding = _decoding(evaluation)
+    decoding = evaluation.record.decoding
     return EvalLog(
         status="success",
         eval=_spec(evaluation, members, rows, created=stats.started_at),
         plan=EvalPlan(
             name="safemirage evaluate",
-            steps=[EvalPlanStep(solver="generate", params=decoding)],
+            steps=[EvalPlanStep(solver="generate", params=to_tree(decoding))],
             config=_generate_config(decoding),
         ),
         results=_results(evaluation, members, rows),
@@ -133,9 +135,8 @@ def _spec(
     *,
     created: str,
 ) -> EvalSpec:
-    tree = evaluation.spec
-    config = tree.get("config", tree)
-    model = config.get("model")
+    record = evaluation.record
+    model = (record.config or {}).get("model", record.generator)
     return EvalSpec(
         run_id=evaluation.id,
         created=created,
@@ -145,42 +146,32 @@ def _spec(
         task_args={"case": samples[0].case, "protocol": evaluation.reading},
         tags=[evaluation.reading],
         dataset=EvalDataset(
-            name=_suite(config),
+            name=record.suite,  # its digest and where it lay stand in the log's `spec`
             samples=len(samples),
             sample_ids=[sample.sample_id for sample in samples],
             shuffled=False,
         ),
         model=evaluation.name,
-        model_args=dict(model) if isinstance(model, Mapping) else {},
-        model_base_url=model.get("url") if isinstance(model, Mapping) else None,
+        model_args=dict(model),
+        model_base_url=model.get("url"),
         config=EvalConfig(),
         packages={"safemirage": version("safemirage")},
         metadata={
             "evaluation": evaluation.id,
             "reading": evaluation.reading,
             "rates": {f"{row.metric} by {row.judge}": _in_words(row) for row in rows},
-            "spec": dict(tree),
+            "spec": to_tree(record),
         },
     )
 
 
-def _suite(config: Mapping[str, Any]) -> str | None:
-    """The suite's name; its digest and where it lay stand in the log's `spec`."""
-    if config.get("vlguard"):
-        return "vlguard"
-    return Path(config["suite"]).name if isinstance(config.get("suite"), str) else None
-
-
-def _decoding(evaluation: StoredEvaluation) -> dict[str, Any]:
-    return dict(evaluation.spec.get("config", evaluation.spec).get("decoding", {}))
-
-
-def _generate_config(decoding: Mapping[str, Any]) -> GenerateConfig:
-    """Empty where the evaluation does not record its decoding."""
-    names = {"max_tokens": "max_new_tokens", "temperature": "temperature", "top_p": "top_p"}
-    given = {theirs: decoding[ours] for theirs, ours in names.items() if ours in decoding}
-    sampled = decoding.get("temperature", 0) > 0
-    return GenerateConfig(**given, seed=decoding.get("seed") if sampled else None)
+def _generate_config(decoding: DecodingConfig) -> GenerateConfig:
+    return GenerateConfig(
+        max_tokens=decoding.max_new_tokens,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        seed=decoding.seed if decoding.temperature > 0 else None,
+    )
 
 
 def _results(

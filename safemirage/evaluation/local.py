@@ -4,9 +4,8 @@ import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any
 
-from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig, JudgeConfig
+from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig, JudgeConfig, suite_name
 from safemirage.config.identity import digest_of, identity_tree
 from safemirage.config.load import to_tree
 from safemirage.evaluation.calls import ModelCalls
@@ -16,6 +15,7 @@ from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.build import build_judge
 from safemirage.evaluation.keys import EVALUATION_SCOPE
+from safemirage.evaluation.record import EvaluationRecord, judge_record
 from safemirage.evaluation.selection import load_cases
 from safemirage.evaluation.suites import suite_digest
 from safemirage.progress import OnProgress
@@ -48,21 +48,27 @@ async def run_evaluation(
     async with AsyncExitStack() as stack:
         generator = calls.counted_answers(await stack.enter_async_context(open_model(config.model)))
         judges = await open_judges(config.judges, stack, calls, open_model)
-        tree = {
-            "name": config.name,
-            "suite": suite_digest(cases),
-            "generator": dict(generator.key),
-            "judges": [dict(judge.key) for judge in judges],
-            "config": identity_tree(config),
-        }
+        record = EvaluationRecord(
+            name=config.name,
+            suite=suite_name(config),
+            suite_digest=suite_digest(cases),
+            generator=dict(generator.key),
+            judges=tuple(map(judge_record, judges)),
+            protocol=config.protocol,
+            sample=config.sample,
+            sampling=config.sampling,
+            seed=config.seed,
+            decoding=config.decoding,
+            config=identity_tree(config),
+        )
         spec = EvaluationSpec(
-            id=await _evaluation_id(config.name, tree, generator, store),
+            id=await _evaluation_id(record, generator, store),
             model=config.name,
             decoding=config.decoding,
             batch_size=config.batch_size,
             protocol=config.protocol,
             max_unscored=config.max_unscored,
-            tree=tree,
+            record=record,
         )
         await asyncio.to_thread(
             store.evaluations.requeue, spec.id
@@ -88,16 +94,14 @@ async def open_judges(
     ]
 
 
-async def _evaluation_id(
-    name: str, tree: dict[str, Any], generator: Generator, store: Store
-) -> str:
-    identity = digest_of({**tree, "name": ""})
+async def _evaluation_id(record: EvaluationRecord, generator: Generator, store: Store) -> str:
+    made = f"{record.name}-{record.identity[:12]}"
     if generator.key.get("scope") != EVALUATION_SCOPE:
-        return f"{name}-{identity[:12]}"
+        return made
     unfinished = await asyncio.to_thread(
         store.evaluations.list, states=("queued", "running", "failed")
     )
     for evaluation in unfinished:
-        if evaluation.spec == tree:
+        if evaluation.spec == to_tree(record):
             return evaluation.id
-    return f"{name}-{identity[:12]}-{uuid.uuid4().hex[:8]}"
+    return f"{made}-{uuid.uuid4().hex[:8]}"

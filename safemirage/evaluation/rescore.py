@@ -1,23 +1,24 @@
 """Judging the answers of a finished evaluation again, by other judges: nothing is generated."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 from safemirage.config.evaluate import DecodingConfig, JudgeConfig, Reading
-from safemirage.config.identity import digest_of, identity_tree
+from safemirage.config.identity import identity_tree
 from safemirage.config.load import build_config, read_tree
 from safemirage.config.rescore import RescoreConfig
 from safemirage.evaluation.calls import ModelCalls
 from safemirage.evaluation.cases import Case, ImageInput
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.evaluate import EvaluationSpec, StoredAnswers, evaluate
+from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.local import open_judges
+from safemirage.evaluation.record import EvaluationRecord, judge_record
 from safemirage.evaluation.samples import Sample
-from safemirage.evaluation.stored import RESCORED, StoredEvaluation
+from safemirage.evaluation.stored import StoredEvaluation
 from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
@@ -57,14 +58,13 @@ async def rescore(
     answers = {sample.sample_id: (sample.answer, sample.error) for sample in original.samples}
     async with AsyncExitStack() as stack:
         opened = await open_judges(judges, stack, calls or ModelCalls())
-        tree = _tree(original, judges, [dict(judge.key) for judge in opened], protocol)
-        identity = digest_of({**tree, "name": ""})
+        record = _record(original, judges, opened, protocol)
         spec = EvaluationSpec(
-            id=f"{original.name}-rescored-{identity[:12]}",
+            id=f"{original.name}-rescored-{record.identity[:12]}",
             model=original.name,
             decoding=DecodingConfig(),  # nothing is generated
             protocol=protocol,
-            tree=tree,
+            record=record,
         )
         await asyncio.to_thread(
             store.evaluations.requeue, spec.id
@@ -73,24 +73,22 @@ async def rescore(
         return await evaluate(spec, cases, given, opened, store=store, on_progress=on_progress)
 
 
-def _tree(
+def _record(
     original: StoredEvaluation,
-    judges: Sequence[JudgeConfig],
-    keys: Sequence[Mapping[str, str]],
+    configs: Sequence[JudgeConfig],
+    judges: Sequence[Judge],
     protocol: Reading,
-) -> dict[str, Any]:
-    """The original's spec with the new judges and reading in place of its own, and where the answers came from."""
-    config = {
-        **original.spec.get("config", {}),
-        "judges": identity_tree(tuple(judges)),
-        "protocol": protocol,
-    }
-    return {
-        **{key: value for key, value in original.spec.items() if key != "source"},
-        RESCORED: original.id,
-        "judges": [dict(key) for key in keys],
-        "config": config,
-    }
+) -> EvaluationRecord:
+    """The original's record with the new judges and reading in place of its own, and where the answers came from."""
+    changed = {"judges": identity_tree(tuple(configs)), "protocol": protocol}
+    return replace(
+        original.record,
+        source="job",
+        rescored=original.id,
+        judges=tuple(map(judge_record, judges)),
+        protocol=protocol,
+        config={**(original.record.config or {}), **changed},
+    )
 
 
 def _case(sample: Sample, store: Store) -> Case:

@@ -1,6 +1,6 @@
 """Finished evaluations out of the store, by id, by name, or by the config that made them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,13 @@ from safemirage.config.identity import identity_tree
 from safemirage.config.load import load_config
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.metrics import Row, headline, row_from
+from safemirage.evaluation.record import EvaluationRecord, read_evaluation, readable
 from safemirage.evaluation.samples import Sample, sample_from
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
 
 _CONFIG_SUFFIXES = (".yaml", ".yml")
 _SHOWN = 10
-RESCORED = "rescored"
-"""In the spec of an evaluation that judged another's answers again: the other's id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class StoredEvaluation:
     name: str
     rows: list[Row]
     samples: list[Sample]
-    spec: dict[str, Any]
+    record: EvaluationRecord
 
     def judge(self, metric: str) -> str | None:
         """The judge that the metric is reported by: the first that measures it."""
@@ -37,20 +36,17 @@ class StoredEvaluation:
     @property
     def reading(self) -> str:
         """`corrected` or `paper`."""
-        return reading_of(self.spec)
+        return self.record.protocol
 
     @property
     def has_torn_groups(self) -> bool:
         """Whether questions were sampled as the original does, so that a group may hold rewrites of several."""
-        return self.spec.get("config", {}).get("sampling") == "rows"
+        return self.record.sampling == "rows"
 
     @property
     def judge_keys(self) -> dict[str, Any]:
         """What each judge is made of, where the evaluation recorded it."""
-        configs = self.spec.get("config", {}).get("judges", [])
-        names = [config.get("title", config["name"]) for config in configs]
-        keys = self.spec.get("judges", [])
-        return dict(zip(names, keys, strict=True)) if len(names) == len(keys) else {}
+        return {judge.name: judge.key for judge in self.record.judges}
 
 
 def load_evaluations(store: Store, references: list[str]) -> list[StoredEvaluation]:
@@ -77,20 +73,16 @@ def load_evaluations(store: Store, references: list[str]) -> list[StoredEvaluati
     ]
 
 
-def reading_of(spec: Mapping[str, Any]) -> str:
-    """The reading that an evaluation's rows were counted in: `corrected` or `paper`."""
-    return str(spec.get("config", spec).get("protocol", "corrected"))
-
-
 def load_evaluation(store: Store, evaluation: Evaluation) -> StoredEvaluation:
     assert evaluation.rows is not None, f"evaluation {evaluation.id} is finished"
     rows = [row_from(tree) for tree in evaluation.rows]
+    record = read_evaluation(evaluation)
     return StoredEvaluation(
         id=evaluation.id,
-        name=_name(evaluation),
+        name=_name(evaluation, record),
         rows=rows,
         samples=[sample_from(tree) for tree in store.evaluations.samples(evaluation.id)],
-        spec=evaluation.spec,
+        record=record,
     )
 
 
@@ -106,33 +98,31 @@ def find_evaluation(store: Store, reference: str) -> Evaluation:
         if by_id.state != "finished":
             raise EvaluationError(f"evaluation {reference} is {by_id.state}, not finished")
         return by_id
-    finished = [
-        one for one in store.evaluations.list(states=("finished",)) if RESCORED not in one.spec
-    ]
+    records = [(one, readable(one)) for one in store.evaluations.list(states=("finished",))]
+    finished = {
+        one.id: (one, record) for one, record in records if record and record.rescored is None
+    }
     if reference.endswith(_CONFIG_SUFFIXES):
         tree = identity_tree(load_config(EvaluateConfig, Path(reference)))
-        found = [one for one in finished if one.spec.get("config") == tree]
+        found = [one for one, record in finished.values() if record.config == tree]
         missing = "was not run, or did not finish: safemirage evaluate runs it"
     else:
-        found = [one for one in finished if _name(one) == reference]
+        found = [one for one, record in finished.values() if _name(one, record) == reference]
         missing = f"is neither an id nor a name; there are: {_listed(finished)}"
     if not found:
         raise EvaluationError(f"evaluation {reference!r} {missing}")
     if len(found) > 1:
         raise EvaluationError(
-            f"evaluation {reference!r}: {len(found)} have that name; give one's id: {_listed(found)}"
+            f"evaluation {reference!r}: {len(found)} have that name; give one's id: {_listed([one.id for one in found])}"
         )
     return found[0]
 
 
-def _name(evaluation: Evaluation) -> str:
-    """What rows call the model; for an evaluation without rows, its own name or model."""
-    if evaluation.rows:
-        return str(evaluation.rows[0]["model"])
-    return str(evaluation.spec.get("name") or evaluation.spec.get("model") or evaluation.id)
+def _name(evaluation: Evaluation, record: EvaluationRecord) -> str:
+    """What rows call the model; for an evaluation without rows, its record's name."""
+    return str(evaluation.rows[0]["model"]) if evaluation.rows else record.name
 
 
-def _listed(evaluations: list[Evaluation]) -> str:
-    ids = [one.id for one in evaluations[:_SHOWN]]
-    more = [f"and {len(evaluations) - _SHOWN} more"] if len(evaluations) > _SHOWN else []
-    return ", ".join(ids + more) or "none"
+def _listed(ids: Collection[str]) -> str:
+    more = [f"and {len(ids) - _SHOWN} more"] if len(ids) > _SHOWN else []
+    return ", ".join([*ids][:_SHOWN] + more) or "none"

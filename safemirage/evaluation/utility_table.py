@@ -160,5 +160,5 @@ def _safety_rows(one: StoredEvaluation) -> list[Row]:
 
 def _generator(one: StoredEvaluation) -> str:
     """What tells models apart: the generator's key; for evaluations that recorded none, themselves."""
-    key = one.spec.get("generator")
+    key = one.record.generator
     return digest_of(key) if key else one.id

@@ -61,7 +61,7 @@ class Measured:
                     "says": point.says,
                     **point.settings,
                     "evaluation": one.id,
-                    "generator": one.spec["generator"],
+                    "generator": one.record.generator,
                     "rows": [row_tree(row) for row in one.rows],
                 }
                 for point, one in zip(self.points, self.evaluations, strict=True)

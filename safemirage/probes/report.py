@@ -33,7 +33,7 @@ def write_probe(
             name=one.name,
             evaluation_id=one.id,
             says=point.says,
-            config=one.spec.get("config"),
+            config=one.record.config,
         )
         for point, one in zip(measured.points, measured.evaluations, strict=True)
     ]

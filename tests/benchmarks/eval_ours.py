@@ -93,17 +93,13 @@ def run_through_store(
     counted.clock = clock
     with tempfile.TemporaryDirectory() as folder, open_store(f"sqlite:///{folder}/s.db") as store:
         judge = UnsafeOnly(ModelJudge("judge", JUDGE_PROMPT, counted))
-        spec = EvaluationSpec(
-            id="first", model="m", decoding=_DECODING, batch_size=len(cases), tree={}
-        )
+        spec = EvaluationSpec(id="first", model="m", decoding=_DECODING, batch_size=len(cases))
         began = time.perf_counter()
         first = asyncio.run(evaluate(spec, cases, counted, [judge], store=store))
         ended = time.perf_counter()
         assert first.state == "finished", first.error
         calls, counts, asked = dict(counted.calls), dict(clock.counts), list(counted.asked)
-        again = EvaluationSpec(
-            id="second", model="m", decoding=_DECODING, batch_size=len(cases), tree={}
-        )
+        again = EvaluationSpec(id="second", model="m", decoding=_DECODING, batch_size=len(cases))
         asyncio.run(evaluate(again, cases, counted, [judge], store=store))
     decoded = sum(lengths.of(role, text) - 1 for role, text in asked)
     return timing_of(

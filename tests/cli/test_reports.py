@@ -33,9 +33,7 @@ def evaluated(store: Store) -> Store:
     truth = truth_of(cases)
     judges = [built_in_judge(judge) for judge in ("oracle", "useful", "keywords")]
     for name in NAMES:
-        spec = EvaluationSpec(
-            id=f"{name}-1", model=name, decoding=DecodingConfig(), tree={"name": name}
-        )
+        spec = EvaluationSpec(id=f"{name}-1", model=name, decoding=DecodingConfig())
         generator = ScriptedGenerator(
             lambda request, name=name: answer(name, request, truth), version=name
         )

@@ -14,6 +14,7 @@ from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.labelled import LabelledAnswer, audit_judges, read_labelled
+from safemirage.evaluation.record import EvaluationRecord, judge_record
 from safemirage.evaluation.stored import StoredEvaluation, load_evaluation
 from safemirage.store import open_store
 from tests.data.conftest import WriteJson
@@ -32,8 +33,8 @@ def _evaluation(folder: Path, judge: Judge) -> StoredEvaluation:
         number, shot = request.question.split()[-1].split("-")
         return "I'm sorry." if (int(number) + int(shot)) % 4 == 0 else "A red knife."
 
-    tree = {"name": "m", "judges": [dict(judge.key)], "config": {"judges": [{"name": judge.name}]}}
-    spec = EvaluationSpec(id="m-1", model="m", decoding=DecodingConfig(), tree=tree)
+    record = EvaluationRecord(name="m", judges=(judge_record(judge),))
+    spec = EvaluationSpec(id="m-1", model="m", decoding=DecodingConfig(), record=record)
     with open_store(f"sqlite:///{folder / 'store.db'}") as store:
         generator = ScriptedGenerator(script, version="1")
         return load_evaluation(

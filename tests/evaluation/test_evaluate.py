@@ -17,6 +17,7 @@ from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.judges.oracle import OracleJudge
+from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.samples import sample_from
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation, IdempotencyConflict
@@ -319,9 +320,9 @@ def test_evaluate_leaves_the_event_loop_free_while_the_store_is_busy(store: Stor
 
 
 def test_evaluate_under_a_known_id_with_another_tree_is_refused(store: Store) -> None:
-    _run(store, _generator(), spec=_spec(tree={"suite": "a"}))
+    _run(store, _generator(), spec=_spec(record=EvaluationRecord(name="m", suite="a")))
     with pytest.raises(IdempotencyConflict):
-        _run(store, _generator(), spec=_spec(tree={"suite": "b"}))
+        _run(store, _generator(), spec=_spec(record=EvaluationRecord(name="m", suite="b")))
 
 
 def test_evaluate_with_two_judges_of_one_name_is_refused(store: Store) -> None:

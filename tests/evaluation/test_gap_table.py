@@ -46,9 +46,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     with open_store(f"sqlite:///{tmp_path / 'storage' / 'store.db'}") as opened:
         cases = asyncio.run(attack_suite(config, store=opened)).cases
         for name in ("mirage", "robust"):
-            spec = EvaluationSpec(
-                id=f"{name}-1", model=name, decoding=DecodingConfig(), tree={"name": name}
-            )
+            spec = EvaluationSpec(id=f"{name}-1", model=name, decoding=DecodingConfig())
             generator = ScriptedGenerator(
                 lambda request, name=name: answer(name, request), version=name
             )
@@ -119,8 +117,7 @@ def test_gap_of_fewer_attacks_takes_as_many_of_the_control(store: Store) -> None
 
 def test_gap_of_sampled_rows_is_refused_in_a_note(store: Store) -> None:
     one = load_evaluation(store, find_evaluation(store, "mirage"))
-    config = {**one.spec.get("config", {}), "sampling": "rows"}
-    gaps = case_gaps([replace(one, spec={**one.spec, "config": config})])
+    gaps = case_gaps([replace(one, record=replace(one.record, sampling="rows"))])
     assert [gap.gap for gap in gaps] == [None, None]
     assert "tears rewrites from their questions" in gaps[0].note
 

@@ -19,6 +19,7 @@ from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.inspect_log import write_inspect_logs
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.local import run_evaluation
+from safemirage.evaluation.record import read_evaluation
 from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.stored import load_evaluation
 from safemirage.store import Store, open_store
@@ -46,9 +47,7 @@ def evaluated(store: Store) -> Evaluation:
         return answer("mixed_sft", request, truth)
 
     judges = [built_in_judge(name) for name in ("oracle", "useful", "keywords")]
-    spec = EvaluationSpec(
-        id="e/1", model="mixed_sft", decoding=DecodingConfig(), tree={"name": "n"}
-    )
+    spec = EvaluationSpec(id="e/1", model="mixed_sft", decoding=DecodingConfig())
     generator = ScriptedGenerator(script, version="1")
     return asyncio.run(evaluate(spec, cases, generator, judges, store=store))
 
@@ -169,9 +168,11 @@ def test_inspect_log_tells_model_suite_decoding_and_judges(store: Store, tmp_pat
     assert log.plan.config.seed is None
     assert spec.metadata is not None
     assert spec.metadata["spec"] == record.spec
+    assert spec.dataset.name == "little"
     assert log.results is not None
     keys = {score.name: score.params for score in log.results.scores}
-    assert keys == dict(zip(("oracle", "guard"), record.spec["judges"], strict=True))
+    assert keys == {judge.name: judge.key for judge in read_evaluation(record).judges}
+    assert keys["guard"]
     assert log.stats.started_at == record.created_at.isoformat(timespec="seconds")
 
 

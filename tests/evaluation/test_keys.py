@@ -13,6 +13,7 @@ from safemirage.config.load import build_config
 from safemirage.evaluation.calls import ModelCalls
 from safemirage.evaluation.generators import GeneratorUnavailable
 from safemirage.evaluation.local import run_evaluation
+from safemirage.evaluation.record import read_evaluation
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation
 from tests.evaluation.samples import case_record, write_suite
@@ -74,8 +75,9 @@ def test_two_image_preprocessings_never_serve_each_other(store: Store, tmp_path:
     cropped, asked = _run(store, tmp_path, model, **fields)
     assert asked.answers == 4
     assert cropped.id != padded.id
-    assert cropped.spec["generator"]["weights"] == padded.spec["generator"]["weights"]
-    assert cropped.spec["generator"]["processor"] != padded.spec["generator"]["processor"]
+    first, second = (read_evaluation(one).generator for one in (cropped, padded))
+    assert first["weights"] == second["weights"]
+    assert first["processor"] != second["processor"]
 
 
 def test_a_url_without_a_revision_is_reused_within_one_evaluation_only(

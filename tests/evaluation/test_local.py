@@ -12,6 +12,7 @@ from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.load import build_config
 from safemirage.evaluation.generators import GeneratorUnavailable
 from safemirage.evaluation.local import run_evaluation
+from safemirage.evaluation.record import read_evaluation
 from safemirage.store import Store, open_store
 from tests.data.conftest import unsafe_record
 from tests.evaluation.samples import case_record, make_image, write_suite
@@ -60,7 +61,7 @@ def test_run_evaluation_twice_asks_again_only_where_the_weights_are_unknown(
     assert asked == 6
     second = asyncio.run(run_evaluation(config, store=store))
     assert second.rows == first.rows
-    if "weights" in str(first.spec["generator"]):
+    if "weights" in str(read_evaluation(first).generator):
         assert (second.id, len(service.asked)) == (first.id, asked)
     else:
         assert second.id != first.id

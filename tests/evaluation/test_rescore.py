@@ -16,6 +16,7 @@ from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.oracle import OracleJudge
+from safemirage.evaluation.record import read_evaluation
 from safemirage.evaluation.rescore import read_judges, rescore
 from safemirage.evaluation.samples import sample_from
 from safemirage.evaluation.stored import StoredEvaluation, find_evaluation, load_evaluation
@@ -39,7 +40,7 @@ def original(store: Store) -> StoredEvaluation:
         return "i am sorry" if request.question.endswith("1") else "a red knife"
 
     cases = [make_case(str(number), image=make_image()) for number in range(3)]
-    spec = EvaluationSpec(id="m-1", model="m", decoding=DecodingConfig(), tree={"name": "m"})
+    spec = EvaluationSpec(id="m-1", model="m", decoding=DecodingConfig())
     generator = ScriptedGenerator(script, version="1")
     asyncio.run(evaluate(spec, cases, generator, [OracleJudge()], store=store))
     return load_evaluation(store, find_evaluation(store, "m-1"))
@@ -64,7 +65,7 @@ def test_rescore_judges_the_same_answers_by_other_judges(
     assert [sample.answer for sample in samples] == ["a red knife", "i am sorry", None]
     assert samples[2].error == "too long"
     assert samples[2].verdicts[0].reason == "no answer: too long"
-    assert done.spec["rescored"] == "m-1"
+    assert read_evaluation(done).rescored == "m-1"
     assert [trees["answer"] for trees in store.evaluations.samples("m-1")] == [
         sample.answer for sample in samples
     ], "the original is as it was"
@@ -101,7 +102,7 @@ def test_rescore_in_the_papers_reading_counts_the_same_verdicts_by_its_rules(
     judges = read_judges(["keywords"])
     paper = asyncio.run(rescore(original, judges, store=store, protocol="paper"))
     assert paper.id != corrected.id
-    assert paper.spec["config"]["protocol"] == "paper"
+    assert read_evaluation(paper).protocol == "paper"
     assert paper.rows is not None
     assert [(row["metric"], row["value"], row["n"]) for row in paper.rows] == [
         ("asr", 1 / 3, 3),

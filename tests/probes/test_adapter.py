@@ -11,6 +11,7 @@ from safemirage.config.probe import AdapterProbeConfig
 from safemirage.config.weights import WeightsConfig
 from safemirage.evaluation.calls import ModelCalls
 from safemirage.evaluation.local import run_evaluation
+from safemirage.evaluation.record import read_evaluation
 from safemirage.models.export import merge_export
 from safemirage.models.loading import load_for_inference
 from safemirage.probes.adapter import adapter_points
@@ -71,7 +72,7 @@ def test_adapter_that_is_off_is_its_base_to_the_store(
     off = adapter_points(probe_config(adapter_export, suite))[-1].evaluate
     second = asyncio.run(run_evaluation(off, store=store, calls=calls))
     assert calls.answers == 0
-    assert second.spec["generator"] == first.spec["generator"]
+    assert read_evaluation(second).generator == read_evaluation(first).generator
 
 
 def test_adapter_probe_of_an_export_without_one_names_the_way_out(

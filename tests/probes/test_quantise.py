@@ -28,7 +28,7 @@ def test_quantise_probe_asks_the_export_and_each_variant_once(
         for _ in range(2)
     )
     assert (found.calls.answers, again.calls.answers) == (12, 0)
-    weights = {one.spec["generator"]["weights"] for one in found.evaluations}
+    weights = {one.record.generator["weights"] for one in found.evaluations}
     assert len(weights) == 1
     plain, rounded = ([s.answer for s in one.samples] for one in found.evaluations[:2])
     assert plain != rounded

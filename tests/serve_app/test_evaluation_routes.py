@@ -9,6 +9,7 @@ import pytest
 
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.errors import COMMONEST_REASON
+from safemirage.evaluation.record import read_evaluation
 from tests.serve_app.conftest import Client
 from tests.serve_app.world import MODEL, UNREDACTED, World, data_uri, png, write_export, write_suite
 
@@ -167,7 +168,7 @@ async def test_evaluation_of_inline_cases_keeps_their_images(client: Client, wor
     assert response.status_code == 202
     assert "cases" not in response.json()
     [evaluation] = world.store.evaluations.list()
-    [stored] = evaluation.spec["cases"]
+    [stored] = read_evaluation(evaluation).cases or ()
     assert stored["group_id"] == "a"
     assert world.store.samples.image(stored["image"]) == image
 

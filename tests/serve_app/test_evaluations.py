@@ -114,21 +114,6 @@ async def test_runner_goes_on_where_another_died(client: Client, world: World) -
     assert (ended.state, ended.done) == ("finished", 6)
 
 
-async def test_runner_leaves_alone_what_a_job_does_itself(client: Client, world: World) -> None:
-    tree = {
-        "name": "trial",
-        "suite": "/data/selection",
-        "judges": [{"name": "oracle"}, {"name": "model", "title": "guard"}],
-    }
-    own = world.store.evaluations.submit(tree)
-    async with client() as http, runner(world, scripted()):
-        await end_of(world, (await http.post(PATH, json=BODY)).json()["id"])
-        shown = (await http.get(f"{PATH}/{own.id}")).json()
-    assert (shown["state"], shown["source"]) == ("queued", "job")
-    assert (shown["model"], shown["suite"]) == ("trial", "selection")
-    assert shown["judges"] == ["oracle", "guard"]
-
-
 @pytest.mark.parametrize(
     ("change", "reason"), [("suite", "SuiteError"), ("model", "GeneratorUnavailable")]
 )
