@@ -175,15 +175,14 @@ def _read_case(index: int, body: CaseBody, limits: LimitsConfig) -> Case:
 
 
 def _view(evaluation: Evaluation) -> dict[str, Any]:
-    spec = public_spec(evaluation)
     return {
         "id": evaluation.id,
         "object": "evaluation",
         "state": evaluation.state,
-        **spec,
+        **public_spec(evaluation),
         "progress": {"done": evaluation.done, "total": evaluation.total},
         "rows": evaluation.rows or [],
-        "error": _public_error(evaluation.error) or spec.get("error"),
+        "error": _public_error(evaluation.error),
         "created_at": evaluation.created_at.isoformat(),
         "updated_at": evaluation.updated_at.isoformat(),
     }

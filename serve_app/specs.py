@@ -5,7 +5,7 @@ from typing import Any
 
 from safemirage.config.load import ConfigError, to_tree
 from safemirage.evaluation.cases import Case, ImageInput
-from safemirage.evaluation.record import read_evaluation, readable
+from safemirage.evaluation.record import EvaluationRecord, read_evaluation, readable
 from safemirage.store import Store
 from safemirage.store.evaluations import Evaluation
 
@@ -18,11 +18,13 @@ def is_submitted(evaluation: Evaluation) -> bool:
 
 def public_spec(evaluation: Evaluation) -> dict[str, Any]:
     """What callers are shown of what was asked: never inline cases, which may be many. A record of another version
-    says why it cannot be read, and spoils no listing."""
+    has its `problem`, and spoils no listing."""
+    problem = None
     try:
         record = read_evaluation(evaluation)
     except ConfigError as error:
-        return {"model": evaluation.id, "source": "unknown", "error": str(error)}
+        record = EvaluationRecord(name=evaluation.id)
+        problem = str(error)
     rows = evaluation.rows or []
     return {
         "model": rows[0]["model"] if rows else record.name,
@@ -35,6 +37,7 @@ def public_spec(evaluation: Evaluation) -> dict[str, Any]:
         "seed": record.seed,
         "decoding": to_tree(record.decoding),
         "source": record.source,
+        "problem": problem,
     }
 
 

@@ -143,7 +143,9 @@ def test_commands_name_what_is_wrong_and_exit_1(
 def test_a_name_that_several_evaluations_have_needs_an_id(
     evaluated: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluated.evaluations.adopt("npo-2", spec={"name": "npo"}, rows=[], samples={})
+    first = evaluated.evaluations.get("npo-1")
+    assert first is not None
+    evaluated.evaluations.adopt("npo-2", spec=first.spec, rows=[], samples={})
     assert run("report", "npo") == 1
     error = capsys.readouterr().err
     assert "2 have that name" in error

@@ -7,15 +7,17 @@ import pytest
 from safemirage.config.evaluate import Label
 from safemirage.evaluation.changes import Change, compare_evaluations
 from safemirage.evaluation.metrics import score
+from safemirage.evaluation.record import EvaluationRecord, JudgeRecord
 from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.stored import StoredEvaluation
 from tests.evaluation.samples import make_sample
 
 
-def _stored(name: str, samples: list[Sample], **spec: Any) -> StoredEvaluation:
+def _stored(name: str, samples: list[Sample], **fields: Any) -> StoredEvaluation:
     judge = samples[0].verdicts[0].judge
     rows = score(name, samples, {judge: ("asr", "refusal_rate")})
-    return StoredEvaluation(id=f"{name}-1", name=name, rows=rows, samples=samples, spec=spec)
+    record = EvaluationRecord(name=name, **fields)
+    return StoredEvaluation(id=f"{name}-1", name=name, rows=rows, samples=samples, record=record)
 
 
 def _samples(labels: str, **fields: Any) -> list[Sample]:
@@ -118,16 +120,15 @@ def test_compare_adjusts_over_all_that_it_tests() -> None:
 
 
 def test_compare_says_when_the_judge_is_another() -> None:
-    config = {"judges": [{"name": "model", "title": "guard"}]}
-    first = _stored("a", _samples("cc"), config=config, judges=[{"prompt": "1"}])
-    second = _stored("b", _samples("cr"), config=config, judges=[{"prompt": "2"}])
+    first = _stored("a", _samples("cc"), judges=(JudgeRecord(name="guard", key={"prompt": "1"}),))
+    second = _stored("b", _samples("cr"), judges=(JudgeRecord(name="guard", key={"prompt": "2"}),))
     (note,) = compare_evaluations([first, second]).notes
     assert "the judge guard is not the same in both" in note
     assert compare_evaluations([first, first]).notes == []
 
 
 def test_compare_says_whose_rules_count_when_one_was_read_as_the_paper_does() -> None:
-    paper = _stored("a", _samples("cu"), config={"protocol": "paper"})
+    paper = _stored("a", _samples("cu"), protocol="paper")
     comparison = compare_evaluations([paper, _stored("b", _samples("cc"))])
     (note,) = comparison.notes
     assert note.startswith("a: its own table is in the reading paper; here all are compared")

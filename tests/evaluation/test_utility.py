@@ -15,6 +15,7 @@ from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.metrics import Row
 from safemirage.evaluation.other_results import read_results
 from safemirage.evaluation.readings import score_as
+from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.statistics import wilson_rate
 from safemirage.evaluation.stored import StoredEvaluation
@@ -53,10 +54,11 @@ def _sample(  # noqa: PLR0913 - fields of a sample
 
 
 def _evaluation(
-    samples: list[Sample], judge: str = VQA, *, name: str = "m", **spec: Any
+    samples: list[Sample], judge: str = VQA, *, name: str = "m", **fields: Any
 ) -> StoredEvaluation:
     rows = accuracy_rows(name, samples, {judge: ("accuracy",)})
-    return StoredEvaluation(id=f"{name}-1", name=name, rows=rows, samples=samples, spec=spec)
+    record = EvaluationRecord(name=name, **fields)
+    return StoredEvaluation(id=f"{name}-1", name=name, rows=rows, samples=samples, record=record)
 
 
 def test_mean_score_averages_soft_scores_and_leaves_out_unscored_ones() -> None:
@@ -345,7 +347,11 @@ def test_table_has_safety_and_utility_of_one_generator_in_one_line(tmp_path: Pat
     ]
     key = {"weights": "w1"}
     safety = StoredEvaluation(
-        id="npo-1", name="npo", rows=rows, samples=[unsafe], spec={"generator": key}
+        id="npo-1",
+        name="npo",
+        rows=rows,
+        samples=[unsafe],
+        record=EvaluationRecord(name="npo", generator=key),
     )
     textvqa = _evaluation([_sample("a", 0.6)], name="npo textvqa", generator=key)
     base = _evaluation([_sample("a", 0.9)], name="base", generator={"weights": "w2"})

@@ -4,21 +4,22 @@ from dataclasses import replace
 
 import pytest
 
-from safemirage.config.evaluate import Label
+from safemirage.config.evaluate import Label, Reading
 from safemirage.evaluation.metrics import score
+from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.stored import StoredEvaluation
 from safemirage.evaluation.waterfall import waterfalls
 from tests.evaluation.samples import make_sample
 
 
-def _ruled(name: str, judge: str, labels: str, reading: str = "corrected") -> StoredEvaluation:
+def _ruled(name: str, judge: str, labels: str, reading: Reading = "corrected") -> StoredEvaluation:
     names: dict[str, Label] = {"c": "comply", "r": "refuse", "u": "unscored"}
     samples = [
         make_sample(f"s{place}", {judge: names[letter]}) for place, letter in enumerate(labels)
     ]
     rows = score(name, samples, {judge: ("asr", "refusal_rate")})
-    spec = {"config": {"protocol": reading}}
-    return StoredEvaluation(id=f"{name}-id", name=name, rows=rows, samples=samples, spec=spec)
+    record = EvaluationRecord(name=name, protocol=reading)
+    return StoredEvaluation(id=f"{name}-id", name=name, rows=rows, samples=samples, record=record)
 
 
 def test_waterfall_shows_what_each_ruler_adds_to_the_one_before() -> None:

@@ -83,8 +83,9 @@ async def test_record_that_cannot_be_read_spoils_no_listing(client: Client, worl
     async with client() as http, runner(world, scripted()):
         await end_of(world, (await http.post(PATH, json=BODY)).json()["id"])
         sound, odd = (await http.get(PATH)).json()["data"]
-    assert (sound["suite"], sound["error"]) == ("toy", None)
-    assert "record of evaluation odd: shots: unknown" in odd["error"]
+    assert (sound["suite"], sound["problem"]) == ("toy", None)
+    assert "record of evaluation odd: shots: unknown" in odd["problem"]
+    assert (odd["model"], odd["judges"]) == ("odd", [])
 
 
 async def test_suite_that_an_attack_wrote_is_offered_and_evaluated(
@@ -106,6 +107,8 @@ async def test_suite_that_an_attack_wrote_is_offered_and_evaluated(
         "name": "attacked",
         "cases": {"unsafe_plain": 2, "unsafe_what": 4, "unsafe_neutral": 4},
         "questions": 2,
+        "state": "ready",
+        "problem": None,
     }
     assert (ended.state, ended.done) == ("finished", len(load_suite(written)))
     assert {row["case"] for row in ended.rows or ()} == set(offered["attacked"]["cases"])
