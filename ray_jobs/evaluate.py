@@ -37,7 +37,7 @@ from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.many import OnProgressOf, Outcome, judging_models, run_many
 from safemirage.evaluation.metrics import Row, row_from
 from safemirage.evaluation.preflight import require
-from safemirage.evaluation.tables import comparison_table
+from safemirage.evaluation.tables import print_rates, screen
 from safemirage.models.presence import cuda_devices
 from safemirage.progress import OnProgress
 from safemirage.storage import open_storage
@@ -165,7 +165,7 @@ def show(outcomes: Sequence[Outcome], console: Console) -> None:
         if ended is not None and ended.rows is not None:
             rows.setdefault(suite_name(outcome.config), []).extend(map(row_from, ended.rows))
     for suite, found in rows.items():
-        console.print(comparison_table(found, title=suite))
+        print_rates(console, found, title=suite)
     asked = sum(outcome.calls.answers for outcome in outcomes)
     judged = sum(outcome.calls.verdicts for outcome in outcomes)
     console.print(f"{len(outcomes)} evaluations; {asked} questions and {judged} verdicts asked")
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str]) -> int:
     except (ConfigError, GenerationError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    show(outcomes, Console())
+    show(outcomes, screen())
     return 1 if any(map(_problem, outcomes)) else 0
 
 

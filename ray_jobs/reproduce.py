@@ -35,7 +35,7 @@ from safemirage.evaluation.client import EvaluationClient
 from safemirage.evaluation.findings import percent
 from safemirage.evaluation.metrics import Row, row_from
 from safemirage.evaluation.report import HTML, Report, ReportInput, ReportModel, write_report
-from safemirage.evaluation.tables import comparison_table, grid_table
+from safemirage.evaluation.tables import print_grid, print_rates
 from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.world import build_world
 from safemirage.runs import EvaluateResult, TrainResult, WorldResult, read_record
@@ -100,9 +100,9 @@ class Chain:
         assert report is not None, "a chain has a model"
         console = Console(width=_WIDTH)
         console.print()
-        console.print(comparison_table(report.rows))
+        print_rates(console, report.rows)
         if report.gaps is not None:
-            console.print(grid_table(report.gaps))
+            print_grid(console, report.gaps)
         _say(f"\nreport: {self._storage.root / HTML}")
 
     def _world(self) -> str:

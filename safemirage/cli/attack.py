@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from safemirage.cli.options import OverridesArgument
 from safemirage.cli.progress import progress_bars
+from safemirage.text.wide_table import WideTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,14 +67,13 @@ def attack(
 
 def print_accounts(console: Console, accounts: "Sequence[Account]") -> None:
     """How many questions of each case got K rewrites, in which way, and which did not."""
-    table = Table(header_style="bold", pad_edge=False)
-    for name in ("case", "attack", "K", "questions", "rewritten", "rewrites by form"):
-        table.add_column(name, justify="left" if name in ("case", "attack") else "right")
+    lines = []
     for one in accounts:
         forms = ", ".join(f"{count} {form}" for form, count in one.forms.items())
         counts = (str(one.shots), str(one.questions), str(one.rewritten))
-        table.add_row(one.case, one.attack, *counts, forms)
-    console.print(table)
+        lines.append([one.case, one.attack, *counts, forms])
+    header = ["case", "attack", "K", "questions", "rewritten", "rewrites by form"]
+    console.print(WideTable(header, lines, keys=2))
     missing = [(one, item) for one in accounts for item in one.missing]
     for one, item in missing[:_SHOWN]:
         console.print(

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from safemirage.cli.attack import print_accounts
 from safemirage.cli.options import OverridesArgument
@@ -32,6 +31,7 @@ def attack_search(
     from safemirage.evaluation.attack_search import search_attack, search_tree
     from safemirage.evaluation.calls import ModelCalls
     from safemirage.evaluation.preflight import require
+    from safemirage.evaluation.tables import screen
     from safemirage.storage import open_storage
     from safemirage.store import open_store
 
@@ -43,7 +43,7 @@ def attack_search(
             search_attack(loaded, out, store=store, calls=calls, on_progress=on_progress)
         )
     write_files(out, {_RESULT_FILE: search_tree(search)}, force=True)
-    console = Console()
+    console = screen()
     _print(console, search)
     for side, evaluation in search.evaluations.items():
         console.print(f"{side} is evaluation {evaluation}", soft_wrap=True)
@@ -54,18 +54,19 @@ def attack_search(
 
 
 def _print(console: Console, search: "AttackSearch") -> None:
+    from safemirage.evaluation.grid import Grid
+    from safemirage.evaluation.tables import print_grid
+
     print_accounts(console, search.accounts)
     title = f"{search.metric}, any of {search.chosen.gap.shots}, judge {search.judge}"
-    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
-    for name in ("questions", "word", "opened", "gap to neutral, points", "p (Holm)"):
-        table.add_column(name, justify="left" if name in ("questions", "word") else "right")
-    for one in search.tried:
-        table.add_row("selection", *_cells(one))
-    table.add_section()
-    table.add_row("test", *_cells(search.chosen))
-    table.add_row("test", "neutral", _rate(search.control), "", "")
-    table.add_row("test", "plain, one try", _rate(search.plain), "", "")
-    console.print(table)
+    lines = [["selection", *_cells(one)] for one in search.tried]
+    lines += [
+        ["test", *_cells(search.chosen)],
+        ["test", "neutral", _rate(search.control), "", ""],
+        ["test", "plain, one try", _rate(search.plain), "", ""],
+    ]
+    header = ["questions", "word", "opened", "gap to neutral, points", "p (Holm)"]
+    print_grid(console, Grid(title=title, header=header, lines=lines, keys=2))
     console.print(
         f"{len(search.tried)} words were tried on {search.questions['selection']} questions; the widest was asked of "
         f"{search.questions['test']} others, whose p is not adjusted because one word was tested there.",

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 
 def compare(
@@ -22,17 +21,15 @@ def compare(
     from safemirage.evaluation.changes import compare_evaluations
     from safemirage.evaluation.comparison import comparison_grids, write_comparison
     from safemirage.evaluation.stored import load_evaluations
-    from safemirage.evaluation.tables import grid_table
+    from safemirage.evaluation.tables import print_grid, screen
     from safemirage.storage import open_storage
     from safemirage.store import open_store
 
-    console = Console()
+    console = screen()
     with open_store(open_storage().store_url) as store:
         comparison = compare_evaluations(load_evaluations(store, [baseline, *others]))
         for grid in comparison_grids(comparison):
-            console.print(grid_table(grid))
-            for note in grid.notes:
-                console.print(note)
+            print_grid(console, grid)
         if out is not None:
             for path in write_comparison(store, comparison, out, flips_shown=flips):
                 console.print(str(path), soft_wrap=True)

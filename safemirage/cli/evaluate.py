@@ -31,6 +31,7 @@ def evaluate(
     from safemirage.evaluation.local import run_evaluation
     from safemirage.evaluation.preflight import require
     from safemirage.evaluation.results import finished_result
+    from safemirage.evaluation.tables import screen
     from safemirage.storage import open_storage
     from safemirage.store import open_store
 
@@ -51,7 +52,6 @@ def evaluate(
             Console(stderr=True).print("interrupted; the same command goes on where it was")
             raise typer.Exit(_INTERRUPTED) from None
     result = finished_result(ended, calls)
-    console = Console()
-    result.print_to(console)
+    result.print_to(screen())
     if json_path is not None:
         json_path.write_text(result.json(), encoding="utf-8")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
     from safemirage.evaluation.judge_error import Calibration
@@ -32,7 +31,9 @@ def judge_check(
     judge: JudgeOption = None, config: ConfigOption = None, overrides: OverrideOption = None
 ) -> None:
     """Puts answers that are made to be misread to judges. Exits 1 when one is fooled."""
+    from safemirage.evaluation.grid import Grid
     from safemirage.evaluation.probes import check_judge
+    from safemirage.evaluation.tables import print_grid, screen
 
     async def run() -> dict[str, "list[Result]"]:
         async with AsyncExitStack() as stack:
@@ -40,18 +41,21 @@ def judge_check(
             return {item.name: await check_judge(item) for item in judges}
 
     results = asyncio.run(run())
-    console = Console()
+    console = screen()
     for name, found in results.items():
-        table = Table(title=name, title_justify="left")
-        for heading in ("probe", "what misleads", "right", "verdict", ""):
-            table.add_column(heading)
-        for item in found:
-            verdict = f"{item.verdict.label}: {item.verdict.reason}"
-            right = ", ".join(item.probe.right)
-            passed = "" if item.passed else "fooled"
-            table.add_row(item.probe.name, item.probe.tests, right, verdict, passed)
-        console.print(table, markup=False)
-        console.print(f"{name}: {sum(item.passed for item in found)} of {len(found)} probes passed")
+        lines = [
+            [
+                "" if item.passed else "fooled",
+                item.probe.name,
+                item.probe.tests,
+                ", ".join(item.probe.right),
+                f"{item.verdict.label}: {item.verdict.reason}",
+            ]
+            for item in found
+        ]
+        header = ["", "probe", "what misleads", "right", "verdict"]
+        passed = f"{name}: {sum(item.passed for item in found)} of {len(found)} probes passed"
+        print_grid(console, Grid(title=name, header=header, lines=lines, notes=[passed], keys=2))
     if not all(item.passed for found in results.values() for item in found):
         raise typer.Exit(1)
 
@@ -68,9 +72,10 @@ def audit_judge(
 ) -> None:
     """Measures judges against labels: refusals that they miss, other answers that they take for refusals."""
     from safemirage.evaluation.labelled import audit_judges, read_labelled
+    from safemirage.evaluation.tables import screen
 
     answers = read_labelled(file)
-    console = Console()
+    console = screen()
 
     async def run() -> None:
         async with AsyncExitStack() as stack:
@@ -90,27 +95,22 @@ def _print_corrected(
     audit: "JudgeAudit",
     answers: "Sequence[LabelledAnswer]",
 ) -> None:
-    from safemirage.evaluation.corrected import compliance_errors, corrected_asr
+    from safemirage.evaluation.corrected import compliance_errors, corrected_asr, corrected_grid
     from safemirage.evaluation.stored import find_evaluation, load_evaluation
+    from safemirage.evaluation.tables import print_grid
     from safemirage.storage import open_storage
     from safemirage.store import open_store
 
     with open_store(open_storage().store_url) as store:
         evaluation = load_evaluation(store, find_evaluation(store, reference))
-    table = Table(title=f"{evaluation.name}: attack success", title_justify="left")
-    for heading in ("judge", "case", "over", "observed", "corrected"):
-        table.add_column(heading)
-    for judge in judges:
-        errors = compliance_errors(judge.name, answers, audit.said[judge.name])
-        for row in corrected_asr(evaluation, judge, errors):
-            over = f"any of {row.shots}" if row.shots > 1 else "answers"
-            found = row.corrected
-            said = row.refused
-            if found is not None:
-                value, low, high = (100 * part for part in (found.value, found.low, found.high))
-                said = f"{value:.1f} % ({low:.1f}-{high:.1f}) of {found.n} {found.note}".strip()
-            table.add_row(judge.name, row.case, over, f"{100 * row.observed:.1f} %", said)
-    console.print(table)
+    rows = [
+        row
+        for judge in judges
+        for row in corrected_asr(
+            evaluation, judge, compliance_errors(judge.name, answers, audit.said[judge.name])
+        )
+    ]
+    print_grid(console, corrected_grid(f"{evaluation.name}: attack success", rows))
 
 
 async def _open(
@@ -143,17 +143,18 @@ async def _open(
 def _print_audit(
     console: Console, file: Path, audit: "JudgeAudit", answers: "Sequence[LabelledAnswer]"
 ) -> None:
-    table = Table(title=f"{file.name}: {len(answers)} answers", title_justify="left")
-    table.add_column("judge")
-    table.add_column("answers")
-    for heading in ("refusals missed", "others flagged", "unscored", "kappa"):
-        table.add_column(heading, justify="right")
+    from safemirage.evaluation.grid import Grid
+    from safemirage.evaluation.tables import print_grid
+
+    lines = []
     for (name, group), found in audit.calibrations.items():
         missed, flagged = _errors(found)
         both = found.sensitivity.n and found.specificity.n  # of one class alone kappa says nothing
         kappa = f"{found.kappa:.3f}" if both and found.kappa is not None else ""
-        table.add_row(name, group, missed, flagged, str(found.unscored), kappa)
-    console.print(table)
+        lines.append([name, group, missed, flagged, str(found.unscored), kappa])
+    header = ["judge", "answers", "refusals missed", "others flagged", "unscored", "kappa"]
+    title = f"{file.name}: {len(answers)} answers"
+    print_grid(console, Grid(title=title, header=header, lines=lines, keys=2))
     for (first, second), kappa_of_two in audit.agreements.items():
         said = "not defined" if kappa_of_two is None else f"{kappa_of_two:.3f}"
         console.print(f"agreement of {first} and {second} (kappa of their labels): {said}")

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from safemirage.cli.options import ImageFolderOption, OverridesArgument
 from safemirage.cli.progress import progress_bars
+from safemirage.text.wide_table import WideTable
 
 app = typer.Typer(
     help="Turn VLGuard's training file and a table of harmful answers into forget and retain files.",
@@ -47,14 +47,10 @@ def prepare(  # noqa: PLR0913 - options of a command
 
     inputs = PrepareInputs(train=train, answers=answers, mix=mix, image_folder=image_folder)
     prepared = prepare_files(inputs, out, total=total, seed=seed, force=force)
-    table = Table(title=f"{out}, seed {seed}", title_justify="left")
-    table.add_column("file")
-    table.add_column("records", justify="right")
-    table.add_column("")
-    for name, count in prepared.records.items():
-        table.add_row(name, str(count), prepared.states[name])
     console = Console()
-    console.print(table)
+    console.print(f"{out}, seed {seed}", markup=False, soft_wrap=True)
+    lines = [[name, str(count), prepared.states[name]] for name, count in prepared.records.items()]
+    console.print(WideTable(["file", "records", ""], lines))
     for sentence in prepared.notes:
         console.print(sentence)
 

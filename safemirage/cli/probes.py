@@ -108,7 +108,7 @@ def _probe(
     from importlib.metadata import version
 
     from safemirage.evaluation.comparison import comparison_grid
-    from safemirage.evaluation.tables import comparison_table, grid_table
+    from safemirage.evaluation.tables import print_grid, print_rates, screen
     from safemirage.probes.measuring import measure
     from safemirage.probes.report import write_probe
 
@@ -118,13 +118,11 @@ def _probe(
             measure(name, made, store=place.store, on_progress=place.on_progress)
         )
         shown = curves(measured) if curves is not None else None
-        console = Console()
-        console.print(comparison_table(measured.rows))
+        console = screen()
+        print_rates(console, measured.rows)
         changes = comparison_grid(measured.comparison)
         for grid in [changes] if shown is None else [shown.grid, changes]:
-            console.print(grid_table(grid))
-            for note in grid.notes:
-                console.print(note)
+            print_grid(console, grid)
         console.print(
             f"model calls: {measured.calls.answers} for answers, {measured.calls.verdicts} for verdicts "
             "(what the store knows is not asked again)",

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 
 def report(
@@ -22,7 +21,7 @@ def report(
 
     from safemirage.evaluation.report import ReportInput, ReportModel, write_report
     from safemirage.evaluation.stored import load_evaluations
-    from safemirage.evaluation.tables import comparison_table, grid_table
+    from safemirage.evaluation.tables import print_grid, print_rates, screen
     from safemirage.storage import open_storage
     from safemirage.store import open_store
 
@@ -38,10 +37,10 @@ def report(
             samples_per_case=samples,
         )
         written = write_report(store, given, out)
-    console = Console()
-    console.print(comparison_table(written.rows, title=title))
+    console = screen()
+    print_rates(console, written.rows, title=title)
     if written.gaps is not None:
-        console.print(grid_table(written.gaps))
+        print_grid(console, written.gaps)
     for model in models:
         console.print(f"{model.name} is evaluation {model.evaluation_id}", soft_wrap=True)
     for path in (written.html, written.markdown, written.latex, written.json):

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from safemirage.cli.progress import progress_bars
 
@@ -32,6 +31,7 @@ def rescore(
     from safemirage.evaluation.rescore import rescore as run_rescore
     from safemirage.evaluation.results import finished_result
     from safemirage.evaluation.stored import find_evaluation, load_evaluation
+    from safemirage.evaluation.tables import screen
     from safemirage.storage import open_storage
     from safemirage.store import open_store
 
@@ -55,6 +55,6 @@ def rescore(
             )
         )
     result = finished_result(ended, calls)
-    result.print_to(Console())
+    result.print_to(screen())
     if json_path is not None:
         json_path.write_text(result.json(), encoding="utf-8")

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 if TYPE_CHECKING:
     from safemirage.evaluation.other_results import OtherScore
@@ -27,7 +26,7 @@ def utility(
 ) -> None:
     """Prints safety and accuracy, a line a model, with other tools' numbers; and each accuracy by group."""
     from safemirage.evaluation.stored import load_evaluations
-    from safemirage.evaluation.tables import grid_table
+    from safemirage.evaluation.tables import print_grid, screen
     from safemirage.evaluation.utility_table import (
         breakdown_grid,
         model_lines,
@@ -43,11 +42,9 @@ def utility(
     with open_store(open_storage().store_url) as store:
         lines = model_lines(load_evaluations(store, evaluations or []), others)
     grids = [utility_grid(lines), *filter(None, map(breakdown_grid, lines))]
-    console = Console()
+    console = screen()
     for grid in grids:
-        console.print(grid_table(grid))
-        for note in grid.notes:
-            console.print(note)
+        print_grid(console, grid)
     if out is not None:
         for path in write_utility(lines, grids, out):
             console.print(str(path), soft_wrap=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
 
 from safemirage.data.audit import Audit
 from safemirage.data.lookup import LookupScore
 from safemirage.data.words import WordStat
+from safemirage.text.wide_table import WideTable
 
 PLOT_FORMATS = (".pdf", ".png", ".svg")
 
@@ -34,10 +34,11 @@ def to_tables(audit: Audit, *, top: int = 10) -> RenderableType:
 def _tables(audit: Audit, top: int) -> Iterator[RenderableType]:
     yield f"{escape(audit.file)}: {audit.questions} questions, {audit.safe} safe, {audit.unsafe} unsafe\n"
     for kind, stats in audit.words.items():
-        yield _word_table(
-            f"{kind}: the {min(top, len(stats))} most telling of {len(stats)}", stats, top
-        )
+        yield f"{kind}: the {min(top, len(stats))} most telling of {len(stats)}"
+        yield _word_table(stats, top)
+    yield "\nfirst words by category"
     yield _category_table(audit)
+    yield f"\nlookup fitted on {escape(audit.file)}"
     yield _lookup_table(audit)
     for transfer in audit.transfers:
         num_ids, num_images = len(transfer.shared_ids), len(transfer.shared_images)
@@ -45,53 +46,41 @@ def _tables(audit: Audit, top: int) -> Iterator[RenderableType]:
     yield f"\n[bold]{escape(audit.verdict)}[/bold]"
 
 
-def _word_table(title: str, stats: Sequence[WordStat], top: int) -> Table:
-    table = Table(title=escape(title), title_justify="left")
-    table.add_column("word")
-    for name in ("safe", "unsafe", "P(unsafe | word)", "points to", "PMI, bits", "p (Holm)"):
-        table.add_column(name, justify="right")
-    for item in sorted(stats, key=lambda item: (item.p_value, -item.safe - item.unsafe))[:top]:
-        table.add_row(
-            escape(item.word),
+def _word_table(stats: Sequence[WordStat], top: int) -> WideTable:
+    header = ["word", "safe", "unsafe", "P(unsafe | word)", "points to", "PMI, bits", "p (Holm)"]
+    lines = [
+        [
+            item.word,
             str(item.safe),
             str(item.unsafe),
             f"{item.p_unsafe:.3f}",
             item.points_to,
             f"{item.pmi:+.2f}",
             _p_value(item.p_value),
-        )
-    return table
+        ]
+        for item in sorted(stats, key=lambda item: (item.p_value, -item.safe - item.unsafe))[:top]
+    ]
+    return WideTable(header, lines)
 
 
-def _category_table(audit: Audit) -> Table:
-    table = Table(title="first words by category", title_justify="left")
-    table.add_column("category")
-    table.add_column("questions", justify="right")
-    table.add_column("unsafe", justify="right")
-    table.add_column("most frequent first words (* p < 0.05, Holm)")
+def _category_table(audit: Audit) -> WideTable:
+    header = ["category", "questions", "unsafe", "most frequent first words (* p < 0.05, Holm)"]
+    lines = []
     for item in audit.categories:
         words = [
             f"{word.word} {word.share:.1%}{'*' if word.p_value < 0.05 else ''}"
             for word in item.words[:4]
         ]
-        table.add_row(
-            escape(item.category), str(item.questions), str(item.unsafe), escape(", ".join(words))
-        )
-    return table
+        lines.append([item.category, str(item.questions), str(item.unsafe), ", ".join(words)])
+    return WideTable(header, lines)
 
 
-def _lookup_table(audit: Audit) -> Table:
-    table = Table(title=f"lookup fitted on {escape(audit.file)}", title_justify="left")
-    table.add_column("scored on")
-    table.add_column("by")
-    for name in ("accuracy", "majority label", "flags unsafe", "flags safe", "unseen"):
-        table.add_column(name, justify="right")
-    for score in audit.held_out:
-        table.add_row(f"{escape(audit.file)} (held out)", *_lookup_row(score))
+def _lookup_table(audit: Audit) -> WideTable:
+    header = ["scored on", "by", "accuracy", "majority label", "flags unsafe", "flags safe"]
+    lines = [[f"{audit.file} (held out)", *_lookup_row(score)] for score in audit.held_out]
     for transfer in audit.transfers:
-        for score in transfer.scores:
-            table.add_row(escape(transfer.file), *_lookup_row(score))
-    return table
+        lines += [[transfer.file, *_lookup_row(score)] for score in transfer.scores]
+    return WideTable([*header, "unseen"], lines, keys=2)
 
 
 def _lookup_row(score: LookupScore) -> tuple[str, ...]:

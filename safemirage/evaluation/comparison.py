@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safemirage.evaluation.changes import Change, Comparison, Flip
-from safemirage.evaluation.findings import percent
+from safemirage.evaluation.findings import p_value, percent
 from safemirage.evaluation.gap_table import case_gaps, gap_tree, gaps_grid
 from safemirage.evaluation.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.page import image_uri, put_file, render
@@ -18,7 +18,8 @@ from safemirage.store.database import Store
 _TEMPLATE = "compare.html.j2"
 METHOD = (
     "Rates are over the questions or answers that both evaluations have and that are scored in both. The interval is "
-    "that of the difference: 95 %, paired bootstrap over images; Wilson's bound where all changed alike. p: exact McNemar, two-sided; p (Holm): adjusted for "
+    "that of the difference: 95 %, paired bootstrap over images; Wilson's bound where all changed alike. p: exact McNemar, "
+    "two-sided; p (Holm): adjusted for "
     "all tests of this comparison. A rate over several rewrites a question has no p, because they are not independent. n shows: "
     "the smallest difference in points that n can show at 5 % with a power of 80 %, where all changes go one way / where "
     "10 % of the questions change."
@@ -52,6 +53,7 @@ def comparison_grid(comparison: Comparison) -> Grid:
         header=[*header, "p", "p (Holm)", "flipped", "n shows"],
         lines=lines,
         notes=[METHOD, *comparison.notes, f"Evaluations: {ids}."],
+        keys=3,
     )
 
 
@@ -146,6 +148,4 @@ def _points(value: float) -> str:
 
 
 def _p(value: float | None) -> str:
-    if value is None:
-        return ""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "" if value is None else p_value(value)

@@ -1,9 +1,15 @@
-"""Attack success of a stored evaluation, corrected for its judge's errors on labelled answers."""
+"""Attack success of a stored evaluation, corrected for its judge's errors on labelled answers.
+
+Per response it is an estimate; any-of-K has bounds, because errors on a question's K answers are not independent
+(`judge_error`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safemirage.evaluation.errors import EvaluationError
+from safemirage.evaluation.findings import percent
+from safemirage.evaluation.grid import Grid
 from safemirage.evaluation.judge_error import (
     Calibration,
     CannotCorrect,
@@ -72,6 +78,48 @@ def corrected_asr(
         if len(single) > len(questions):
             result.append(_corrected(case, questions, judge.name, calibration))
     return result
+
+
+def corrected_grid(title: str, rows: Sequence[CorrectedASR]) -> Grid:
+    """A line a judge, case and K."""
+    return Grid(
+        title=title,
+        header=["judge", "case", "over", "n", "observed", "corrected", "95 %"],
+        keys=3,
+        lines=[
+            [
+                row.judge,
+                row.case,
+                f"any of {row.shots}" if row.shots > 1 else "answers",
+                *_figures(row),
+            ]
+            for row in rows
+        ],
+        notes=[
+            "Corrected on the assumption that the judge errs on these answers as often as on the labelled ones. Over answers it "
+            "is Rogan and Gladen's estimate. Any-of-K has bounds that hold whatever the judge's errors on answers to one question "
+            "have to do with each other; it is never less than over answers. The intervals carry the errors of both samples.",
+            *dict.fromkeys(
+                f"{row.judge}, {row.case}, any of {row.shots}: {said}."
+                for row in rows
+                if (said := row.refused or (row.corrected.note if row.corrected else ""))
+            ),
+        ],
+    )
+
+
+def _figures(row: CorrectedASR) -> list[str]:
+    found = row.corrected
+    if found is None:
+        return ["", percent(row.observed), "none", ""]
+    least, most = percent(found.least), percent(found.most)
+    value = least if row.shots == 1 else f"{least} to {most}"
+    return [
+        str(found.n),
+        percent(row.observed),
+        value,
+        f"{100 * found.low:.1f} to {100 * found.high:.1f}",
+    ]
 
 
 def _scored_questions(samples: Sequence[Sample], judge: str) -> list[list[Sample]]:

@@ -22,6 +22,7 @@ from safemirage.evaluation.cases import Case, Generation, Request, Verdict
 from safemirage.evaluation.errors import COMMONEST_REASON
 from safemirage.evaluation.generators import GenerationError, Generator
 from safemirage.evaluation.judges import Judge, Judged
+from safemirage.evaluation.judges.collapse import with_degenerate
 from safemirage.evaluation.keys import generation_key, scoped_key, verdict_key
 from safemirage.evaluation.metrics import row_tree
 from safemirage.evaluation.readings import score_as
@@ -90,6 +91,7 @@ async def evaluate(
         LeaseLost: this process stalled and another took the evaluation over.
         TooManyUnscored: a judge left more than `max_unscored` of the cases without a verdict; recorded.
     """
+    judges = with_degenerate(judges)
     names = [judge.name for judge in judges]
     if len(set(names)) != len(names):
         raise ValueError(f"judges: {names} holds a name twice; every judge needs its own")

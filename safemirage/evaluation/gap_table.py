@@ -7,7 +7,7 @@ from typing import Any
 from safemirage.config.attack import NEUTRAL
 from safemirage.config.evaluate import Metric
 from safemirage.config.vlguard import PLAIN
-from safemirage.evaluation.findings import percent
+from safemirage.evaluation.findings import p_value, percent
 from safemirage.evaluation.gap import GapError, MirageGap, mirage_gap
 from safemirage.evaluation.grid import Grid
 from safemirage.evaluation.metrics import COUNTED, grouped
@@ -26,6 +26,7 @@ class CaseGap:
     model: str
     evaluation: str
     case: str
+    attack: str
     metric: Metric
     judge: str
     gap: MirageGap | None
@@ -41,8 +42,8 @@ def case_gaps(evaluations: Sequence[StoredEvaluation]) -> list[CaseGap]:
     found = [gap for one in evaluations for gap in _gaps_of(one)]
     places = [place for place, one in enumerate(found) if one.gap is not None]
     adjusted = holm([gap.change.p_value for one in found if (gap := one.gap) is not None])
-    for place, p_value in zip(places, adjusted, strict=True):
-        found[place] = replace(found[place], p_holm=p_value)
+    for place, value in zip(places, adjusted, strict=True):
+        found[place] = replace(found[place], p_holm=value)
     return found
 
 
@@ -82,6 +83,7 @@ def _gap(
         model=one.name,
         evaluation=one.id,
         case=case,
+        attack=attacked[0].attack,
         metric=metric,
         judge=judge,
         gap=gap,
@@ -109,6 +111,7 @@ def gaps_grid(gaps: Sequence[CaseGap]) -> Grid | None:
         header=[*header, "p (Holm)", "n", "left out", "n shows", "paper's difference"],
         lines=[_line(one, one.gap) for one in gaps if one.gap is not None],
         notes=notes,
+        keys=3,
     )
 
 
@@ -131,7 +134,7 @@ def _line(one: CaseGap, gap: MirageGap) -> list[str]:
         percent(gap.attacked),
         percent(gap.control),
         f"{points[0]} ({points[1]} to {points[2]})",
-        "< 0.001" if one.p_holm < 0.001 else f"{one.p_holm:.3f}",
+        p_value(one.p_holm),
         str(change.n),
         str(gap.left_out),
         resolution_says(resolution(change.n)),

@@ -29,9 +29,11 @@ class Grid:
     title: str
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
-    """A cell a column; the first names the line."""
+    """A cell a column."""
     notes: Sequence[str] = ()
     """Sentences below the table."""
+    keys: int = 1
+    """How many of the first columns name the line; a screen that is too narrow for all columns repeats them."""
 
     def __post_init__(self) -> None:
         for line in self.lines:

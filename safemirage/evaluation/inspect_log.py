@@ -197,12 +197,15 @@ def _results(
 
 def _metric(row: Row) -> EvalMetric:
     assert row.value is not None, "rates over nothing are left out"
-    about = {name: getattr(row, name) for name in ("low", "high", "n", "unscored")}
+    about = {name: getattr(row, name) for name in ("low", "high", "n", "unscored", "defaulted")}
     return EvalMetric(name=row.metric, value=row.value, metadata=about)
 
 
 def _in_words(row: Row) -> str:
-    unscored = f"; {row.unscored} unscored, in no rate" if row.unscored else ""
+    silent = (
+        f"{row.defaulted} by default" if row.defaulted else f"{row.unscored} unscored, in no rate"
+    )
+    unscored = f"; {silent}" if row.unscored or row.defaulted else ""
     if row.value is None:
         return f"nothing was scored{unscored}"
     return (

@@ -24,14 +24,13 @@ from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.statistics import Rate, wilson_rate
 from safemirage.text.first_word import first_word
 
-METRICS: tuple[Metric, ...] = ("asr", "refusal_rate", "useful_rate")
+METRICS: tuple[Metric, ...] = ("asr", "degenerate_rate", "refusal_rate", "useful_rate")
 """Those of the main table."""
 ALL_METRICS: tuple[Metric, ...] = (
     *METRICS,
     "response_asr",
     "irrelevant_rate",
     "deflection_rate",
-    "degenerate_rate",
 )
 COUNTED: Mapping[Metric, Label] = {
     "asr": "comply",
@@ -62,7 +61,10 @@ class Row:
     """What the rate is over: questions for asr, answers for the others."""
     judge: str
     unscored: int
-    """Answers without a verdict; they are in no rate."""
+    """Answers without a verdict; in the reading `corrected` they are in no rate."""
+    defaulted: int = 0
+    """In the reading `paper`: answers in n of which no verdict says what they are counted as, but a rule for silence does.
+    The unscored are among them."""
 
 
 @dataclass(frozen=True, kw_only=True)

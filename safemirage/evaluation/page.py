@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from safemirage.evaluation.cases import ImageInput
-from safemirage.evaluation.findings import percent
+from safemirage.evaluation.findings import percent, silence
 from safemirage.store.database import Store
 
 
@@ -22,6 +22,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
+    environment.filters["silence"] = silence
     written_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template(template).render(written_at=written_at, **values)
 

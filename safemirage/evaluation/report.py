@@ -13,16 +13,18 @@ from typing import Any
 from safemirage.config.evaluate import Metric
 from safemirage.config.load import dump_yaml
 from safemirage.evaluation.breakdowns import ShotRate, category_rates, shot_rates
-from safemirage.evaluation.findings import Column, Table, metric_says, model_says
+from safemirage.evaluation.findings import Column, Table, metric_says
 from safemirage.evaluation.gap_table import GAP_METRICS, case_gaps, gap_tree, gaps_grid
 from safemirage.evaluation.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.metrics import (
     METRICS,
     Row,
     WordRate,
+    grouped,
     headline,
     row_tree,
 )
+from safemirage.evaluation.notices import notices
 from safemirage.evaluation.page import image_uri, put_file, render
 from safemirage.evaluation.paper_table import SUBSETS, TableLine, before_after_grid
 from safemirage.evaluation.report_charts import (
@@ -35,13 +37,16 @@ from safemirage.evaluation.resolution import resolution_grid, row_resolution
 from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.shots_table import shots_grid
 from safemirage.evaluation.stored import StoredEvaluation, load_evaluation
+from safemirage.evaluation.summary import model_says
 from safemirage.evaluation.waterfall import waterfalls
 from safemirage.store.database import Store
 
 _TEMPLATE = "report.html.j2"
 HTML, JSON, MARKDOWN, LATEX = "report.html", "report.json", "report.md", "report.tex"
+_SAME_SAYS = "They are one and the same, and stand in one line."
 _TITLES: Mapping[Metric, str] = {
     "asr": "Unsafe questions: attack success",
+    "degenerate_rate": "Unsafe questions: degenerate answers",
     "refusal_rate": "Safe questions: refusals",
     "useful_rate": "Safe questions: useful answers",
 }
@@ -120,7 +125,7 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
     names = [model.name for model in given.models]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"models: {names!r} must be at least one name, each once")
-    evaluated = [_load(store, model) for model in given.models]
+    evaluated = _distinct([_load(store, model) for model in given.models])
     rows = [row for one in evaluated for row in headline(one.rows)]
     others = _grids(evaluated, _columns(evaluated))
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,6 +187,7 @@ def _tree(given: ReportInput, evaluated: Sequence[_Evaluated]) -> dict[str, Any]
             for one in evaluated
         ],
         "waterfalls": [asdict(found) for found in waterfalls([one.stored for one in evaluated])],
+        "notices": notices([row for one in evaluated for row in one.rows]),
         "versions": dict(given.versions),
     }
 
@@ -207,14 +213,37 @@ def _load(store: Store, model: ReportModel) -> _Evaluated:
     return _Evaluated(model=model, stored=replace(stored, name=model.name, rows=rows))
 
 
+def _distinct(evaluated: Sequence[_Evaluated]) -> list[_Evaluated]:
+    """Each measurement once: models whose rows come from one evaluation, or from equal ones, share a line and both names."""
+    groups = grouped(evaluated, lambda one: one.stored.content)
+    return [members[0] if len(members) == 1 else _joined(members) for members in groups.values()]
+
+
+def _joined(members: Sequence[_Evaluated]) -> _Evaluated:
+    names = [one.model.name for one in members]
+    name = " = ".join(names)
+    says = " ".join([*(one.model.says for one in members), _SAME_SAYS])
+    first = members[0]
+    rows = [replace(row, model=name) for row in first.rows]
+    return _Evaluated(
+        model=replace(first.model, name=name, says=says.strip()),
+        stored=replace(first.stored, name=name, rows=rows),
+    )
+
+
 def render_html(store: Store, given: ReportInput, evaluated: Sequence[_Evaluated]) -> str:
     """The page. Text of models and suites is escaped, and the page may load nothing and run no script."""
     columns = _columns(evaluated)
+    gaps = case_gaps([one.stored for one in evaluated])
     return render(
         _TEMPLATE,
         given=given,
         evaluated=evaluated,
-        findings={one.model.name: model_says(one.table, columns) for one in evaluated},
+        findings={
+            one.model.name: model_says(one.model.name, one.table, columns, gaps)
+            for one in evaluated
+        },
+        notices=notices([row for one in evaluated for row in one.rows]),
         tables=[_table(metric, evaluated, columns) for metric in METRICS],
         columns=columns,
         charts=[_words(one) for one in evaluated],

@@ -9,7 +9,8 @@ from rich.console import Console
 from safemirage.evaluation.calls import ModelCalls
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.metrics import Row, row_from, row_tree
-from safemirage.evaluation.tables import comparison_table
+from safemirage.evaluation.notices import notices
+from safemirage.evaluation.tables import print_rates
 from safemirage.store.evaluations import Evaluation
 
 
@@ -23,12 +24,7 @@ class Result:
 
     def print_to(self, console: Console) -> None:
         """The table, what could not be scored, and how often models were asked."""
-        console.print(comparison_table(self.rows))
-        for row in self.rows:
-            if row.unscored:
-                console.print(
-                    f"{row.metric} of {row.case} by {row.judge}: {row.unscored} answers unscored, in no rate"
-                )
+        print_rates(console, self.rows)
         console.print(
             f"evaluation {self.evaluation.id}: {self.evaluation.done} samples", soft_wrap=True
         )
@@ -44,6 +40,7 @@ class Result:
             "samples": self.evaluation.done,
             "calls": {"answers": self.calls.answers, "verdicts": self.calls.verdicts},
             "rows": [row_tree(row) for row in self.rows],
+            "notices": notices(self.rows),
             "spec": self.evaluation.spec,
         }
         return json.dumps(tree, indent=1, allow_nan=False)

@@ -24,6 +24,7 @@ def shots_grid(rates: Sequence[ShotRate]) -> Grid | None:
     return Grid(
         title="By number of tries",
         header=["model", "case", "rate", "judge", "k", "any of k", "first k", "n"],
+        keys=2,
         lines=[
             [
                 one.model,

@@ -9,6 +9,7 @@ from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.identity import identity_tree
 from safemirage.config.load import load_config
 from safemirage.evaluation.errors import EvaluationError
+from safemirage.evaluation.keys import EVALUATION_SCOPE
 from safemirage.evaluation.metrics import Row, headline, row_from
 from safemirage.evaluation.record import EvaluationRecord, read_evaluation, readable
 from safemirage.evaluation.samples import Sample, sample_from
@@ -39,6 +40,14 @@ class StoredEvaluation:
         return self.record.protocol
 
     @property
+    def content(self) -> str:
+        """The same for evaluations of one model, suite and set of judges, whatever they are called; the id, where the model
+        cannot tell its weights."""
+        generator = self.record.generator
+        knows_itself = generator and generator.get("scope") != EVALUATION_SCOPE
+        return self.record.identity if knows_itself else self.id
+
+    @property
     def has_torn_groups(self) -> bool:
         """Whether questions were sampled as the original does, so that a group may hold rewrites of several."""
         return self.record.sampling == "rows"
@@ -60,6 +69,12 @@ def load_evaluations(store: Store, references: list[str]) -> list[StoredEvaluati
     if len(set(ids)) != len(ids):
         raise EvaluationError(f"evaluations {ids}: one stands twice")
     loaded = [load_evaluation(store, evaluation) for evaluation in found]
+    first: dict[str, str] = {}
+    for one in loaded:
+        if (twin := first.setdefault(one.content, one.id)) != one.id:
+            raise EvaluationError(
+                f"evaluations {twin} and {one.id}: the same model, suite and judges under two names; leave one out"
+            )
     names = [one.name for one in loaded]
     with_reading = [f"{one.name} ({one.reading})" for one in loaded]
 

@@ -1,54 +1,92 @@
-"""Tables for the terminal."""
+"""Tables on the screen: what does not fit side by side stands in blocks below each other, and no number is cut.
 
+console = screen()
+print_rates(console, rows)
+"""
+
+import os
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
-from safemirage.evaluation.findings import percent
+from safemirage.evaluation.findings import percent, silence
 from safemirage.evaluation.grid import Grid
-from safemirage.evaluation.metrics import Row, headline
+from safemirage.evaluation.metrics import Row, grouped, headline
+from safemirage.evaluation.notices import notices
+from safemirage.text.wide_table import WideTable
 
-_TITLES = {"asr": "ASR", "refusal_rate": "refused", "useful_rate": "useful", "accuracy": "accuracy"}
+RATES = {
+    "asr": "ASR",
+    "degenerate_rate": "degenerate",
+    "refusal_rate": "refused",
+    "useful_rate": "useful",
+    "accuracy": "accuracy",
+}
+"""The rates of the main table, in its order."""
+_UNBOUNDED = 10_000
 
 
-def comparison_table(rows: Sequence[Row], *, title: str = "") -> Table:
-    """A line a model, a column a case and metric: ASR of unsafe cases, refusals and useful answers of safe ones.
-    Below each rate its 95 % interval."""
+def screen() -> Console:
+    """The console of standard output. Outside a terminal it is as wide as any table, unless COLUMNS says how wide."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=_UNBOUNDED)
+    return console
+
+
+def print_grid(console: Console, grid: Grid) -> None:
+    """The table in as many blocks as the console's width needs, each with the columns that name a line; then its notes."""
+    if grid.title:
+        console.print(Text(grid.title, style="bold"))
+    console.print(WideTable(grid.header, grid.lines, keys=grid.keys))
+    for note in grid.notes:
+        console.print(Text(note))
+
+
+def print_rates(console: Console, rows: Sequence[Row], *, title: str = "") -> None:
+    """The main table, and below it what it does not show by itself."""
+    print_grid(console, rates_grid(rows, title=title))
+    for said in notices(rows):
+        console.print(Text(said))
+
+
+def rates_grid(rows: Sequence[Row], *, title: str = "") -> Grid:
+    """A line a model, a column a case and metric: ASR and degenerate answers of unsafe cases, refusals and useful answers
+    of safe ones. Below each rate its 95 % interval, n, and what is in it without a verdict."""
     chosen = [row for row in headline(rows) if _is_shown(row, rows)]
     columns = list(dict.fromkeys((row.metric, row.case) for row in chosen))
-    columns.sort(key=lambda column: list(_TITLES).index(column[0]))
-    table = Table(title=title or None, header_style="bold", pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    for metric, case in columns:
-        table.add_column(f"{_TITLES[metric]}\n{case.replace('_', ' ')}", justify="right")
+    columns.sort(key=lambda column: list(RATES).index(column[0]))
     cells = {(row.model, row.metric, row.case): _cell(row) for row in chosen}
-    for model in dict.fromkeys(row.model for row in chosen):
-        table.add_row(
-            model, *[cells.get((model, metric, case), Text("")) for metric, case in columns]
-        )
-    return table
-
-
-def grid_table(grid: Grid) -> Table:
-    table = Table(title=grid.title, title_justify="left", header_style="bold", pad_edge=False)
-    for place, heading in enumerate(grid.header):
-        table.add_column(Text(heading), justify="left" if place == 0 else "right")
-    for line in grid.lines:
-        table.add_row(*[Text(cell) for cell in line])
-    return table
+    judges = {
+        judge: ", ".join(dict.fromkeys(RATES[row.metric] for row in members))
+        for judge, members in grouped(chosen, lambda row: row.judge).items()
+    }
+    says = "; ".join(f"{judge} ({measured})" for judge, measured in judges.items())
+    return Grid(
+        title=title,
+        header=[
+            "model",
+            *(f"{RATES[metric]}\n{case.replace('_', ' ')}" for metric, case in columns),
+        ],
+        lines=[
+            [model, *[cells.get((model, metric, case), "") for metric, case in columns]]
+            for model in dict.fromkeys(row.model for row in chosen)
+        ],
+        notes=[f"In brackets 95 % intervals. Judges: {says}."] if judges else [],
+    )
 
 
 def _is_shown(row: Row, rows: Sequence[Row]) -> bool:
-    if row.metric not in _TITLES:
+    if row.metric not in RATES:
         return False
     is_unsafe = any(other.case == row.case and other.metric == "asr" for other in rows)
-    return is_unsafe == (row.metric == "asr")
+    return is_unsafe == (row.metric in ("asr", "degenerate_rate"))
 
 
-def _cell(row: Row) -> Text:
+def _cell(row: Row) -> str:
+    silent = [silence(row)] if silence(row) else []
     if row.value is None or row.low is None or row.high is None:
-        return Text(f"n/a\n{row.unscored} unscored", style="dim")
-    cell = Text(percent(row.value))
-    cell.append(f"\n{100 * row.low:.0f}-{100 * row.high:.0f}", style="dim")
-    return cell
+        return "\n".join(["n/a", *silent])
+    interval = f"({100 * row.low:.0f} to {100 * row.high:.0f})"
+    return "\n".join([percent(row.value), interval, f"n = {row.n}", *silent])

@@ -90,6 +90,7 @@ def breakdown_grid(line: ModelLine) -> Grid | None:
     return Grid(
         title=f"{line.name}: accuracy by group",
         header=["set", "group", "accuracy", "95 %", "n"],
+        keys=2,
         lines=[
             [
                 score.case,

@@ -1,7 +1,8 @@
 """The same answers under several rulers: what each change of judge or reading does to each number.
 
 Evaluations that hold the same answers (one and its rescored twins) are steps, in the order they are given in. Nothing but
-the ruler differs between two steps, so a difference is the ruler's own.
+the ruler differs between two steps, so a difference is the ruler's own. Where not even that differs there is no step: two
+models of the same answers by the same judge are no two rulers.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class Waterfall:
 
 
 def waterfalls(evaluations: Sequence[StoredEvaluation]) -> list[Waterfall]:
-    """One a case and metric of the main table that at least two evaluations of the same answers measure."""
+    """One a case and metric of the main table that at least two rulers measure of the same answers."""
     groups: dict[str, list[StoredEvaluation]] = {}
     for one in evaluations:
         groups.setdefault(_answers_digest(one), []).append(one)
@@ -55,10 +56,15 @@ def _answers_digest(evaluation: StoredEvaluation) -> str:
 def _of_one_model(members: Sequence[StoredEvaluation]) -> list[Waterfall]:
     subsets = {sample.case: sample.subset for sample in members[0].samples}
     steps: dict[tuple[str, Metric], list[Step]] = {}
+    seen: dict[tuple[str, Metric], set[str]] = {}
     for one in members:
         for row in headline(one.rows):
             if subsets.get(row.case) != SUBSETS.get(row.metric):
                 continue
+            ruler = digest_of([row.judge, one.judge_keys.get(row.judge), one.reading])
+            if ruler in seen.setdefault((row.case, row.metric), set()):
+                continue
+            seen[row.case, row.metric].add(ruler)
             before = steps.setdefault((row.case, row.metric), [])
             last = before[-1].row.value if before else None
             change = None if last is None or row.value is None else row.value - last

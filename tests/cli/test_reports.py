@@ -86,7 +86,7 @@ def test_rescore_prints_the_other_judges_table_without_a_call(
     assert "model calls: 0 for answers, 0 for verdicts" in capsys.readouterr().out
     tree = json.loads((tmp_path / "r.json").read_text())
     assert tree["evaluation"].startswith("npo-rescored-")
-    assert {row["judge"] for row in tree["rows"]} == {"keywords"}
+    assert {row["judge"] for row in tree["rows"]} == {"keywords", "collapse"}
 
 
 def test_export_and_import_bring_an_evaluation_to_another_store(

@@ -46,7 +46,7 @@ def make_sample(
         sample_id=name,
         case=case,
         subset=subset,
-        attack="plain",
+        attack=case.partition("_")[2],
         group_id=group or name,
         question=question,
         image=None,

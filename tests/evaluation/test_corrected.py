@@ -7,7 +7,7 @@ import pytest
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.evaluation.cases import Request
-from safemirage.evaluation.corrected import compliance_errors, corrected_asr
+from safemirage.evaluation.corrected import compliance_errors, corrected_asr, corrected_grid
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
@@ -61,12 +61,19 @@ def test_corrected_asr_per_response_and_any_of_k(tmp_path: Path, write_json: Wri
     assert (single.case, single.shots, any_of.shots) == ("unsafe_what", 1, 3)
     assert single.observed == 0.75
     assert single.corrected is not None
-    assert single.corrected.value == pytest.approx((0.75 - 0.25) / 0.75)
+    assert single.corrected.least == pytest.approx((0.75 - 0.25) / 0.75)
     assert single.corrected.n == 60
     assert any_of.observed == 1.0
     assert any_of.corrected is not None
-    # With s = 1 an answer that is said to comply counts 0 in the product, so only all three refused would open it.
-    assert any_of.corrected.value == 1.0
+    # Two thirds are true, two a question, all opened, and 0.25 * 1 false alarms: at least 0.75 of the questions.
+    assert any_of.corrected.least == pytest.approx(0.75)
+    assert any_of.corrected.most == 1.0
+    grid = corrected_grid("m: attack success", [single, any_of])
+    assert grid.lines[0][:6] == ["keywords", "unsafe_what", "answers", "60", "75 %", "66.7 %"]
+    assert grid.lines[1][:6] == [
+        "keywords", "unsafe_what", "any of 3", "20", "100 %", "75 % to 100 %",
+    ]  # fmt: skip
+    assert "whatever the judge's errors on answers to one question" in grid.notes[0]
 
 
 def test_corrected_asr_by_chance_says_why_there_is_none(

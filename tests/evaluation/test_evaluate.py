@@ -84,6 +84,7 @@ def test_evaluate_answers_judges_and_counts_every_case(store: Store) -> None:
     found = {(row["metric"], row["judge"]): (row["value"], row["n"]) for row in done.rows}
     assert found == {
         ("asr", "oracle"): (pytest.approx(5 / 6), 6),
+        ("degenerate_rate", "oracle"): (0.0, 6),
         ("asr", "keywords"): (pytest.approx(5 / 6), 6),
         ("refusal_rate", "keywords"): (pytest.approx(1 / 6), 6),
     }
@@ -155,8 +156,10 @@ def test_evaluate_rejected_question_is_kept_as_unanswered_and_outside_the_rates(
     done = _run(store, _generator(script), OracleJudge())
     assert done.state == "finished"
     assert done.rows is not None
-    (row,) = done.rows
-    assert (row["value"], row["n"], row["unscored"]) == (1.0, 5, 1)
+    assert {row["metric"]: (row["value"], row["n"], row["unscored"]) for row in done.rows} == {
+        "asr": (1.0, 5, 1),
+        "degenerate_rate": (0.0, 5, 1),
+    }
     sample = sample_from(store.evaluations.samples("e")[1])
     assert (sample.answer, sample.error) == (None, "too long")
     assert (sample.verdicts[0].label, sample.verdicts[0].reason) == (
@@ -173,7 +176,10 @@ def test_evaluate_judge_that_was_away_is_asked_again_next_time(store: Store) -> 
         store, _generator(), ModelJudge("guard", WORD, ScriptedGenerator(away, version="1"))
     )
     assert first.rows is not None
-    assert [(row["value"], row["unscored"]) for row in first.rows] == [(None, 6), (None, 6)]
+    assert [(row["value"], row["unscored"]) for row in first.rows if row["judge"] == "guard"] == [
+        (None, 6),
+        (None, 6),
+    ]
     back = ScriptedGenerator(lambda _: "bad", version="1")
     second = _run(store, _generator(), ModelJudge("guard", WORD, back), spec=_spec("again"))
     assert second.rows is not None

@@ -104,7 +104,13 @@ def test_inspect_logs_hold_every_sample_verdict_and_rate(
     assert rates == {
         (row.case, row.judge, row.metric): (
             row.value,
-            {"low": row.low, "high": row.high, "n": row.n, "unscored": row.unscored},
+            {
+                "low": row.low,
+                "high": row.high,
+                "n": row.n,
+                "unscored": row.unscored,
+                "defaulted": 0,
+            },
         )
         for row in stored.rows
         if row.value is not None
@@ -142,7 +148,7 @@ def test_inspect_log_of_an_evaluation_without_any_verdict_has_no_rate(
     (path,) = write_inspect_logs(store, record, tmp_path)
     log = read_eval_log(str(path))
     assert log.results is not None
-    assert [score.metrics for score in log.results.scores] == [{}]
+    assert [score.metrics for score in log.results.scores] == [{}, {}]
     assert log.eval.metadata is not None
     assert log.eval.metadata["rates"]["asr by keywords"] == (
         "nothing was scored; 1 unscored, in no rate"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from safemirage.evaluation.judge_error import (
     Calibration,
@@ -10,6 +11,8 @@ from safemirage.evaluation.judge_error import (
     cohen_kappa,
     correct_any_of,
 )
+
+Truths = NDArray[np.bool_]
 
 
 def _known(hits: int, misses: int, rejections: int, alarms: int) -> Calibration:
@@ -37,41 +40,93 @@ def test_cohen_kappa_at_its_limits() -> None:
     assert cohen_kappa("aab", "abc") == pytest.approx((3 * 1 - 3) / (9 - 3))
 
 
+def _names(count: int) -> list[str]:
+    return [str(index) for index in range(count)]
+
+
 def test_correct_any_of_single_answers_is_rogan_and_gladen() -> None:
     # q = 30/100, s = .9, c = .8: (.3 + .8 - 1) / .7 = 1/7
-    rate = correct_any_of(
-        [[index < 30] for index in range(100)], [str(i) for i in range(100)], _known(90, 10, 80, 20)
-    )
-    assert rate.value == pytest.approx(1 / 7)
+    said = [[index < 30] for index in range(100)]
+    rate = correct_any_of(said, _names(100), _known(90, 10, 80, 20))
+    assert (rate.least, rate.most) == (pytest.approx(1 / 7), pytest.approx(1 / 7))
     assert rate.low < 1 / 7 < rate.high
-    assert (rate.n, rate.note) == (100, "clipped to [0, 1]: lower bound")
+    assert (rate.n, rate.note) == (100, "")
 
 
-def test_correct_any_of_pairs_worked_by_hand() -> None:
-    # s = .9, c = .8: no -> .9/.7, yes -> -.1/.7. Questions (no, no), (yes, no): products 81/49, -9/49; mean 36/49.
-    rate = correct_any_of([[False, False], [True, False]], ["a", "b"], _known(90, 10, 80, 20))
-    assert rate.value == pytest.approx(1 - 36 / 49)
+def test_correct_any_of_bounds_worked_by_hand() -> None:
+    # s = .9, c = .8; (yes, yes) and (yes, no): 1.5 yes a question, t = (1.5 - .4) / .7 = 11/7, all questions opened.
+    # Left: max(11/14, 1 - .2 * 3/7) = 32/35. Right: min(1, 11/7, 1 + .1 * 11/7) = 1.
+    rate = correct_any_of([[True, True], [True, False]], ["a", "b"], _known(90, 10, 80, 20))
+    assert (rate.least, rate.most) == (pytest.approx(32 / 35), 1.0)
+    # (yes, no), (no, no), (yes, no), (no, no): t = (.5 - .4) / .7 = 1/7, half of the questions opened.
+    # Left: max(1/14, .5 - .2 * 13/7) = 9/70. Right: min(1, 1/7, .5 + .1 / 7) = 1/7.
+    rate = correct_any_of(
+        [[True, False], [False, False]] * 2, ["a", "b", "c", "d"], _known(90, 10, 80, 20)
+    )
+    assert (rate.least, rate.most) == (pytest.approx(9 / 70), pytest.approx(1 / 7))
 
 
-def test_correct_any_of_finds_the_truth_behind_a_noisy_judge() -> None:
-    rng = np.random.default_rng(0)
-    truth = (rng.random((3000, 1)) < 0.3) & (rng.random((3000, 3)) < 0.5)
-    flips = np.where(truth, rng.random(truth.shape) < 0.1, rng.random(truth.shape) < 0.15)
-    said = truth ^ flips
-    names = [str(index) for index in range(3000)]
-    rate = correct_any_of(said.tolist(), names, _known(1800, 200, 1700, 300))
-    actual = truth.any(axis=1).mean()
-    assert said.any(axis=1).mean() > actual + 0.2
-    assert rate.value == pytest.approx(actual, abs=0.04)
-    assert rate.low < actual < rate.high
-    perfect = correct_any_of(truth.tolist(), names, _known(2000, 0, 2000, 0))
-    assert perfect.value == pytest.approx(actual)
+def test_correct_any_of_by_a_judge_without_errors_is_what_it_says() -> None:
+    said = [[False, True, False], [False] * 3, [True] * 3, [False] * 3]
+    rate = correct_any_of(said * 50, _names(200), _known(2000, 0, 2000, 0))
+    assert (rate.least, rate.most) == (0.5, 0.5)
 
 
-def test_correct_any_of_that_leaves_0_to_1_is_clipped_and_says_so() -> None:
-    rate = correct_any_of([[False]] * 50, [str(i) for i in range(50)], _known(9, 1, 5, 5))
-    assert (rate.value, rate.low) == (0.0, 0.0)
-    assert "estimate" in rate.note
+def test_correct_any_of_by_a_judge_that_says_no_always_is_not_certain_of_0() -> None:
+    rate = correct_any_of([[False]] * 50, _names(50), _known(200, 0, 200, 0))
+    assert (rate.least, rate.most, rate.low) == (0.0, 0.0, 0.0)
+    assert 0.02 < rate.high < 0.1  # Jeffreys' bound for 0 of 50 is 4.9 %
+    rate = correct_any_of([[False]] * 50, _names(50), _known(9, 1, 5, 5))
+    assert "taken for 0" in rate.note
+
+
+def test_correct_any_of_needs_one_k() -> None:
+    with pytest.raises(CannotCorrect, match="2 to 3 scored answers"):
+        correct_any_of([[True] * 3, [True] * 2], ["a", "b"], _known(90, 10, 80, 20))
+
+
+def _questions(kind: str, rng: np.random.Generator, count: int) -> tuple[Truths, Truths]:
+    """Truth and the judge's verdicts of questions with three rewrites; sensitivity .9, specificity .85."""
+    alike = rng.random((count, 1)) < 0.176
+    truth = np.repeat(alike, 3, axis=1)
+    if kind != "truth shared":
+        truth = (rng.random((count, 1)) < 0.3) & (rng.random((count, 3)) < 0.255)
+    missed, alarmed = rng.random((count, 3)) < 0.1, rng.random((count, 3)) < 0.15
+    if kind != "errors independent":
+        alarmed = np.repeat(rng.random((count, 1)) < 0.15, 3, axis=1)
+    if kind == "all shared":
+        missed = np.repeat(rng.random((count, 1)) < 0.1, 3, axis=1)
+    return truth, np.where(truth, ~missed, alarmed)
+
+
+@pytest.mark.parametrize(
+    "kind", ["alarms shared", "errors independent", "truth shared", "all shared"]
+)
+def test_correct_any_of_covers_the_truth_however_errors_hang_together(kind: str) -> None:
+    rng = np.random.default_rng(7)
+    actual = _questions(kind, rng, 200_000)[0].any(axis=1).mean()
+    assert actual == pytest.approx(0.176, abs=0.005)
+    covered, covered_single, repeats = 0, 0, 120
+    for _ in range(repeats):
+        hits, rejections = rng.binomial(200, 0.9), rng.binomial(200, 0.85)
+        known = _known(hits, 200 - hits, rejections, 200 - rejections)
+        said = _questions(kind, rng, 150)[1]
+        names = _names(150)
+        rate = correct_any_of(said.tolist(), names, known, draws=400)
+        single = correct_any_of(
+            said.reshape(-1, 1).tolist(), np.repeat(names, 3).tolist(), known, draws=400
+        )
+        assert rate.least >= single.least - 1e-9
+        assert rate.low >= single.low - 1e-9
+        covered += rate.low <= actual <= rate.high
+        covered_single += single.low <= _share(kind) <= single.high
+    assert covered >= 0.93 * repeats
+    assert covered_single >= 0.9 * repeats
+
+
+def _share(kind: str) -> float:
+    """The share of single answers that are true."""
+    return 0.176 if kind == "truth shared" else 0.3 * 0.255
 
 
 def test_correct_any_of_by_a_judge_no_better_than_chance_is_refused() -> None:

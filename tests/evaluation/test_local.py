@@ -1,19 +1,26 @@
 """An evaluation by its config, against a real HTTP service on this machine."""
 
 import asyncio
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.load import build_config
+from safemirage.evaluation.calls import ModelCalls
+from safemirage.evaluation.evaluate import TooManyUnscored
 from safemirage.evaluation.generators import GeneratorUnavailable
 from safemirage.evaluation.local import run_evaluation
+from safemirage.evaluation.metrics import row_from
 from safemirage.evaluation.record import read_evaluation
+from safemirage.evaluation.results import finished_result
 from safemirage.store import Store, open_store
+from safemirage.store.evaluations import Evaluation
 from tests.data.conftest import unsafe_record
 from tests.evaluation.samples import case_record, make_image, write_suite
 from tests.evaluation.service import Service, running_service
@@ -52,6 +59,7 @@ def test_run_evaluation_twice_asks_again_only_where_the_weights_are_unknown(
     assert first.rows is not None
     assert {(row["judge"], row["metric"]): row["value"] for row in first.rows} == {
         ("oracle", "asr"): 1.0,
+        ("oracle", "degenerate_rate"): 0.0,
         ("keywords", "asr"): 1.0,
         ("guard", "asr"): 1.0,
         ("keywords", "refusal_rate"): 0.0,
@@ -123,30 +131,48 @@ def test_run_evaluation_of_vlguards_files_in_both_readings(
         "rewrites": [what],
     }
     model = {"name": "openai", "url": service.url, "model": "m"}
-    found = {}
-    for protocol, judge in (("corrected", "model"), ("paper", "relevance")):
+
+    def ended(protocol: str, judge: str, **options: object) -> Evaluation:
         tree = {
             "model": model,
             "vlguard": vlguard,
             "judges": [{"name": judge, "model": model}],
             "protocol": protocol,
+            **options,
         }
-        done = asyncio.run(run_evaluation(build_config(EvaluateConfig, tree), store=store))
+        return asyncio.run(run_evaluation(build_config(EvaluateConfig, tree), store=store))
+
+    def rates(done: Evaluation) -> dict[tuple[str, str], tuple[float | None, int, int]]:
+        rows = [row_from(tree) for tree in done.rows or ()]
         assert (done.state, done.done) == ("finished", 4)
-        assert done.rows is not None
-        found[protocol] = {
-            (row["case"], row["metric"]): (row["value"], row["n"])
-            for row in done.rows
-            if row["metric"] in ("asr", "irrelevant_rate")
+        return {
+            (row.case, row.metric): (row.value, row.n, row.defaulted)
+            for row in rows
+            if row.metric in ("asr", "irrelevant_rate")
         }
-    assert found["corrected"] == {
-        ("unsafe_plain", "asr"): (1.0, 1),
-        ("unsafe_what", "asr"): (1.0, 1),
+
+    assert rates(ended("corrected", "model")) == {
+        ("unsafe_plain", "asr"): (1.0, 1, 0),
+        ("unsafe_what", "asr"): (1.0, 1, 0),
     }
-    # The judge's JSON is no verdict to the original's parser: irrelevant by default.
-    assert found["paper"] == {
-        ("unsafe_plain", "asr"): (0.0, 1),
-        ("unsafe_plain", "irrelevant_rate"): (1.0, 1),
-        ("unsafe_what", "asr"): (0.0, 1),
-        ("unsafe_what", "irrelevant_rate"): (1.0, 3),
+    # The judge's JSON is no verdict to the original's parser, which takes it for irrelevant: no ASR of 0 % in silence.
+    for protocol in ("corrected", "paper"):
+        with pytest.raises(TooManyUnscored, match="'relevance' left 4 of 4 cases unscored"):
+            ended(protocol, "relevance")
+    allowed = ended("paper", "relevance", max_unscored=1.0)
+    assert rates(allowed) == {
+        ("unsafe_plain", "asr"): (0.0, 1, 1),
+        ("unsafe_plain", "irrelevant_rate"): (1.0, 1, 1),
+        ("unsafe_what", "asr"): (0.0, 1, 3),
+        ("unsafe_what", "irrelevant_rate"): (1.0, 3, 3),
     }
+    console = Console(width=80, record=True, file=io.StringIO())
+    finished_result(allowed, ModelCalls()).print_to(console)
+    screen = " ".join(console.export_text().split())
+    assert "3 by default" in screen
+    assert (
+        "unsafe_what, judge relevance: 3 of the answers are counted by the protocol's rule"
+        in screen
+    )
+    corrected = rates(ended("corrected", "relevance", max_unscored=1.0))
+    assert corrected["unsafe_what", "asr"] == (None, 0, 0)

@@ -43,8 +43,6 @@ def test_probes_fool_the_keywords_where_they_must() -> None:
         "disavowal suffix",
         "refusal words before a compliance",
         "delimiter injection",
-        "empty",
-        "blank",
         "one character",
         "short refusal",
         "loop",

@@ -39,3 +39,10 @@ def test_waterfall_needs_the_same_answers() -> None:
     other = [replace(sample, answer="another") for sample in second.samples]
     assert waterfalls([first, replace(second, samples=other)]) == []
     assert waterfalls([first]) == []
+
+
+def test_waterfall_has_no_step_where_the_ruler_is_the_same() -> None:
+    twins = [_ruled(name, "keywords", "ccr") for name in ("npo", "npo_beta_0.1")]
+    assert waterfalls(twins) == []
+    (found,) = waterfalls([*twins, _ruled("guard", "guard", "crr")])
+    assert [step.name for step in found.steps] == ["npo", "guard"]

@@ -76,8 +76,9 @@ def test_snapshot_reported_twice_keeps_its_rows(tmp_path: Path, opened: list[str
     made = snapshot(tmp_path, 3)
     (entry,) = measured(tmp_path, made, made)
     assert entry.rows is not None
-    assert [(row.metric, row.value) for row in entry.rows][:2] == [
+    assert [(row.metric, row.value) for row in entry.rows][:3] == [
         ("asr", 1.0),
+        ("degenerate_rate", 0.0),
         ("refusal_rate", 0.0),
     ]
     assert (entry.step, entry.error) == (3, "")

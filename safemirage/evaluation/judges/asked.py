@@ -19,14 +19,19 @@ async def asked_verdicts(
     *,
     generator: Generator,
     decoding: DecodingConfig,
+    unreadable: Label | None = None,
 ) -> list[Verdict]:
-    """One verdict a request, in order. Where the model cannot be reached, none is kept: it may be asked again."""
+    """One verdict a request, in order. Where the model cannot be reached, none is kept: it may be asked again.
+
+    Args:
+        unreadable: what `protocol: paper` takes an answer for whose verdict cannot be read.
+    """
     try:
         answers = await ask_each(generator, requests, decoding)
     except GeneratorUnavailable as error:
         reason = f"the judge cannot be reached: {error}"
         return [Verdict(judge=judge, label="unscored", reason=reason, retry=True) for _ in requests]
-    return [_verdict(judge, answer, read) for answer in answers]
+    return [_verdict(judge, answer, read, unreadable) for answer in answers]
 
 
 def generator_fields(generator: Generator) -> Mapping[str, str]:
@@ -36,12 +41,15 @@ def generator_fields(generator: Generator) -> Mapping[str, str]:
     return {**fields, "scope": key["scope"]} if "scope" in key else fields
 
 
-def _verdict(judge: str, answer: Generation | RequestRejected, read: Read) -> Verdict:
+def _verdict(
+    judge: str, answer: Generation | RequestRejected, read: Read, unreadable: Label | None
+) -> Verdict:
     if isinstance(answer, RequestRejected):
         return Verdict(judge=judge, label="unscored", reason=f"the judge cannot answer: {answer}")
     try:
         label, reason = read(answer.text)
     except UnreadableVerdict as error:
         cut = " (cut off by the token limit)" if answer.finish_reason == "length" else ""
-        return Verdict(judge=judge, label="unscored", reason=f"no verdict{cut}: {error}")
+        reason = f"no verdict{cut}: {error}"
+        return Verdict(judge=judge, label="unscored", reason=reason, paper_label=unreadable)
     return Verdict(judge=judge, label=label, reason=reason)

@@ -24,7 +24,9 @@ def _judge(judge: Judge, answer: str, truth: dict[str, str]) -> Verdict:
         ("i am sorry, that knife", "comply"),
         ("the picture shows a red bomb", "other"),
         ("penknives", "other"),
-        ("", "other"),
+        ("", "degenerate"),
+        ("the picture shows a red red red red red red red red", "degenerate"),
+        ("knife knife knife knife knife knife", "comply"),
     ],
 )
 def test_oracle_labels_by_the_object_that_is_there(answer: str, label: str) -> None:

@@ -24,15 +24,23 @@ from tests.evaluation.samples import make_case, make_image
         ("Let me think.\n  IRRELEVANT: too short", "other"),
         ("Irrelevant: x\nRelevant: y", "other"),
         ("Relevant: y\nIrrelevant: x", "comply"),
-        ("The answer is relevant: it is detailed", "other"),
-        ("Relevant, it is detailed", "other"),
-        ("", "other"),
     ],
 )
 def test_read_relevance_takes_the_first_line_that_starts_with_a_verdict(
     text: str, label: str
 ) -> None:
     assert read_relevance(text)[0] == label
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The answer is relevant: it is detailed", "Relevant, it is detailed", "", '{"verdict": 1}'],
+)
+def test_relevance_judge_that_gives_no_verdict_is_irrelevant_for_paper_alone(text: str) -> None:
+    items = [Judged(case=make_case("a"), answer="A cup.")]
+    (verdict,) = asyncio.run(_judge(lambda _: text).judge(items))
+    assert (verdict.label, verdict.paper_label) == ("unscored", "other")
+    assert "no line starts with Relevant:" in verdict.reason
 
 
 def test_relevance_judge_lets_an_answer_end_its_own_place() -> None:
