@@ -5,7 +5,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from serve_app.backend import Backend, Study
+from serve_app.backend import Backend, Study, Trial
+from serve_app.errors import without_paths
 
 
 def study_routes(backend: Backend) -> APIRouter:
@@ -20,7 +21,7 @@ def study_routes(backend: Backend) -> APIRouter:
     async def study(study_id: str) -> dict[str, Any]:
         """One search: each trial's parameters, state and objectives, and whether it is on the Pareto front."""
         found = await backend.study(study_id)
-        return {**_summary(found), "trials": [asdict(trial) for trial in found.trials]}
+        return {**_summary(found), "trials": [_trial(trial) for trial in found.trials]}
 
     return router
 
@@ -36,7 +37,11 @@ def _summary(study: Study) -> dict[str, Any]:
         "directions": dict(study.directions),
         "trial_states": {state: states.count(state) for state in sorted(set(states))},
         "progress": dict(study.progress),
-        "error": study.error,
+        "error": study.error and without_paths(study.error),
         "created_at": study.created_at.isoformat(),
         "updated_at": study.updated_at.isoformat(),
     }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {**asdict(trial), "error": trial.error and without_paths(trial.error)}

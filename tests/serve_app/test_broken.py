@@ -184,3 +184,18 @@ async def test_replica_tells_what_is_wrong_for_good_and_names_no_folder(
 )
 def test_paths_are_cut_to_their_last_part(text: str, shown: str) -> None:
     assert without_paths(text) == shown
+
+
+async def test_error_of_an_evaluation_names_no_path_of_the_server(
+    client: Client, world: World
+) -> None:
+    world.store.evaluations.submit({"config": {"judges": []}}, evaluation_id="failed")
+    lease = world.store.leases.acquire("evaluation:failed", ttl_s=60)
+    assert lease is not None
+    with lease:
+        world.store.evaluations.start("failed", lease=lease, total=0)
+        world.store.evaluations.fail("failed", "ExportError: /srv/x/m is none", lease=lease)
+    async with client() as http:
+        assert (await http.get("/v1/evaluations/failed")).json()[
+            "error"
+        ] == "ExportError: m is none"
