@@ -23,7 +23,7 @@ from rich.console import Console
 
 from ray_jobs.cluster import LOOPBACK, ClusterAddress, free_ports, local_cluster, wait_to_be_ended
 from ray_jobs.follow import follow
-from safemirage.storage import Storage, open_storage
+from safemirage.settings import Settings
 
 CONFIG = "configs/reproduce/miniature.yaml"
 PROJECT = Path(__file__).parents[1]
@@ -35,12 +35,17 @@ class Demo:
     seed: int
     keep: bool
     overrides: tuple[str, ...]
-    storage: Storage
+    settings: Settings
+    """Its own, whatever the environment says."""
     port: int
 
     @property
+    def root(self) -> Path:
+        return self.settings.storage.root
+
+    @property
     def token_file(self) -> Path:
-        return self.storage.root / "api-token"
+        return self.root / "api-token"
 
     @property
     def api(self) -> str:
@@ -52,10 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     _write_token(demo.token_file)
     with ExitStack() as stack:
         cluster = _joined_cluster() or stack.enter_context(
-            local_cluster(log=demo.storage.root / "ray-head.log")
+            local_cluster(log=demo.root / "ray-head.log")
         )
         console.print(
-            f"Ray dashboard {cluster.dashboard}   evaluation API {demo.api}   storage {demo.storage.root}"
+            f"Ray dashboard {cluster.dashboard}   evaluation API {demo.api}   storage {demo.root}"
         )
         code = _run_job(demo, cluster)
         if code == 0:
@@ -77,12 +82,12 @@ def _parse(arguments: list[str] | None) -> Demo:
     )
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="overrides of the config")
     values = parser.parse_args(arguments)
-    storage = open_storage(PROJECT / "runs" / "demo" / f"seed-{values.seed}")
+    settings = Settings.at(PROJECT / "runs" / "demo" / f"seed-{values.seed}")
     return Demo(
         seed=values.seed,
         keep=values.keep,
         overrides=tuple(values.overrides),
-        storage=storage,
+        settings=settings,
         port=free_ports(1)[0],
     )
 
@@ -107,7 +112,7 @@ def _write_token(path: Path) -> None:
 def _run_job(demo: Demo, cluster: ClusterAddress) -> int:
     """Submits the chain and shows its output and progress. Returns the exit code of `ray job submit`."""
     job_environment = {
-        "SAFEMIRAGE_STORAGE": str(demo.storage.root),
+        **demo.settings.job_variables(),
         "SAFEMIRAGE_API_TOKENS_FILE": str(demo.token_file),
         "PYTHONUNBUFFERED": "1",
     }
@@ -132,7 +137,7 @@ def _run_job(demo: Demo, cluster: ClusterAddress) -> int:
         cwd=PROJECT,
     ) as job:
         try:
-            follow(job, demo.storage, console)
+            follow(job, demo.settings, console)
         except KeyboardInterrupt:
             console.print("Interrupted. The same command continues where this stopped.")
             job.send_signal(signal.SIGINT)
@@ -141,8 +146,8 @@ def _run_job(demo: Demo, cluster: ClusterAddress) -> int:
 
 
 def _say_where(demo: Demo, cluster: ClusterAddress) -> None:
-    console.print(f"\nreport       {demo.storage.root / 'report.html'}")
-    console.print(f"numbers      {demo.storage.root / 'report.json'}")
+    console.print(f"\nreport       {demo.root / 'report.html'}")
+    console.print(f"numbers      {demo.root / 'report.json'}")
     if not demo.keep:
         again = f"make demo SEED={demo.seed} KEEP=1"
         console.print(
@@ -163,10 +168,10 @@ def _hold(demo: Demo) -> None:
 @contextmanager
 def _mlflow_server(demo: Demo) -> Iterator[str]:
     port = free_ports(1)[0]
-    log = demo.storage.root / "mlflow-server.log"
+    log = demo.root / "mlflow-server.log"
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port),
-        "--backend-store-uri", demo.storage.mlflow_uri, "--workers", "1",
+        "--backend-store-uri", demo.settings.tracking_uri, "--workers", "1",
     ]  # fmt: skip
     with log.open("ab") as stream:
         server = subprocess.Popen(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)

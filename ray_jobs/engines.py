@@ -11,13 +11,15 @@ from safemirage.config.evaluate import DecodingConfig, GeneratorConfig, OpenAICo
 from safemirage.evaluation.cases import Generation, Request
 from safemirage.evaluation.generators import Generator, GeneratorUnavailable
 from safemirage.evaluation.generators.build import open_generator
+from safemirage.settings import Secrets
 from serve_app.remote_errors import raised_there
 
 
 class Engine:
     """A generator in a process of its own. Its calls may overlap; the generator puts them in a row."""
 
-    def __init__(self, config: GeneratorConfig, threads: int) -> None:
+    def __init__(self, config: GeneratorConfig, threads: int, secrets: Secrets) -> None:
+        secrets.install()
         self._config = config
         self._threads = threads
         self._stack = AsyncExitStack()
@@ -66,7 +68,7 @@ class EngineClient:
 
 @asynccontextmanager
 async def open_engine(
-    config: GeneratorConfig, *, resources: Mapping[str, float]
+    config: GeneratorConfig, *, resources: Mapping[str, float], secrets: Secrets
 ) -> AsyncIterator[Generator]:
     """The model as an actor that holds `resources`, ended on leaving. One behind a URL needs none and gets no actor.
 
@@ -81,7 +83,7 @@ async def open_engine(
     actor = (
         ray.remote(Engine)
         .options(num_cpus=cpus, num_gpus=gpus, max_concurrency=8)
-        .remote(config, max(1, int(cpus)))
+        .remote(config, max(1, int(cpus)), secrets)
     )
     try:
         key: dict[str, str] = await actor.open.remote()

@@ -11,6 +11,7 @@ a cluster that cannot be used.
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ from safemirage.config.evaluate import (
     VLLMConfig,
     suite_name,
 )
-from safemirage.config.load import ConfigError, load_config
+from safemirage.config.load import ConfigError
 from safemirage.evaluation.generators import GenerationError, Generator
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.many import OnProgressOf, Outcome, judging_models, run_many
@@ -40,7 +41,7 @@ from safemirage.evaluation.preflight import require
 from safemirage.evaluation.tables import print_rates, screen
 from safemirage.models.presence import cuda_devices
 from safemirage.progress import OnProgress
-from safemirage.storage import open_storage
+from safemirage.settings import Settings, load_located, read_settings
 from safemirage.store.database import open_store
 
 
@@ -57,14 +58,18 @@ class Placement:
 
 
 def load_configs(
-    path: str, models: Sequence[str], suites: Sequence[str], overrides: Sequence[str]
+    path: str,
+    models: Sequence[str],
+    suites: Sequence[str],
+    overrides: Sequence[str],
+    settings: Settings,
 ) -> list[EvaluateConfig]:
     """One config for each model and suite; without any of either, those of the file.
 
     Raises:
         ConfigError: see `load_config`; a model behind a URL has no path; two models of one folder name.
     """
-    base = load_config(EvaluateConfig, path, overrides)
+    base = load_located(EvaluateConfig, path, overrides, settings)
     if models and isinstance(base.model, OpenAIConfig):
         raise ConfigError(
             "--model: the config's model is behind a URL and has no path; name an engine, e.g. model.name=vllm"
@@ -75,19 +80,23 @@ def load_configs(
             f"--model: {list(models)} hold a folder name twice; tables tell models apart by it"
         )
     of_models = [
-        [f"model.path={Path(model).expanduser().absolute()}", f"name={Path(model).name}"]
+        [f"model.path={json.dumps(model)}", f"name={json.dumps(Path(model).name)}"]
         for model in models
     ]
-    of_suites = [[f"suite={Path(suite).expanduser().absolute()}"] for suite in suites]
+    of_suites = [[f"suite={json.dumps(suite)}"] for suite in suites]
     return [
-        load_config(EvaluateConfig, path, [*overrides, *of_model, *of_suite])
+        load_located(EvaluateConfig, path, [*overrides, *of_model, *of_suite], settings)
         for of_model in of_models or [[]]
         for of_suite in of_suites or [[]]
     ]
 
 
 def run(
-    configs: Sequence[EvaluateConfig], *, placement: Placement | None, on_progress_of: OnProgressOf
+    configs: Sequence[EvaluateConfig],
+    *,
+    placement: Placement | None,
+    on_progress_of: OnProgressOf,
+    settings: Settings,
 ) -> list[Outcome]:
     """The evaluations on the cluster; with no placement in this process, one model at a time.
 
@@ -105,13 +114,13 @@ def run(
         from ray_jobs.nodes import possible_resources
         from ray_jobs.train import connect
 
-        connect()
+        connect(settings)
         nodes = possible_resources()
         require(*configs, gpus=int(sum(node.get("GPU", 0) for node in nodes)))
         judges = [m for m in judging_models(configs).values() if not isinstance(m, OpenAIConfig)]
         engines = concurrent_engines(nodes, placement.resources, judges=len(judges))
-        open_model = partial(open_engine, resources=placement.resources)
-    with open_store(open_storage().store_url) as store:
+        open_model = partial(open_engine, resources=placement.resources, secrets=settings.secrets)
+    with open_store(settings.store_url) as store:
         return asyncio.run(
             run_many(
                 configs,
@@ -201,7 +210,10 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     options = _options(arguments)
     try:
-        configs = load_configs(options.config, options.model, options.suite, options.overrides)
+        settings = read_settings()
+        configs = load_configs(
+            options.config, options.model, options.suite, options.overrides, settings
+        )
         placement = None
         if options.local:
             require(*configs)
@@ -210,7 +222,9 @@ def main(arguments: Sequence[str]) -> int:
                 require(*configs, gpus=int(local_node()["GPU"]))
             placement = default_placement(configs[0].model, options.cpus, options.gpus)
         with progress() as on_progress_of:
-            outcomes = run(configs, placement=placement, on_progress_of=on_progress_of)
+            outcomes = run(
+                configs, placement=placement, on_progress_of=on_progress_of, settings=settings
+            )
     except (ConfigError, GenerationError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from safemirage.storage import Storage
+from safemirage.settings import Settings
 from safemirage.store.database import Store, open_store
 
 _POLL_S = 1.0
@@ -34,7 +34,7 @@ _STYLE = re.compile(r"\x1b\[[\d;]*m")
 _BAR_KINDS = ("world", "train", "search", "evaluate")
 
 
-def follow(job: subprocess.Popen[str], storage: Storage, console: Console) -> None:
+def follow(job: subprocess.Popen[str], settings: Settings, console: Console) -> None:
     """Returns when the job's output ends. Bars appear on a terminal only; elsewhere the lines stand alone."""
     assert job.stdout is not None
     lines: queue.Queue[str | None] = queue.Queue()
@@ -47,7 +47,7 @@ def follow(job: subprocess.Popen[str], storage: Storage, console: Console) -> No
         TextColumn("{task.description:<40}"), BarColumn(bar_width=30), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    store = open_store(storage.store_url)
+    store = open_store(settings.store_url)
     with Progress(*columns, console=console, transient=True) as progress:
         bars = _Bars(progress, store)
         while True:

@@ -20,6 +20,7 @@ import ray
 from rich.console import Console
 
 from ray_jobs.capacity import CapacityError
+from ray_jobs.environment import runtime_env
 from ray_jobs.miniature import publish_suite
 from ray_jobs.outcome import SearchOutcome
 from ray_jobs.search import run_search, show
@@ -39,7 +40,7 @@ from safemirage.evaluation.tables import print_grid, print_rates
 from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.world import build_world
 from safemirage.runs import EvaluateResult, TrainResult, WorldResult, read_record
-from safemirage.storage import Storage, open_storage
+from safemirage.settings import Settings, read_settings
 from safemirage.store.database import Store, open_store
 from safemirage.store.runs import RunHandle, RunRecord, run_once
 from serve_app.app import ServiceError, start_service
@@ -69,11 +70,12 @@ class _Step:
 
 class Chain:
     def __init__(
-        self, config: ReproduceConfig, folder: Path, *, storage: Storage, store: Store
+        self, config: ReproduceConfig, folder: Path, *, settings: Settings, store: Store
     ) -> None:
         self._config = config
         self._folder = folder
-        self._storage = storage
+        self._settings = settings
+        self._storage = settings.storage
         self._store = store
         self._steps = [self._step(entry) for entry in config.models]
         self._suite = ""
@@ -89,7 +91,7 @@ class Chain:
         for number, step in enumerate(self._steps, start=1):
             _say(f"\n[{number}/{len(self._steps)}] {step.entry.name}: {step.entry.says}")
             config = self._chosen(step)
-            run = run_training(config, storage=self._storage)
+            run = run_training(config, settings=self._settings)
             if run.id in rows:
                 _say(f"the same run as {rows[run.id]}, whose row stands for both")
                 continue
@@ -144,7 +146,7 @@ class Chain:
         """The step's config with the point that its search chose; the step's own overrides come last."""
         if step.search is None:
             return step.config
-        outcome = run_search(step.search, storage=self._storage)
+        outcome = run_search(step.search, settings=self._settings)
         assert step.entry.search is not None
         if step.entry.search not in self._searches:
             _say(show(outcome))
@@ -237,10 +239,12 @@ def _versions() -> dict[str, str]:
 
 
 @contextmanager
-def _service(config: ReproduceConfig, folder: Path, storage: Storage) -> Iterator[EvaluationClient]:
+def _service(
+    config: ReproduceConfig, folder: Path, settings: Settings
+) -> Iterator[EvaluationClient]:
     """A client of the service, which is ended on leaving unless the config keeps it."""
     serve_config = load_config(ServeConfig, folder / config.serve, config.serve_overrides)
-    service = start_service(serve_config, storage)
+    service = start_service(serve_config, settings)
     _say(f"service: {service.url}/")
     try:
         with EvaluationClient(service.url, _token()) as client:
@@ -270,11 +274,13 @@ def main(arguments: list[str]) -> int:
     path = Path(arguments[0])
     try:
         config = load_config(ReproduceConfig, path, arguments[1:])
-        storage = open_storage()
-        with open_store(storage.store_url) as store:
-            chain = Chain(config, path.parent, storage=storage, store=store)
-            ray.init(log_to_driver=False, logging_level="warning")
-            with _service(config, path.parent, storage) as client:
+        settings = read_settings()
+        with open_store(settings.store_url) as store:
+            chain = Chain(config, path.parent, settings=settings, store=store)
+            ray.init(
+                runtime_env=runtime_env(settings), log_to_driver=False, logging_level="warning"
+            )
+            with _service(config, path.parent, settings) as client:
                 chain.run(client)
     except (ConfigError, CapacityError, ServiceError) as error:
         print(error, file=sys.stderr)

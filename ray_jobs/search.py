@@ -34,21 +34,21 @@ from ray_jobs.study import Proposal, Study, StudySearch, open_studies, studies_u
 from ray_jobs.trial import TrialSetting, run_trial, selection_suite
 from safemirage.config.identity import digest_of, identity_tree
 from safemirage.config.load import ConfigError, to_tree
-from safemirage.config.plan import SearchPlan, load_search, with_absolute_inputs
+from safemirage.config.plan import SearchPlan, load_search
 from safemirage.config.train import TrainConfig
-from safemirage.config.world import is_miniature
 from safemirage.evaluation.judges.build import measures_of
 from safemirage.evaluation.preflight import missing_of
 from safemirage.evaluation.suites import SuiteError, load_suite
 from safemirage.models.presence import PreflightError
 from safemirage.runs import StudyConfig, TrainResult, TrialResult, read_record
-from safemirage.storage import Storage, open_storage
+from safemirage.settings import Settings, api_key_names, read_settings
+from safemirage.storage import Storage
 from safemirage.store.database import Store, open_store
 from safemirage.store.runs import RunHandle, run_once
 from safemirage.tracking import open_tracker
 
 
-def run_search(plan: SearchPlan, *, storage: Storage) -> SearchOutcome:
+def run_search(plan: SearchPlan, *, settings: Settings) -> SearchOutcome:
     """The outcome of a search: of this call, or of an earlier one. Needs a connected Ray.
 
     Raises:
@@ -57,24 +57,24 @@ def run_search(plan: SearchPlan, *, storage: Storage) -> SearchOutcome:
         ObjectiveError: the suite or the judges do not give an objective.
         SearchFailed: no trial succeeded.
     """
+    plan = _located(plan, settings)
     nodes = possible_resources()
     problems = preflight(plan.base, nodes=nodes)
     problems += missing_of(plan.config.selection.judges, key="selection.judges")
     if problems:
         raise PreflightError("\n".join(problems))
     limit = concurrent_trials(nodes, plan.base.workers, wanted=plan.config.max_concurrent)
-    located = _located(plan)
-    _check_objectives(located, storage)
-    run_id = _run_id(located, storage)
-    setting = TrialSetting(search_id=run_id, plan=located, root=storage.root)
-    with open_store(storage.store_url) as store:
+    _check_objectives(plan, settings.storage)
+    run_id = _run_id(plan, settings)
+    setting = TrialSetting(search_id=run_id, plan=plan, settings=settings)
+    with open_store(settings.store_url) as store:
         record = run_once(
             store,
             run_id=run_id,
             name=plan.config.name,
             kind="search",
             config=to_tree(StudyConfig(search=plan.config, base=plan.base)),
-            work=_Search(setting, storage=storage, store=store, limit=limit).run,
+            work=_Search(setting, store=store, limit=limit).run,
             on_wait=waiting(run_id),
         )
     assert record.result is not None
@@ -84,13 +84,12 @@ def run_search(plan: SearchPlan, *, storage: Storage) -> SearchOutcome:
 @dataclass(frozen=True)
 class _Search:
     setting: TrialSetting
-    storage: Storage
     store: Store
     limit: int
 
     def run(self, handle: RunHandle) -> dict[str, Any]:
         plan = self.setting.plan
-        tracker = open_tracker(self.storage, plan.base.tracking.experiment)
+        tracker = open_tracker(self.setting.settings, plan.base.tracking.experiment)
         tracker.start(handle.id, name=plan.config.name, config=to_tree(plan.config))
         done = False
         try:
@@ -104,7 +103,9 @@ class _Search:
 
     def _outcome(self, handle: RunHandle) -> SearchOutcome:
         config = self.setting.plan.config
-        study = Study(config, name=handle.id, storage=open_studies(studies_url(self.storage)))
+        study = Study(
+            config, name=handle.id, storage=open_studies(studies_url(self.setting.settings))
+        )
         remaining = study.prepare()
 
         def on_change() -> None:
@@ -134,7 +135,7 @@ class _Search:
             ),
             run_config=tune.RunConfig(
                 name=f"attempt-{handle.attempt}",
-                storage_path=str(self.storage.runs / handle.id / "tune"),
+                storage_path=str(self.setting.settings.storage.runs / handle.id / "tune"),
                 verbose=0,
             ),
         )
@@ -169,14 +170,10 @@ def _settled(study: Study) -> list[Proposal]:
     return [proposal for proposal in study.proposals() if proposal.state in states]
 
 
-def _located(plan: SearchPlan) -> SearchPlan:
-    """The plan with paths that hold in any folder of this machine, but for a miniature's, which depend on the seed."""
-    selection = plan.config.selection
-    if not is_miniature(selection.suite):
-        suite = str(Path(selection.suite).expanduser().absolute())
-        selection = replace(selection, suite=suite)
-    config = replace(plan.config, selection=selection)
-    return replace(plan, config=config, base=with_absolute_inputs(plan.base))
+def _located(plan: SearchPlan, settings: Settings) -> SearchPlan:
+    """The plan with paths that hold in any folder of any process, but for a miniature's, which depend on the seed."""
+    located = settings.located
+    return replace(plan, config=located(plan.config), base=located(plan.base))
 
 
 def _check_objectives(plan: SearchPlan, storage: Storage) -> None:
@@ -187,26 +184,26 @@ def _check_objectives(plan: SearchPlan, storage: Storage) -> None:
     check_objectives(config.objectives, subsets=subsets, metrics=metrics)
 
 
-def _run_id(plan: SearchPlan, storage: Storage) -> str:
-    suite = selection_suite(plan, seed=plan.base.seed, storage=storage)
+def _run_id(plan: SearchPlan, settings: Settings) -> str:
+    suite = selection_suite(plan, seed=plan.base.seed, storage=settings.storage)
     config = replace(plan.config, selection=replace(plan.config.selection, suite=suite))
     # The seeds beside the first change nothing that the first and their numbers do not tell.
-    base, *_ = [_resolved(run, storage) for run in plan.runs(plan.base)]
+    base, *_ = [_resolved(run, settings) for run in plan.runs(plan.base)]
     identity = digest_of({"search": identity_tree(config), "base": identity_tree(base)})
     return f"{plan.config.name}-{identity[:12]}"
 
 
-def _resolved(config: TrainConfig, storage: Storage) -> TrainConfig:
+def _resolved(config: TrainConfig, settings: Settings) -> TrainConfig:
     """A miniature's base is trained here, once, before trials ask for it side by side."""
     if not config.needs_miniature:
         return config
     from ray_jobs.miniature import resolve_miniature  # on use: it needs torch
 
     def train_base(base: TrainConfig) -> Path:
-        run = train.run_training(base, storage=storage)
+        run = train.run_training(base, settings=settings)
         return Path(read_record(TrainResult, run.result, of=run.id).export)
 
-    return resolve_miniature(config, storage, train_base)
+    return resolve_miniature(config, settings.storage, train_base)
 
 
 def show(outcome: SearchOutcome) -> str:
@@ -232,9 +229,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     try:
         plan = load_search(arguments[0], arguments[1:])
-        storage = open_storage()
-        train.connect()
-        outcome = run_search(plan, storage=storage)
+        settings = read_settings(secrets=api_key_names(plan.config))
+        train.connect(settings)
+        outcome = run_search(plan, settings=settings)
     except (ConfigError, CapacityError, ObjectiveError, SuiteError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -23,7 +23,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
-from sqlalchemy import make_url
+from sqlalchemy import URL
 
 from safemirage.config.identity import digest_of
 from safemirage.config.search import (
@@ -39,7 +39,8 @@ from safemirage.config.search import (
     UniformConfig,
     Value,
 )
-from safemirage.storage import Storage
+from safemirage.databases import creation_turn, full, sqlite_url
+from safemirage.settings import Settings
 
 _RESUMES = "resumes"
 """Attribute of a trial that tries the point of another again: that trial's number."""
@@ -49,18 +50,20 @@ _RUN = "run_id"
 _BUSY_TIMEOUT_S = 60
 
 
-def studies_url(storage: Storage) -> str:
-    """Where the studies are: beside the store's SQLite file, or in the store's own PostgreSQL database."""
-    url = make_url(storage.store_url)
-    if url.get_backend_name() == "sqlite":
-        return f"sqlite:///{storage.root / 'studies.db'}"
-    return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+def studies_url(settings: Settings) -> URL:
+    """Where the studies are: in the storage where the store is SQLite, else in the store's own PostgreSQL database."""
+    if settings.store_url.get_backend_name() == "sqlite":
+        return sqlite_url(settings.storage.root / "studies.db")
+    return settings.store_url
 
 
-def open_studies(url: str) -> RDBStorage:
-    """The storage of all studies; optuna-dashboard takes the same URL."""
-    sqlite = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}} if url.startswith("sqlite") else {}
-    return RDBStorage(url, engine_kwargs=sqlite)
+def open_studies(url: URL) -> RDBStorage:
+    """The storage of all studies; optuna-dashboard takes the same URL. Any number of processes may open an empty
+    database at once."""
+    is_sqlite = url.get_backend_name() == "sqlite"
+    options = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}} if is_sqlite else {}
+    with creation_turn(url):
+        return RDBStorage(full(url), engine_kwargs=options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,16 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from ray_jobs.preflight import check_weights, local_node, preflight
 from ray_jobs.progress import Follower, waiting
-from safemirage.config.evaluate import EvaluateConfig
-from safemirage.config.identity import absolute_input, run_identity
-from safemirage.config.load import ConfigError, load_config, to_tree
+from safemirage.config.identity import run_identity
+from safemirage.config.load import ConfigError, to_tree
 from safemirage.config.train import DeepSpeedEngineConfig, TrainConfig
 from safemirage.config.world import is_miniature
 from safemirage.models.families import UnknownFamilyError
 from safemirage.models.manifest import ExportError
 from safemirage.models.presence import PreflightError
 from safemirage.runs import TrainResult, read_record
-from safemirage.storage import Storage, open_storage
+from safemirage.settings import Settings, load_located, read_settings
 from safemirage.store.database import Store, open_store
 from safemirage.store.runs import RunHandle, RunRecord, run_once
 from safemirage.tracking import Tracker, open_tracker
@@ -49,7 +48,7 @@ class TrainingFailed(RuntimeError):
 def run_training(
     config: TrainConfig,
     *,
-    storage: Storage,
+    settings: Settings,
     parent_run: str | None = None,
     callbacks: Sequence["UserCallback"] = (),
 ) -> RunRecord:
@@ -63,9 +62,10 @@ def run_training(
         PreflightError: lists everything that is missing.
         TrainingFailed: the run cannot succeed as it is configured.
     """
-    connect()
+    connect(settings)
+    config = settings.located(config)
     _require(config)
-    config = _resolved(config, storage)
+    config = _resolved(config, settings)
     if config.watch is not None:
         from ray_jobs.nodes import possible_resources
         from ray_jobs.watch import check_watch
@@ -73,12 +73,12 @@ def run_training(
         check_watch(config.watch, possible_resources())
     identity = run_identity(config)
     run_id = f"{config.name}-{identity[:12]}"
-    with open_store(storage.store_url) as store:
+    with open_store(settings.store_url) as store:
         training = _Training(
             config,
             run_id=run_id,
             identity=identity,
-            storage=storage,
+            settings=settings,
             store=store,
             parent=_root(store, parent_run),
         )
@@ -94,14 +94,16 @@ def run_training(
         )
 
 
-def connect() -> None:
+def connect(settings: Settings) -> None:
     """Joins the cluster of RAY_ADDRESS, else starts one for this process."""
     import ray
 
     # The controller looks after its workers, and takes their reports, this often.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if not ray.is_initialized():
-        ray.init(logging_level="warning")
+        from ray_jobs.environment import runtime_env
+
+        ray.init(runtime_env=runtime_env(settings), logging_level="warning")
 
 
 class _Training:
@@ -113,20 +115,21 @@ class _Training:
         *,
         run_id: str,
         identity: str,
-        storage: Storage,
+        settings: Settings,
         store: Store,
         parent: str | None,
     ) -> None:
         self._config = config
         self._run_id = run_id
         self._identity = identity
-        self._storage = storage
+        self._settings = settings
+        self._storage = settings.storage
         self._store = store
         self._parent = parent
 
     def run(self, handle: RunHandle, callbacks: Sequence["UserCallback"]) -> dict[str, Any]:
         config = self._config
-        tracker = open_tracker(self._storage, config.tracking.experiment)
+        tracker = open_tracker(self._settings, config.tracking.experiment)
         tracker.start(
             self._run_id, name=config.name, config=to_tree(config), parent_id=self._parent
         )
@@ -151,7 +154,12 @@ class _Training:
 
         folder = self._reports().parent
         with Watcher(
-            watch, run_id=self._run_id, folder=folder, store=self._store, tracker=tracker
+            watch,
+            run_id=self._run_id,
+            folder=folder,
+            store=self._store,
+            tracker=tracker,
+            secrets=self._settings.secrets,
         ) as watcher:
             with Follower(handle, self._reports(), tracker, on_snapshot=watcher.take):
                 result = self._fit(callbacks)
@@ -168,7 +176,7 @@ class _Training:
         workers = self._config.workers
         trainer = TorchTrainer(
             work,
-            train_loop_config={"job": self._job()},
+            train_loop_config={"job": self._job(), "secrets": self._settings.secrets},
             torch_config=TorchConfig(backend="nccl" if workers.gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=workers.count,
@@ -182,7 +190,7 @@ class _Training:
                     max_failures=workers.max_failures, controller_failure_limit=_CONTROLLER_FAILURES
                 ),
                 callbacks=[ReportWriter(self._reports()), *callbacks],
-                worker_runtime_env=worker_runtime_env(self._config),
+                worker_runtime_env=worker_runtime_env(self._config, self._settings),
             ),
         )
         outcome: dict[str, Any] = trainer.fit().return_value
@@ -240,38 +248,26 @@ def _gpu_memory(node: Mapping[str, Any]) -> dict[str, float]:
     return memory
 
 
-def _resolved(config: TrainConfig, storage: Storage) -> TrainConfig:
-    """The config with real, absolute paths: workers run in a folder of their own."""
+def _resolved(config: TrainConfig, settings: Settings) -> TrainConfig:
+    """The config with real paths in place of the miniature's; what is missing is built and trained."""
     if config.needs_miniature:
         from ray_jobs.miniature import resolve_miniature  # on use: it needs torch
 
-        config = resolve_miniature(config, storage, partial(_train_base, storage=storage))
+        config = resolve_miniature(
+            config, settings.storage, partial(_train_base, settings=settings)
+        )
     watch = config.watch
-    if watch is not None:
-        watch = replace(watch, evaluation=_resolved_evaluation(watch.evaluation, config, storage))
-    return replace(
-        config,
-        watch=watch,
-        model=replace(config.model, path=absolute_input(config.model.path)),
-        data=config.data.with_paths(lambda _, path: str(Path(path).expanduser().absolute())),
-    )
+    if watch is None or watch.evaluation.suite is None or not is_miniature(watch.evaluation.suite):
+        return config
+    from ray_jobs.miniature import world_path
+
+    key, suite = "watch.evaluation.suite", watch.evaluation.suite
+    suite = world_path(key, suite, seed=config.seed, storage=settings.storage)
+    return replace(config, watch=replace(watch, evaluation=replace(watch.evaluation, suite=suite)))
 
 
-def _resolved_evaluation(
-    evaluation: EvaluateConfig, config: TrainConfig, storage: Storage
-) -> EvaluateConfig:
-    suite = evaluation.suite
-    if suite is None:
-        return evaluation
-    if is_miniature(suite):
-        from ray_jobs.miniature import world_path
-
-        suite = world_path("watch.evaluation.suite", suite, seed=config.seed, storage=storage)
-    return replace(evaluation, suite=str(Path(suite).expanduser().absolute()))
-
-
-def _train_base(config: TrainConfig, *, storage: Storage) -> Path:
-    run = run_training(config, storage=storage)
+def _train_base(config: TrainConfig, *, settings: Settings) -> Path:
+    run = run_training(config, settings=settings)
     return Path(read_record(TrainResult, run.result, of=run.id).export)
 
 
@@ -316,16 +312,16 @@ def main(arguments: Sequence[str]) -> int:
     try:
         only_estimate = "--estimate" in arguments
         file, *overrides = [item for item in arguments if item != "--estimate"]
-        config = load_config(TrainConfig, file, overrides)
+        settings = read_settings()
+        config = load_located(TrainConfig, file, overrides, settings)
         if only_estimate:
             print(_estimate(config))
             return 0
-        storage = open_storage()
         if not os.environ.get("RAY_ADDRESS") and (
             problems := preflight(config, nodes=[local_node()])
         ):
             raise PreflightError("\n".join(problems))
-        record = run_training(config, storage=storage)
+        record = run_training(config, settings=settings)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

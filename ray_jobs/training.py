@@ -16,6 +16,7 @@ from safemirage.config.train import TrainConfig
 from safemirage.data.records import DataError
 from safemirage.models.families import UnknownFamilyError
 from safemirage.models.manifest import ExportError
+from safemirage.settings import Secrets, Settings
 from safemirage.training.job import (
     CheckpointError,
     FirstWorkerFailed,
@@ -41,14 +42,6 @@ _HOPELESS = (
 )
 """Errors that all workers raise together, `FirstWorkerFailed` beside the first one's; one that raised alone and returned
 would leave the others waiting."""
-_PASSED_ON = (
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HF_HUB_OFFLINE",
-    "HF_TOKEN",
-    "SAFEMIRAGE_GIT_COMMIT",
-    "TORCH_EXTENSIONS_DIR",
-)
 
 
 def work(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +49,8 @@ def work(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Hopeless is what every worker would run into again, so that a restart is of no use.
     """
+    secrets: Secrets = settings["secrets"]
+    secrets.install()
     # On use: the controller imports this module too, and needs none of it.
     from safemirage.training.loop import train
 
@@ -106,15 +101,15 @@ class ReportWriter(UserCallback):
         append_line(self._file, line)
 
 
-def worker_runtime_env(config: TrainConfig) -> dict[str, Any]:
+def worker_runtime_env(config: TrainConfig, settings: Settings) -> dict[str, Any]:
     """The environment of Train workers: Ray passes on none of the driver's own."""
     threads = max(1, int(worker_resources(config.workers)["CPU"]))
     variables = {
+        **settings.variables,
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         # ninja, which DeepSpeed looks for, lies beside the interpreter.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
     }
     if not config.workers.gpu:
         variables["DS_ACCELERATOR"] = "cpu"

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -29,6 +28,7 @@ from safemirage.config.world import is_miniature
 from safemirage.evaluation.local import run_evaluation
 from safemirage.evaluation.metrics import row_from
 from safemirage.runs import SeedResult, TrainResult, TrialConfig, TrialResult, read_record
+from safemirage.settings import Settings
 from safemirage.storage import Storage
 from safemirage.store.database import open_store
 from safemirage.store.runs import RunHandle, run_once
@@ -46,54 +46,48 @@ class TrialSetting:
     search_id: str
     plan: SearchPlan
     """With paths that hold in any folder: Tune's processes work in one of their own."""
-    root: Path
-    """Of the storage."""
+    settings: Settings
 
 
 def run_trial(config: Mapping[str, Any], *, setting: TrialSetting) -> dict[str, float]:
     """The objectives of the point in `config`, by their keys. Called by Tune."""
     point = {key: config[key] for key in setting.plan.config.space}
-    storage = Storage(setting.root)
-    with open_store(storage.store_url) as store:
+    setting.settings.secrets.install()
+    with open_store(setting.settings.store_url) as store:
         record = run_once(
             store,
             run_id=trial_run_id(setting.search_id, point),
             name=setting.plan.config.name,
             kind="trial",
             config=to_tree(TrialConfig(overrides=point)),
-            work=partial(_work, point=point, setting=setting, storage=storage),
+            work=partial(_work, point=point, setting=setting),
             parent_id=setting.search_id,
         )
     result = read_record(TrialResult, record.result, of=record.id)
     return {objective_key(name): value for name, value in result.objectives.items()}
 
 
-def _work(
-    handle: RunHandle, *, point: Point, setting: TrialSetting, storage: Storage
-) -> dict[str, Any]:
+def _work(handle: RunHandle, *, point: Point, setting: TrialSetting) -> dict[str, Any]:
     plan = setting.plan
     at_seeds = tuple(
-        _at_seed(handle, train, setting=setting, storage=storage)
-        for train in plan.runs(plan.trial(point))
+        _at_seed(handle, train, setting=setting) for train in plan.runs(plan.trial(point))
     )
     objectives = worst_objectives([one.objectives for one in at_seeds], plan.config.objectives)
     return to_tree(TrialResult(objectives=objectives, at_seeds=at_seeds))
 
 
-def _at_seed(
-    handle: RunHandle, train: TrainConfig, *, setting: TrialSetting, storage: Storage
-) -> SeedResult:
+def _at_seed(handle: RunHandle, train: TrainConfig, *, setting: TrialSetting) -> SeedResult:
     plan = setting.plan
     handle.progress({"stage": "training"})
-    run = run_training(train, storage=storage, parent_run=handle.id)
+    run = run_training(train, settings=setting.settings, parent_run=handle.id)
     trained = read_record(TrainResult, run.result, of=run.id)
     handle.progress({"stage": "judging", "train_run_id": run.id})
     name = f"{handle.id}-seed-{train.seed}" if plan.config.seeds else handle.id
-    suite = selection_suite(plan, seed=train.seed, storage=storage)
+    suite = selection_suite(plan, seed=train.seed, storage=setting.settings.storage)
     rows = _judge(plan, trained.export, name=name, suite=suite, setting=setting)
     objectives = objective_values(rows, plan.config.objectives)
     # The trial in MLflow is its training, which has the search for its parent.
-    tracker = open_tracker(storage, plan.base.tracking.experiment)
+    tracker = open_tracker(setting.settings, plan.base.tracking.experiment)
     tracker.log_metrics(run.id, {f"selection/{key}": value for key, value in objectives.items()})
     return SeedResult(
         seed=train.seed,
@@ -111,7 +105,7 @@ def selection_suite(plan: SearchPlan, *, seed: int, storage: Storage) -> str:
         from ray_jobs.miniature import world_path  # on use: it needs torch
 
         return world_path("selection.suite", suite, seed=seed, storage=storage)
-    return str(Path(suite).expanduser().absolute())
+    return suite
 
 
 def _judge(
@@ -130,14 +124,15 @@ def _judge(
         scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
     )
     rows: list[dict[str, Any]] = ray.get(
-        task.remote(selection.evaluation(name, model), setting.root)
+        task.remote(selection.evaluation(name, model), setting.settings)
     )
     return rows
 
 
-def measure(config: EvaluateConfig, root: Path) -> list[dict[str, Any]]:
+def measure(config: EvaluateConfig, settings: Settings) -> list[dict[str, Any]]:
     """The rows of an evaluation, through the shared sample store. A Ray task with the resources of one worker."""
-    with open_store(Storage(root).store_url) as store:
+    settings.secrets.install()
+    with open_store(settings.store_url) as store:
         ended = asyncio.run(run_evaluation(config, store=store))
     if ended.rows is None:
         raise TrialError(f"evaluation {ended.id} was {ended.state}, so the trial has no objectives")

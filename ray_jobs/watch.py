@@ -28,6 +28,7 @@ from safemirage.evaluation.metrics import METRICS, Row, headline, row_from
 from safemirage.evaluation.selection import load_cases
 from safemirage.evaluation.suites import SuiteError
 from safemirage.runs import Measured, read_record
+from safemirage.settings import Secrets
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
 from safemirage.tracking import Tracker
@@ -41,13 +42,21 @@ class Watcher:
     evaluation under way."""
 
     def __init__(
-        self, config: WatchConfig, *, run_id: str, folder: Path, store: Store, tracker: Tracker
+        self,
+        config: WatchConfig,
+        *,
+        run_id: str,
+        folder: Path,
+        store: Store,
+        tracker: Tracker,
+        secrets: Secrets,
     ) -> None:
         self._config = config
         self._run_id = run_id
         self._file = folder / FILE_NAME
         self._store = store
         self._tracker = tracker
+        self._secrets = secrets
         self._resources = _resources(config)
         self._settings = digest_of(to_tree(config.evaluation))
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"watch {run_id}")
@@ -125,7 +134,7 @@ class Watcher:
             run_many(
                 [config],
                 store=self._store,
-                open_model=partial(open_engine, resources=self._resources),
+                open_model=partial(open_engine, resources=self._resources, secrets=self._secrets),
                 engines=1,
                 on_progress_of=lambda _: lambda done, total: None,
             )

@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
 
 from safemirage.config.load import dump_yaml
-from safemirage.storage import Storage
+from safemirage.databases import creation_turn
+from safemirage.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -179,12 +181,20 @@ class MlflowTracker:
             self._client.log_batch(mlflow_id, params=params[start : start + _PARAM_BATCH])
 
 
-def open_tracker(storage: Storage, experiment: str) -> MlflowTracker:
-    """The tracker of a storage. A first call makes the database's tables: make it before processes fan out."""
-    uri = storage.mlflow_uri
+def open_tracker(settings: Settings, experiment: str) -> MlflowTracker:
+    """The tracker of the settings. Any number of processes may open an empty database at once."""
+    uri = settings.tracking_uri
     remote = uri.startswith(("http://", "https://", "databricks"))
-    artifacts = None if remote else storage.root / "mlflow" / experiment
+    artifacts = None if remote else _folder(settings, experiment)
     return MlflowTracker(uri, experiment=experiment, artifacts=artifacts)
+
+
+def _folder(settings: Settings, experiment: str) -> Path:
+    """Where an experiment's files lie; its name may hold any character, `/` among them."""
+    name = quote(experiment, safe=" ")
+    if name.startswith("."):
+        name = f"%2E{name[1:]}"
+    return settings.storage.root / "mlflow" / name
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -203,4 +213,5 @@ def _client(uri: str) -> "MlflowClient":
 
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(uri)
+    with creation_turn(uri):
+        return MlflowClient(uri)

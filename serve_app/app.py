@@ -27,10 +27,10 @@ from ray.serve.context import _get_global_client
 
 from safemirage.config.load import ConfigError, load_config
 from safemirage.config.serve import ServeConfig
-from safemirage.storage import Storage, open_storage
+from safemirage.settings import Settings, read_settings
 from serve_app.auth import read_tokens
 from serve_app.checkpoints import checkpoints_class
-from serve_app.deployments import Api, Evaluations, Place
+from serve_app.deployments import Api, Evaluations
 
 APP = "safemirage"
 _START_TIMEOUT_S = 180.0
@@ -56,14 +56,21 @@ class BuildArgs(BaseModel):
 
 
 def build(args: BuildArgs) -> Application:
+    """The application for `serve deploy`, with the settings of the process that builds it.
+
+    Raises:
+        ConfigError: there is no token although the config asks for them, or a setting cannot be used.
+    """
+    return application(args.config, read_settings(args.storage), instance=args.instance)
+
+
+def application(config: ServeConfig, settings: Settings, *, instance: str) -> Application:
     """The application. Tokens are read here, and only their digests go on to the replicas.
 
     Raises:
         ConfigError: there is no token although the config asks for them.
     """
-    config, storage = args.config, open_storage(args.storage)
     tokens = read_tokens(config)
-    place = Place(root=str(storage.root), store_url=storage.store_url)
     options = {"max_ongoing_requests": _MANY, "max_constructor_retry_count": 3}
     checkpoints = serve.deployment(
         checkpoints_class(config.checkpoints.models),
@@ -74,21 +81,21 @@ def build(args: BuildArgs) -> Application:
             "num_gpus": config.checkpoints.gpus,
         },
         **options,
-    ).bind(config.checkpoints, place.root)
+    ).bind(config.checkpoints, settings)
     evaluations = serve.deployment(
         Evaluations,
         name="Evaluations",
         num_replicas=1,
         ray_actor_options={"num_cpus": config.evaluations.cpus},
         **options,
-    ).bind(checkpoints, config, place)
+    ).bind(checkpoints, config, settings)
     api = serve.deployment(
         serve.ingress()(Api),
         name="Api",
         ray_actor_options={"num_cpus": config.cpus},
         **options,
     )
-    return api.bind(checkpoints, evaluations, config, place, (tokens, args.instance))
+    return api.bind(checkpoints, evaluations, config, settings, (tokens, instance))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +112,7 @@ class RunningService:
             serve.delete(APP)
 
 
-def start_service(config: ServeConfig, storage: Storage) -> RunningService:
+def start_service(config: ServeConfig, settings: Settings) -> RunningService:
     """Starts the service on the cluster that this process has joined, and waits until it answers.
 
     It outlives this process, until `stop` or the end of the cluster.
@@ -122,10 +129,9 @@ def start_service(config: ServeConfig, storage: Storage) -> RunningService:
     else:
         _check_port(config.host, config.port)
     instance = uuid.uuid4().hex
-    application = build(BuildArgs(config=config, storage=str(storage.root), instance=instance))
     serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
     serve.run(
-        application,
+        application(config, settings, instance=instance),
         name=APP,
         route_prefix="/",
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
@@ -136,9 +142,9 @@ def start_service(config: ServeConfig, storage: Storage) -> RunningService:
 
 
 @contextmanager
-def running_service(config: ServeConfig, storage: Storage) -> Iterator[str]:
+def running_service(config: ServeConfig, settings: Settings) -> Iterator[str]:
     """The service's URL; the service is stopped on leaving."""
-    service = start_service(config, storage)
+    service = start_service(config, settings)
     try:
         yield service.url
     finally:
@@ -205,10 +211,10 @@ def main(arguments: list[str]) -> int:
     try:
         config = load_config(ServeConfig, arguments[0], arguments[1:])
         read_tokens(config)
-        storage = open_storage()
+        settings = read_settings()
         ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level="warning")
-        with running_service(config, storage) as url:
-            sys.stdout.write(f"{url}/  (API page: {url}/docs; storage: {storage.root})\n")
+        with running_service(config, settings) as url:
+            sys.stdout.write(f"{url}/  (API page: {url}/docs; storage: {settings.storage.root})\n")
             sys.stdout.flush()
             signal.sigwait(stopped)
     except (ConfigError, ServiceError) as error:

@@ -18,7 +18,7 @@ from safemirage.evaluation.generators import (
     GeneratorUnavailable,
 )
 from safemirage.models.manifest import read_manifest
-from safemirage.storage import Storage
+from safemirage.settings import Settings
 from serve_app.gathering import Gatherer
 from serve_app.remote_errors import raised_there
 
@@ -63,9 +63,10 @@ class Checkpoints:
     """One replica. A model goes by its reference, `id@weights digest`, so a model that was trained anew under an
     old id is loaded anew."""
 
-    def __init__(self, config: CheckpointsConfig, root: str) -> None:
+    def __init__(self, config: CheckpointsConfig, settings: Settings) -> None:
+        settings.secrets.install()
         self._config = config
-        self._exports = Storage(Path(root)).exports
+        self._exports = settings.storage.exports
 
     async def load(self, reference: str) -> LoadedExport:
         name, _, digest = reference.partition("@")

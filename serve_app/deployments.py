@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,29 +11,15 @@ from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.serve import ServeConfig
 from safemirage.evaluation.cases import Generation, Request, Verdict
 from safemirage.evaluation.judges import Judged
+from safemirage.settings import Settings
 from safemirage.storage import Storage
-from safemirage.store import Store, open_store
+from safemirage.store import open_store
 from serve_app.api import ApiSettings, create_api
 from serve_app.auth import TokenDigest
 from serve_app.checkpoints import ServedGenerator, ask, open_served, reference_of
 from serve_app.evaluations import EvaluationRunner
 from serve_app.judge import Judges
 from serve_app.service import Service
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a replica finds models and state; settled once, where the service is built."""
-
-    root: str
-    store_url: str
-
-    @property
-    def storage(self) -> Storage:
-        return Storage(Path(self.root))
-
-    def open_store(self) -> Store:
-        return open_store(self.store_url)
 
 
 class ServedEngines:
@@ -70,20 +54,20 @@ class Api:
         checkpoints: DeploymentHandle[Any],
         evaluations: DeploymentHandle[Any],
         config: ServeConfig,
-        place: Place,
+        settings: Settings,
         access: tuple[Sequence[TokenDigest] | None, str],
     ) -> None:
         tokens, instance = access
         self.evaluations = evaluations  # named here so that Serve deploys it with this one
-        engines = ServedEngines(checkpoints, config, place.storage)
+        engines = ServedEngines(checkpoints, config, settings.storage)
         service = Service(
-            storage=place.storage,
-            store=place.open_store(),
+            storage=settings.storage,
+            store=open_store(settings.store_url),
             engines=engines,
             judges=config.judges,
         )
-        settings = ApiSettings(tokens=tokens, limits=config.limits, instance=instance)
-        self._app = create_api(service, settings)
+        api = ApiSettings(tokens=tokens, limits=config.limits, instance=instance)
+        self._app = create_api(service, api)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
@@ -93,13 +77,13 @@ class Evaluations:
     """One replica; Serve starts another when it dies or `check_health` raises."""
 
     def __init__(
-        self, checkpoints: DeploymentHandle[Any], config: ServeConfig, place: Place
+        self, checkpoints: DeploymentHandle[Any], config: ServeConfig, settings: Settings
     ) -> None:
-        engines = ServedEngines(checkpoints, config, place.storage)
+        engines = ServedEngines(checkpoints, config, settings.storage)
         runner = EvaluationRunner(
             config.evaluations,
-            storage=place.storage,
-            store=place.open_store(),
+            storage=settings.storage,
+            store=open_store(settings.store_url),
             open_model=engines.open_model,
             judges=engines.judges,
         )

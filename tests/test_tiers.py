@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 TIERS = (
     {"config", "text", "progress"},
-    {"storage"},
+    {"databases", "storage"},
+    {"settings"},
     {"data", "store", "tracking"},
     {"models"},
     {"methods"},
@@ -27,7 +28,17 @@ TIERS = (
 """From left to right. Jobs start the service, so they stand to its right."""
 TIER_OF = {unit: tier for tier, units in enumerate(TIERS) for unit in units}
 
-TORCH_FREE = ("config", "text", "data", "store", "storage", "evaluation", "cli")
+TORCH_FREE = (
+    "config",
+    "text",
+    "data",
+    "store",
+    "databases",
+    "storage",
+    "settings",
+    "evaluation",
+    "cli",
+)
 MAY_IMPORT_TORCH = {
     "safemirage.evaluation.generators.choosing",
     "safemirage.evaluation.generators.padded",

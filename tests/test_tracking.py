@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from safemirage.storage import Storage
+from safemirage.settings import Settings
 from safemirage.tracking import (
     CONFIG_FILE,
     PARENT_TAG,
@@ -30,91 +30,91 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mlflow")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        open_tracker(Storage(folder), "other")
+        open_tracker(Settings.at(folder), "other")
     return folder / "mlflow.db"
 
 
 @pytest.fixture
-def storage(tmp_path: Path, tables: Path) -> Storage:
+def settings(tmp_path: Path, tables: Path) -> Settings:
     shutil.copy(tables, tmp_path / "mlflow.db")
-    return Storage(tmp_path)
+    return Settings.at(tmp_path)
 
 
-def runs(storage: Storage) -> list[Any]:
-    client = MlflowClient(storage.mlflow_uri)
+def runs(settings: Settings) -> list[Any]:
+    client = MlflowClient(settings.tracking_uri)
     experiment = client.get_experiment_by_name("safemirage")
     return list(client.search_runs([experiment.experiment_id]))
 
 
-def test_tracker_start_records_config_name_and_tag(storage: Storage) -> None:
-    open_tracker(storage, "safemirage").start("npo-12ab", name="npo", config=CONFIG)
-    (run,) = runs(storage)
+def test_tracker_start_records_config_name_and_tag(settings: Settings) -> None:
+    open_tracker(settings, "safemirage").start("npo-12ab", name="npo", config=CONFIG)
+    (run,) = runs(settings)
     assert run.info.run_name == "npo"
     assert run.data.tags[RUN_TAG] == "npo-12ab"
     assert run.data.params["method.beta"] == "0.1"
-    assert run.info.artifact_uri.startswith(storage.root.as_uri())
-    (written,) = storage.root.rglob(CONFIG_FILE)
+    assert run.info.artifact_uri.startswith(settings.storage.root.as_uri())
+    (written,) = settings.storage.root.rglob(CONFIG_FILE)
     assert "beta: 0.1" in written.read_text()
 
 
-def test_tracker_started_again_goes_on_with_the_same_run(storage: Storage) -> None:
-    first = open_tracker(storage, "safemirage")
+def test_tracker_started_again_goes_on_with_the_same_run(settings: Settings) -> None:
+    first = open_tracker(settings, "safemirage")
     first.start("a", name="a", config=CONFIG)
     first.log_steps("a", [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}])
     first.finish("a", failed=True)
-    second = open_tracker(storage, "safemirage")
+    second = open_tracker(settings, "safemirage")
     second.start("a", name="a", config=CONFIG)
     assert second.last_step("a") == 2
     second.log_steps("a", [{"step": 3, "loss": 1.0}])
     second.finish("a")
-    (run,) = runs(storage)
+    (run,) = runs(settings)
     assert run.info.status == "FINISHED"
-    history = MlflowClient(storage.mlflow_uri).get_metric_history(run.info.run_id, "loss")
+    history = MlflowClient(settings.tracking_uri).get_metric_history(run.info.run_id, "loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 3.0), (2, 2.0), (3, 1.0)]
 
 
-def test_tracker_child_names_its_parent_whichever_comes_first(storage: Storage) -> None:
-    tracker = open_tracker(storage, "safemirage")
+def test_tracker_child_names_its_parent_whichever_comes_first(settings: Settings) -> None:
+    tracker = open_tracker(settings, "safemirage")
     tracker.start("child", name="child", config=CONFIG, parent_id="search")
     tracker.start("search", name="search", config={})
-    by_id = {run.data.tags[RUN_TAG]: run for run in runs(storage)}
+    by_id = {run.data.tags[RUN_TAG]: run for run in runs(settings)}
     assert by_id.keys() == {"child", "search"}
     assert by_id["child"].data.tags[PARENT_TAG] == by_id["search"].info.run_id
 
 
-def test_tracker_many_metrics_and_not_a_number_are_taken(storage: Storage) -> None:
-    tracker = open_tracker(storage, "safemirage")
+def test_tracker_many_metrics_and_not_a_number_are_taken(settings: Settings) -> None:
+    tracker = open_tracker(settings, "safemirage")
     tracker.start("a", name="a", config={})
     steps = [{"step": i, "loss": 1.0, "optim/gradient_norm": float("nan")} for i in range(1, 1200)]
     tracker.log_steps("a", steps)
     assert tracker.last_step("a") == 1199
 
 
-def test_tracker_tags_can_change(storage: Storage) -> None:
-    tracker = open_tracker(storage, "safemirage")
+def test_tracker_tags_can_change(settings: Settings) -> None:
+    tracker = open_tracker(settings, "safemirage")
     tracker.start("a", name="a", config={})
     tracker.set_tags("a", {"checkpoint_uri": "one"})
     tracker.set_tags("a", {"checkpoint_uri": "two"})
-    assert runs(storage)[0].data.tags["checkpoint_uri"] == "two"
+    assert runs(settings)[0].data.tags["checkpoint_uri"] == "two"
 
 
-def test_tracker_unknown_run_is_an_error(storage: Storage) -> None:
+def test_tracker_unknown_run_is_an_error(settings: Settings) -> None:
     with pytest.raises(KeyError, match="start"):
-        open_tracker(storage, "safemirage").log_steps("nobody", [{"step": 1, "loss": 1.0}])
+        open_tracker(settings, "safemirage").log_steps("nobody", [{"step": 1, "loss": 1.0}])
 
 
-def test_tracker_database_opened_by_two_processes_has_one_experiment(storage: Storage) -> None:
+def test_tracker_database_opened_by_two_processes_has_one_experiment(settings: Settings) -> None:
     code = (
-        "import sys; from pathlib import Path; from safemirage.storage import Storage;"
+        "import sys; from safemirage.settings import Settings;"
         "from safemirage.tracking import open_tracker;"
-        "open_tracker(Storage(Path(sys.argv[1])), 'safemirage').start(sys.argv[2], name='x', config={})"
+        "open_tracker(Settings.at(sys.argv[1]), 'safemirage').start(sys.argv[2], name='x', config={})"
     )
     processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(storage.root), name])
+        subprocess.Popen([sys.executable, "-c", code, str(settings.storage.root), name])
         for name in ("a", "b")
     ]
     assert [process.wait(timeout=50) for process in processes] == [0, 0]
-    assert {run.data.tags[RUN_TAG] for run in runs(storage)} == {"a", "b"}
+    assert {run.data.tags[RUN_TAG] for run in runs(settings)} == {"a", "b"}
 
 
 def test_flatten_gives_dotted_keys() -> None:

@@ -19,6 +19,7 @@ from safemirage.cli import (
     convert,
     evaluate,
     exchange,
+    job_env,
     judges,
     prepare,
     probes,
@@ -57,6 +58,7 @@ app.command("judge-check")(judges.judge_check)
 app.command("audit-judge")(judges.audit_judge)
 app.add_typer(prepare.app, name="prepare")
 app.command("evaluate")(evaluate.evaluate)
+app.command("job-env")(job_env.job_env)
 app.command("rescore")(rescore.rescore)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)

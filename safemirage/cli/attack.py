@@ -34,18 +34,19 @@ def attack(
     import asyncio
 
     from safemirage.config.attack import AttackConfig
-    from safemirage.config.load import load_config, to_tree
+    from safemirage.config.load import to_tree
     from safemirage.evaluation.attacks import accounts_tree, attack_suite
     from safemirage.evaluation.calls import ModelCalls
     from safemirage.evaluation.preflight import require
     from safemirage.evaluation.suite_files import write_suite
-    from safemirage.storage import open_storage
+    from safemirage.settings import load_located, read_settings
     from safemirage.store import open_store
 
-    loaded = load_config(AttackConfig, config, overrides or ())
+    settings = read_settings()
+    loaded = load_located(AttackConfig, config, overrides or (), settings)
     require(loaded)
     calls = ModelCalls()
-    with open_store(open_storage().store_url) as store, progress_bars() as on_progress:
+    with open_store(settings.store_url) as store, progress_bars() as on_progress:
         attacked = asyncio.run(
             attack_suite(
                 loaded,

@@ -26,19 +26,19 @@ def attack_search(
     import asyncio
 
     from safemirage.config.attack_search import AttackSearchConfig
-    from safemirage.config.load import load_config
     from safemirage.data.splits import write_files
     from safemirage.evaluation.attack_search import search_attack, search_tree
     from safemirage.evaluation.calls import ModelCalls
     from safemirage.evaluation.preflight import require
     from safemirage.evaluation.tables import screen
-    from safemirage.storage import open_storage
+    from safemirage.settings import load_located, read_settings
     from safemirage.store import open_store
 
-    loaded = load_config(AttackSearchConfig, config, overrides or ())
+    settings = read_settings()
+    loaded = load_located(AttackSearchConfig, config, overrides or (), settings)
     require(loaded)
     calls = ModelCalls()
-    with open_store(open_storage().store_url) as store, progress_bars() as on_progress:
+    with open_store(settings.store_url) as store, progress_bars() as on_progress:
         search = asyncio.run(
             search_attack(loaded, out, store=store, calls=calls, on_progress=on_progress)
         )

@@ -22,12 +22,13 @@ def compare(
     from safemirage.evaluation.comparison import comparison_grids, write_comparison
     from safemirage.evaluation.stored import load_evaluations
     from safemirage.evaluation.tables import print_grid, screen
-    from safemirage.storage import open_storage
+    from safemirage.settings import read_settings
     from safemirage.store import open_store
 
     console = screen()
-    with open_store(open_storage().store_url) as store:
-        comparison = compare_evaluations(load_evaluations(store, [baseline, *others]))
+    settings = read_settings()
+    with open_store(settings.store_url) as store:
+        comparison = compare_evaluations(load_evaluations(store, [baseline, *others], settings))
         for grid in comparison_grids(comparison):
             print_grid(console, grid)
         if out is not None:

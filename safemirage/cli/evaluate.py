@@ -26,19 +26,19 @@ def evaluate(
     import asyncio
 
     from safemirage.config.evaluate import EvaluateConfig
-    from safemirage.config.load import load_config
     from safemirage.evaluation.calls import ModelCalls
     from safemirage.evaluation.local import run_evaluation
     from safemirage.evaluation.preflight import require
     from safemirage.evaluation.results import finished_result
     from safemirage.evaluation.tables import screen
-    from safemirage.storage import open_storage
+    from safemirage.settings import load_located, read_settings
     from safemirage.store import open_store
 
-    loaded = load_config(EvaluateConfig, config, overrides or ())
+    settings = read_settings()
+    loaded = load_located(EvaluateConfig, config, overrides or (), settings)
     require(loaded)
     calls = ModelCalls()
-    with open_store(open_storage().store_url) as store, progress_bars() as on_progress:
+    with open_store(settings.store_url) as store, progress_bars() as on_progress:
         try:
             ended = asyncio.run(
                 run_evaluation(

@@ -19,7 +19,7 @@ def export_evaluation(
     """Writes a finished evaluation, nothing redacted: as samples.parquet, verdicts.parquet and images.parquet, which
     `safemirage import` reads, or as Inspect's logs."""
     from safemirage.evaluation.stored import find_evaluation
-    from safemirage.storage import open_storage
+    from safemirage.settings import read_settings
     from safemirage.store import Store, open_store
     from safemirage.store.evaluations import Evaluation
 
@@ -32,8 +32,9 @@ def export_evaluation(
 
         return write_parquet(store, found.id, folder, with_images=images)
 
-    with open_store(open_storage().store_url) as store:
-        for path in write(store, find_evaluation(store, evaluation)):
+    settings = read_settings()
+    with open_store(settings.store_url) as store:
+        for path in write(store, find_evaluation(store, evaluation, settings)):
             Console().print(str(path), soft_wrap=True)
 
 
@@ -42,12 +43,13 @@ def import_evaluation(
 ) -> None:
     """Takes an exported evaluation into this store, under its own id."""
     from safemirage.evaluation.errors import EvaluationError
-    from safemirage.storage import open_storage
+    from safemirage.settings import read_settings
     from safemirage.store import open_store
     from safemirage.store.evaluations import IdempotencyConflict
     from safemirage.store.parquet import import_evaluation as read
 
-    with open_store(open_storage().store_url) as store:
+    settings = read_settings()
+    with open_store(settings.store_url) as store:
         try:
             taken = read(store, folder)
         except IdempotencyConflict as error:

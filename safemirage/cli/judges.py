@@ -98,11 +98,12 @@ def _print_corrected(
     from safemirage.evaluation.corrected import compliance_errors, corrected_asr, corrected_grid
     from safemirage.evaluation.stored import find_evaluation, load_evaluation
     from safemirage.evaluation.tables import print_grid
-    from safemirage.storage import open_storage
+    from safemirage.settings import read_settings
     from safemirage.store import open_store
 
-    with open_store(open_storage().store_url) as store:
-        evaluation = load_evaluation(store, find_evaluation(store, reference))
+    settings = read_settings()
+    with open_store(settings.store_url) as store:
+        evaluation = load_evaluation(store, find_evaluation(store, reference, settings))
     rows = [
         row
         for judge in judges
@@ -121,11 +122,11 @@ async def _open(
 ) -> "list[Judge]":
     """The judges that were named; without any, both keyword judges."""
     from safemirage.config.evaluate import EvaluateConfig
-    from safemirage.config.load import load_config
     from safemirage.evaluation.calls import ModelCalls
     from safemirage.evaluation.judges.build import built_in_judge
     from safemirage.evaluation.local import open_judges
     from safemirage.evaluation.preflight import require
+    from safemirage.settings import load_located, read_settings
 
     if config is None and overrides:
         raise typer.BadParameter("needs --config", param_hint="--set")
@@ -134,7 +135,8 @@ async def _open(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--judge") from error
     if config is not None:
-        loaded = load_config(EvaluateConfig, config, overrides or ())
+        settings = read_settings()
+        loaded = load_located(EvaluateConfig, config, overrides or (), settings)
         require(loaded.judges, key="judges")
         return built_in + await open_judges(loaded.judges, stack, ModelCalls())
     return built_in or [built_in_judge("keywords"), built_in_judge("refusal_rules")]

@@ -72,17 +72,17 @@ def prepare_answers(
     """
     import asyncio
 
-    from safemirage.config.load import load_config
     from safemirage.config.prepare import AnswersConfig
     from safemirage.data.splits import write_files
     from safemirage.evaluation.candidates import make_answers
     from safemirage.evaluation.preflight import require
-    from safemirage.storage import open_storage
+    from safemirage.settings import load_located, read_settings
     from safemirage.store import open_store
 
-    loaded = load_config(AnswersConfig, config, overrides or ())
+    settings = read_settings()
+    loaded = load_located(AnswersConfig, config, overrides or (), settings)
     require(loaded)
-    with open_store(open_storage().store_url) as store, progress_bars() as on_progress:
+    with open_store(settings.store_url) as store, progress_bars() as on_progress:
         table = asyncio.run(make_answers(loaded, store=store, on_progress=on_progress))
     report = out.with_suffix(".report.json").name
     write_files(out.parent, {out.name: table.answers(), report: table.report()}, force=force)

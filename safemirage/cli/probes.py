@@ -16,6 +16,7 @@ from safemirage.progress import OnNamedProgress
 if TYPE_CHECKING:
     from safemirage.probes.measuring import Measured, Point
     from safemirage.probes.report import Curves
+    from safemirage.settings import Settings
     from safemirage.storage import Storage
     from safemirage.store import Store
 
@@ -46,14 +47,15 @@ def relearn(
 
     A second run trains and asks nothing, and one that was cut off goes on.
     """
-    from safemirage.config.load import load_config
     from safemirage.config.probe import RelearnConfig
     from safemirage.evaluation.preflight import require
     from safemirage.probes.curves import curve_figures, curve_grid
     from safemirage.probes.relearn import relearn_points
     from safemirage.probes.report import Curves
+    from safemirage.settings import load_located, read_settings
 
-    loaded = load_config(RelearnConfig, config, overrides or ())
+    settings = read_settings()
+    loaded = load_located(RelearnConfig, config, overrides or (), settings)
     require(loaded)
 
     def points(place: _Place) -> "Sequence[Point]":
@@ -64,7 +66,7 @@ def relearn(
     def curves(measured: "Measured") -> "Curves":
         return Curves(grid=curve_grid(measured), figures=curve_figures(measured))
 
-    _probe("relearn", points, out, curves)
+    _probe("relearn", points, out, settings, curves)
 
 
 @app.command("adapter")
@@ -72,14 +74,15 @@ def adapter(
     config: ConfigArgument, overrides: OverridesArgument = None, out: OutOption = None
 ) -> None:
     """Measures the export of a LoRA run with its adapter on, weaker, and off."""
-    from safemirage.config.load import load_config
     from safemirage.config.probe import AdapterProbeConfig
     from safemirage.evaluation.preflight import require
     from safemirage.probes.adapter import adapter_points
+    from safemirage.settings import load_located, read_settings
 
-    loaded = load_config(AdapterProbeConfig, config, overrides or ())
+    settings = read_settings()
+    loaded = load_located(AdapterProbeConfig, config, overrides or (), settings)
     require(loaded)
-    _probe("adapter", lambda _: adapter_points(loaded), out)
+    _probe("adapter", lambda _: adapter_points(loaded), out, settings)
 
 
 @app.command("quantise")
@@ -87,20 +90,22 @@ def quantise(
     config: ConfigArgument, overrides: OverridesArgument = None, out: OutOption = None
 ) -> None:
     """Measures the export beside the same weights in fewer bits."""
-    from safemirage.config.load import load_config
     from safemirage.config.probe import QuantiseConfig
     from safemirage.evaluation.preflight import require
     from safemirage.probes.quantise import quantise_points
+    from safemirage.settings import load_located, read_settings
 
-    loaded = load_config(QuantiseConfig, config, overrides or ())
+    settings = read_settings()
+    loaded = load_located(QuantiseConfig, config, overrides or (), settings)
     require(loaded)
-    _probe("quantise", lambda _: quantise_points(loaded), out)
+    _probe("quantise", lambda _: quantise_points(loaded), out, settings)
 
 
 def _probe(
     name: str,
     points: "Callable[[_Place], Sequence[Point]]",
     out: Path | None,
+    settings: "Settings",
     curves: "Callable[[Measured], Curves] | None" = None,
 ) -> None:
     """Makes the points, measures them, and prints: all rates, what is peculiar to the probe, the paired changes."""
@@ -112,7 +117,7 @@ def _probe(
     from safemirage.probes.measuring import measure
     from safemirage.probes.report import write_probe
 
-    with _place() as place:
+    with _place(settings) as place:
         made = points(place)
         measured = asyncio.run(
             measure(name, made, store=place.store, on_progress=place.on_progress)
@@ -137,14 +142,12 @@ def _probe(
 
 
 @contextmanager
-def _place() -> Iterator[_Place]:
-    from safemirage.storage import open_storage
+def _place(settings: "Settings") -> Iterator[_Place]:
     from safemirage.store import open_store
 
-    storage = open_storage()
-    with open_store(storage.store_url) as store, progress_bars() as on_progress:
+    with open_store(settings.store_url) as store, progress_bars() as on_progress:
         try:
-            yield _Place(storage, store, on_progress)
+            yield _Place(settings.storage, store, on_progress)
         except KeyboardInterrupt:
             Console(stderr=True).print("interrupted; the same command goes on where it was")
             raise typer.Exit(_INTERRUPTED) from None

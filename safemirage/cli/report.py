@@ -22,13 +22,14 @@ def report(
     from safemirage.evaluation.report import ReportInput, ReportModel, write_report
     from safemirage.evaluation.stored import load_evaluations
     from safemirage.evaluation.tables import print_grid, print_rates, screen
-    from safemirage.storage import open_storage
+    from safemirage.settings import read_settings
     from safemirage.store import open_store
 
-    with open_store(open_storage().store_url) as store:
+    settings = read_settings()
+    with open_store(settings.store_url) as store:
         models = [
             ReportModel(name=one.name, evaluation_id=one.id, config=one.record.config)
-            for one in load_evaluations(store, evaluations)
+            for one in load_evaluations(store, evaluations, settings)
         ]
         given = ReportInput(
             title=title,

@@ -32,7 +32,7 @@ def rescore(
     from safemirage.evaluation.results import finished_result
     from safemirage.evaluation.stored import find_evaluation, load_evaluation
     from safemirage.evaluation.tables import screen
-    from safemirage.storage import open_storage
+    from safemirage.settings import read_settings
     from safemirage.store import open_store
 
     judges = read_judges(judge)
@@ -42,8 +42,9 @@ def rescore(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--protocol") from error
     calls = ModelCalls()
-    with open_store(open_storage().store_url) as store, progress_bars() as on_progress:
-        original = load_evaluation(store, find_evaluation(store, evaluation))
+    settings = read_settings()
+    with open_store(settings.store_url) as store, progress_bars() as on_progress:
+        original = load_evaluation(store, find_evaluation(store, evaluation, settings))
         ended = asyncio.run(
             run_rescore(
                 original,

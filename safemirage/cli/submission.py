@@ -23,10 +23,11 @@ def submission(
     """Writes the answers of a finished evaluation as its official submission file, and reads it again."""
     from safemirage.evaluation.stored import find_evaluation, load_evaluation
     from safemirage.evaluation.submission import write_submission
-    from safemirage.storage import open_storage
+    from safemirage.settings import read_settings
     from safemirage.store import open_store
 
-    with open_store(open_storage().store_url) as store:
-        found = load_evaluation(store, find_evaluation(store, evaluation))
+    settings = read_settings()
+    with open_store(settings.store_url) as store:
+        found = load_evaluation(store, find_evaluation(store, evaluation, settings))
     count = write_submission(found, out, all_questions=all_questions)
     Console().print(f"{out}: {count} answers, read again and complete", soft_wrap=True)

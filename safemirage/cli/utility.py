@@ -33,14 +33,15 @@ def utility(
         utility_grid,
         write_utility,
     )
-    from safemirage.storage import open_storage
+    from safemirage.settings import read_settings
     from safemirage.store import open_store
 
     if not evaluations and not imports:
         raise typer.BadParameter("give an evaluation, or a file to --import")
     others = [(name, score) for item in imports or () for name, score in _imported(item)]
-    with open_store(open_storage().store_url) as store:
-        lines = model_lines(load_evaluations(store, evaluations or []), others)
+    settings = read_settings()
+    with open_store(settings.store_url) as store:
+        lines = model_lines(load_evaluations(store, evaluations or [], settings), others)
     grids = [utility_grid(lines), *filter(None, map(breakdown_grid, lines))]
     console = screen()
     for grid in grids:

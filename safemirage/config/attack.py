@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, input_path, not_identity
+from safemirage.config.base import Strict, check_name, data_path, not_identity
 from safemirage.config.evaluate import Count, DecodingConfig, GeneratorConfig
 from safemirage.config.vlguard import PLAIN, VLGuardConfig
 
@@ -76,7 +76,7 @@ class WordAttackConfig(Strict):
 class AttackConfig(Strict):
     name: str = not_identity("attacked")
     """The new suite's name."""
-    suite: str | None = input_path(None)
+    suite: str | None = data_path(None)
     """Folder with suite.json and its images; or give `vlguard`."""
     vlguard: VLGuardConfig | None = None
     """VLGuard's own files as the suite."""
@@ -93,6 +93,7 @@ class AttackConfig(Strict):
     """Of that draw, and of the model's rewrites."""
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         check_one_suite(self.suite, self.vlguard)
         check_words([attack.word for attack in self.attacks])
         pairs = [(attack.subset, attack.word) for attack in self.attacks]

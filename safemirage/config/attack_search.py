@@ -13,7 +13,7 @@ from safemirage.config.attack import (
     check_one_suite,
     check_words,
 )
-from safemirage.config.base import Strict, data_path, input_path, not_identity
+from safemirage.config.base import Strict, check_name, data_path, not_identity
 from safemirage.config.evaluate import (
     Count,
     DecodingConfig,
@@ -36,7 +36,7 @@ class AttackSearchConfig(Strict):
     """The model that is attacked."""
     train: str = data_path()
     """The model's training file, VLGuard or LLaVA JSON: its audit gives the words."""
-    suite: str | None = input_path(None)
+    suite: str | None = data_path(None)
     vlguard: VLGuardConfig | None = None
     subset: AttackedSubset = "unsafe"
     """`unsafe`: words that open answered questions, counted by asr. `safe`: words that open refused ones, counted by
@@ -68,6 +68,7 @@ class AttackSearchConfig(Strict):
     max_unscored: Share = 0.05
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         check_one_suite(self.suite, self.vlguard)
         check_words(self.more_words)
         check_judge_names(self.judges)

@@ -1,5 +1,6 @@
 """What every config dataclass shares: strictness, and the marks that decide a run's identity."""
 
+import re
 from dataclasses import field
 from typing import Any
 
@@ -10,6 +11,18 @@ class Strict:
     """Base of config dataclasses. Unknown keys are errors, so a stale file fails before anything starts."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+_NAME = re.compile(r"\w[\w.+=-]{0,159}")
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that could not be the start of a folder's name. Raises ValueError."""
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(
+            f"name: {name!r} is not allowed: folders are named by it; give at most 160 letters, digits and any of "
+            "`_.+=-`, the first a letter, a digit or `_`"
+        )
 
 
 def not_identity(default: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, data_path, input_path, not_identity
+from safemirage.config.base import Strict, check_name, data_path, input_path, not_identity
 from safemirage.config.model import Presets
 from safemirage.config.sets import SetConfig
 from safemirage.config.vlguard import VLGuardConfig
@@ -279,7 +279,7 @@ class EvaluateConfig(Strict):
     name: str = not_identity("evaluation")
     """Readable start of the evaluation's id."""
     model: GeneratorConfig
-    suite: str | None = input_path(None)
+    suite: str | None = data_path(None)
     """Folder with suite.json and its images; or give `vlguard` or `set`."""
     vlguard: VLGuardConfig | None = None
     """VLGuard's own files as the suite."""
@@ -304,6 +304,7 @@ class EvaluateConfig(Strict):
     """Share of the cases that a judge may leave without a verdict; with more the evaluation fails."""
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         if [self.suite, self.vlguard, self.set].count(None) != 2:
             raise ValueError("suite, vlguard, set: give one of them")
         if self.sampling == "rows" and self.protocol != "paper":

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from safemirage.config.load import (
     ConfigError,
@@ -18,8 +18,6 @@ from safemirage.config.load import (
 )
 from safemirage.config.search import DomainConfig, Point, SearchConfig
 from safemirage.config.train import TrainConfig
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,20 +85,6 @@ def train_config(base: TrainConfig, point: Point) -> TrainConfig:
     for key, value in point.items():
         set_path(tree, key, value)
     return build_config(TrainConfig, tree, source="trial")
-
-
-def with_absolute_inputs(config: T) -> T:
-    """A config whose input paths, where they name something here, hold from any working directory."""
-    assert is_dataclass(config)
-    changes: dict[str, Any] = {}
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if is_dataclass(value):
-            changes[item.name] = with_absolute_inputs(value)
-        elif item.metadata.get("input") and value is not None:
-            path = Path(value).expanduser()
-            changes[item.name] = str(path.absolute()) if path.exists() else value
-    return replace(config, **changes)  # type: ignore[type-var]
 
 
 def point_overrides(point: Point) -> list[str]:

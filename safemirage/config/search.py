@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, input_path, not_identity
+from safemirage.config.base import Strict, check_name, data_path, not_identity
 from safemirage.config.evaluate import (
     DecodingConfig,
     EvaluateConfig,
@@ -141,7 +141,7 @@ SamplerConfig = Annotated[TPEConfig | RandomConfig, Field(discriminator="name")]
 class SelectionConfig(Strict):
     """How a trial is judged."""
 
-    suite: str = input_path()
+    suite: str = data_path()
     """Folder of the selection split. A suite that results are reported on must not be used to choose."""
     judges: Annotated[tuple[JudgeConfig, ...], Field(min_length=1)]
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
@@ -191,6 +191,7 @@ class SearchConfig(Strict):
     selection: SelectionConfig
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         names = [item.name for item in self.objectives]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, not_identity
+from safemirage.config.base import Strict, check_name, not_identity
 from safemirage.config.data import DataConfig
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.method import MethodConfig, NPOConfig, SFTConfig, needed_sets
@@ -160,6 +160,7 @@ class TrainConfig(Strict):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         self._check_sets()
         if self.engine.name == "torch" and self.workers.count != 1:
             raise ValueError(

@@ -13,6 +13,7 @@ from safemirage.evaluation.keys import EVALUATION_SCOPE
 from safemirage.evaluation.metrics import Row, headline, row_from
 from safemirage.evaluation.record import EvaluationRecord, read_evaluation, readable
 from safemirage.evaluation.samples import Sample, sample_from
+from safemirage.settings import Settings
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
 
@@ -58,13 +59,15 @@ class StoredEvaluation:
         return {judge.name: judge.key for judge in self.record.judges}
 
 
-def load_evaluations(store: Store, references: list[str]) -> list[StoredEvaluation]:
+def load_evaluations(
+    store: Store, references: list[str], settings: Settings | None = None
+) -> list[StoredEvaluation]:
     """The evaluations, with names that differ: where two share one the reading is added, else the id is the name.
 
     Raises:
         EvaluationError: a reference fits no finished evaluation, or several; or one stands twice.
     """
-    found = [find_evaluation(store, reference) for reference in references]
+    found = [find_evaluation(store, reference, settings) for reference in references]
     ids = [evaluation.id for evaluation in found]
     if len(set(ids)) != len(ids):
         raise EvaluationError(f"evaluations {ids}: one stands twice")
@@ -101,8 +104,11 @@ def load_evaluation(store: Store, evaluation: Evaluation) -> StoredEvaluation:
     )
 
 
-def find_evaluation(store: Store, reference: str) -> Evaluation:
+def find_evaluation(store: Store, reference: str, settings: Settings | None = None) -> Evaluation:
     """The finished evaluation of that id, name or config file; one that was rescored is found by its id alone.
+
+    Args:
+        settings: where relative inputs of a config file are looked up; None: in the working folder.
 
     Raises:
         EvaluationError: there is none, or several have the name.
@@ -118,7 +124,8 @@ def find_evaluation(store: Store, reference: str) -> Evaluation:
         one.id: (one, record) for one, record in records if record and record.rescored is None
     }
     if reference.endswith(_CONFIG_SUFFIXES):
-        tree = identity_tree(load_config(EvaluateConfig, Path(reference)))
+        config = load_config(EvaluateConfig, Path(reference))
+        tree = identity_tree(config if settings is None else settings.located(config))
         found = [one for one, record in finished.values() if record.config == tree]
         missing = "was not run, or did not finish: safemirage evaluate runs it"
     else:

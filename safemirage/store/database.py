@@ -3,6 +3,8 @@
 from types import TracebackType
 from typing import Self
 
+from sqlalchemy import URL
+
 from safemirage.store.engine import Database, open_database
 from safemirage.store.evaluations import Evaluations
 from safemirage.store.leases import Leases
@@ -20,11 +22,6 @@ class Store:
         self.samples = Samples(database)
         self.evaluations = Evaluations(database)
 
-    @property
-    def url(self) -> str:
-        """Where it is, as `open_store` takes it, password included."""
-        return self._database.engine.url.render_as_string(hide_password=False)
-
     def close(self) -> None:
         self._database.engine.dispose()
 
@@ -40,7 +37,7 @@ class Store:
         self.close()
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str | URL) -> Store:
     """Opens the store at a SQLite or PostgreSQL URL, and creates its tables or brings them up to date.
 
     Raises:

@@ -1,6 +1,5 @@
 """Opening the database: SQLite in WAL mode or PostgreSQL, tables made and migrated once however many processes open it."""
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,19 +14,16 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
-    make_url,
-    text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import DatabaseError
 
 from safemirage.config.load import ConfigError
+from safemirage.databases import creation_turn, shown, store_url
 from safemirage.store.migrate import UnknownSchema, is_current, migrate
 
 _BUSY_TIMEOUT_S = 30.0
-_CREATION_LOCK = 0x5AFE_0001  # any constant: PostgreSQL's advisory lock while tables are made
 _READ_ONLY = "safemirage_read_only"
-_ALLOWED = "allowed: sqlite:////folder/store.db, postgresql://user:password@host/database"
 
 
 class Database:
@@ -67,60 +63,44 @@ class Database:
             connection.execute(self.upsert(table).on_conflict_do_nothing(), list(rows))
 
 
-def open_database(url: str) -> Database:
+def open_database(url: str | URL) -> Database:
     """Connects to `url`, creates its tables or brings them up to date.
 
     Raises:
         ConfigError: the URL is of an unsupported kind, the database cannot be reached, or a newer safemirage
             made its tables.
     """
-    parsed = _parse(url)
-    shown = parsed.render_as_string(hide_password=True)
+    parsed = store_url(url)
+    name = shown(parsed)
     try:
+        _make_folder(parsed)
         engine = _engine(parsed)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"store URL {shown}: {error}; install it with: pip install 'safemirage[postgres]'"
+            f"store URL {name}: {error}; install it with: pip install 'safemirage[postgres]'"
         ) from error
     database = Database(engine)
     try:
         _bring_up_to_date(database)
     except DatabaseError as error:
         engine.dispose()
-        raise ConfigError(f"store URL {shown}: cannot be opened: {error.orig}") from error
+        raise ConfigError(f"store URL {name}: cannot be opened: {error.orig}") from error
     except UnknownSchema as error:
         engine.dispose()
-        raise ConfigError(f"store URL {shown}: {error}") from error
+        raise ConfigError(f"store URL {name}: {error}") from error
     return database
 
 
-def _parse(url: str) -> URL:
+def _make_folder(url: URL) -> None:
+    if url.get_backend_name() != "sqlite":
+        return
+    folder = Path(str(url.database)).parent
     try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigError(f"store URL {url!r}: is not a database URL; {_ALLOWED}") from error
-    match parsed.drivername:
-        case "sqlite" | "sqlite+pysqlite":
-            return _sqlite_url(parsed)
-        case "postgresql" | "postgres" | "postgresql+psycopg":
-            return parsed.set(drivername="postgresql+psycopg")
-        case other:
-            raise ConfigError(f"store URL: {other!r} is not supported; {_ALLOWED}")
-
-
-def _sqlite_url(url: URL) -> URL:
-    if url.database in (None, "", ":memory:"):
-        raise ConfigError(
-            f"store URL {url}: a database in memory is seen by one process only; {_ALLOWED}"
-        )
-    path = Path(str(url.database)).expanduser().absolute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"store URL {url}: {path.parent} cannot be created: {error.strerror}"
+            f"store URL {shown(url)}: {folder} cannot be created: {error.strerror}"
         ) from error
-    return url.set(database=str(path))
 
 
 def _engine(url: URL) -> Engine:
@@ -153,20 +133,12 @@ def _bring_up_to_date(database: Database) -> None:
     with database.read() as connection:
         if is_current(connection):
             return
-    if not database.is_sqlite:
-        with database.write() as connection:
-            lock = {"lock": _CREATION_LOCK}
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), lock)
-            migrate(connection)
-        return
-    # The switch to WAL does not wait for the busy timeout, so openers take turns by a lock file.
-    path = Path(str(database.engine.url.database))
-    with path.with_name(path.name + ".lock").open("w") as lock_file:
-        fcntl.flock(lock_file, fcntl.LOCK_EX)
-        raw = database.engine.raw_connection()
-        try:
-            raw.cursor().execute("PRAGMA journal_mode=WAL")
-        finally:
-            raw.close()
+    with creation_turn(database.engine.url):
+        if database.is_sqlite:  # the switch to WAL does not wait for the busy timeout
+            raw = database.engine.raw_connection()
+            try:
+                raw.cursor().execute("PRAGMA journal_mode=WAL")
+            finally:
+                raw.close()
         with database.write() as connection:
             migrate(connection)

@@ -34,7 +34,7 @@ from safemirage.config.plan import SearchPlan, load_search
 from safemirage.config.search import ObjectiveConfig
 from safemirage.config.train import TorchEngineConfig, TrainConfig, WorkersConfig
 from safemirage.evaluation.local import run_evaluation
-from safemirage.storage import Storage, open_storage
+from safemirage.settings import Settings
 from safemirage.store.database import open_store
 from safemirage.store.evaluations import Evaluation
 from safemirage.training.job import TrainingCollapsed, TrainingDiverged, TrainJob
@@ -46,23 +46,27 @@ THREADS = 1
 Running = dict[Future[dict[str, Any]], tuple[optuna.Trial, dict[str, Any], int]]
 
 
-def trained(config: TrainConfig, storage: Storage) -> Path:
+def trained(config: TrainConfig, settings: Settings) -> Path:
     """The export of a config, trained here where it is not there yet; a miniature's base comes first."""
     config = replace(config, engine=TorchEngineConfig(), workers=WorkersConfig())
-    config = resolve_miniature(config, storage, lambda base: trained(base, storage))
+    config = resolve_miniature(config, settings.storage, lambda base: trained(base, settings))
     identity = digest_of(identity_tree(config))
-    export = storage.exports / f"{config.name}-seed-{config.seed}-{identity[:12]}"
+    export = settings.storage.exports / f"{config.name}-seed-{config.seed}-{identity[:12]}"
     if not export.is_dir():
         job = TrainJob(
-            config=config, run_id=export.name, identity=identity, export=export, cache=storage.cache
+            config=config,
+            run_id=export.name,
+            identity=identity,
+            export=export,
+            cache=settings.storage.cache,
         )
         train(job, report=lambda report: None)
     return export
 
 
-def evaluated(config: EvaluateConfig, storage: Storage) -> Evaluation:
+def evaluated(config: EvaluateConfig, settings: Settings) -> Evaluation:
     """A finished evaluation, made in this process where the store does not have it."""
-    with open_store(storage.store_url) as store:
+    with open_store(settings.store_url) as store:
         ended = asyncio.run(run_evaluation(config, store=store))
     assert ended.state == "finished", ended.error
     return ended
@@ -78,19 +82,19 @@ class Trial:
 
     def run(self) -> dict[str, Any]:
         torch.set_num_threads(THREADS)
-        storage = open_storage(self.root)
+        settings = Settings.at(self.root)
         started = time.monotonic()
         objectives = self.plan.config.objectives
         try:
-            export = trained(self.config, storage)
+            export = trained(self.config, settings)
         except (TrainingDiverged, TrainingCollapsed) as error:
             worst = {item.name: 1.0 - item.ideal for item in objectives}
             return {"objectives": worst, "error": str(error)}
         train_s = time.monotonic() - started
-        suite = selection_suite(self.plan, seed=self.config.seed, storage=storage)
+        suite = selection_suite(self.plan, seed=self.config.seed, storage=settings.storage)
         selection = replace(self.plan.config.selection, suite=suite)
         model = TransformersConfig(path=str(export), dtype=selection.dtype)
-        rows = evaluated(selection.evaluation(export.name, model), storage).rows
+        rows = evaluated(selection.evaluation(export.name, model), settings).rows
         assert rows is not None
         return {
             "objectives": objective_values(rows, objectives),

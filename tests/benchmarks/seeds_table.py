@@ -28,7 +28,7 @@ from safemirage.evaluation.metrics import Row
 from safemirage.evaluation.spread import spreads
 from safemirage.evaluation.spread_table import spread_grid
 from safemirage.evaluation.stored import load_evaluation
-from safemirage.storage import open_storage
+from safemirage.settings import Settings
 from safemirage.store.database import open_store
 from tests.benchmarks.recipe_search import PROCESSES, THREADS, evaluated, trained
 
@@ -45,15 +45,17 @@ class Work:
 
     def base(self) -> None:
         torch.set_num_threads(THREADS)
-        trained(base_config(self.seed), open_storage(self.root))
+        trained(base_config(self.seed), Settings.at(self.root))
 
     def run(self) -> tuple[list[Row], list[CaseGap]]:
         torch.set_num_threads(THREADS)
-        storage, entry = open_storage(self.root), self.entry
+        settings, entry = Settings.at(self.root), self.entry
         overrides = [*entry.overrides, f"seed={self.seed}"]
         config = load_config(TrainConfig, self.file.parent / entry.train, overrides)
-        model = TransformersConfig(path=str(trained(config, storage)))
-        suite = world_path("suite", "miniature:suites/test", seed=self.seed, storage=storage)
+        model = TransformersConfig(path=str(trained(config, settings)))
+        suite = world_path(
+            "suite", "miniature:suites/test", seed=self.seed, storage=settings.storage
+        )
         tree = {
             "name": f"{entry.name}-seed-{self.seed}",
             "model": to_tree(model),
@@ -61,8 +63,8 @@ class Work:
             "judges": [{"name": name} for name in self.chain.judges],
             "decoding": to_tree(self.chain.decoding),
         }
-        ended = evaluated(build_config(EvaluateConfig, tree), storage)
-        with open_store(storage.store_url) as store:
+        ended = evaluated(build_config(EvaluateConfig, tree), settings)
+        with open_store(settings.store_url) as store:
             found = replace(load_evaluation(store, ended), name=entry.name)
         rows = [replace(row, model=entry.name) for row in found.rows]
         print(f"seed {self.seed}: {entry.name}", flush=True)

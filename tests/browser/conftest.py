@@ -11,7 +11,7 @@ import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from safemirage.config.serve import ServeConfig
-from safemirage.storage import open_storage
+from safemirage.settings import Settings
 from safemirage.store import open_store
 from serve_app.api import ApiSettings, create_api
 from serve_app.auth import read_tokens
@@ -39,14 +39,15 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    storage = open_storage(tmp_path / "storage")
+    settings = Settings.at(tmp_path / "storage")
+    storage = settings.storage
     write_export(storage)
     write_suite(storage)
     file = tmp_path / "tokens"
     file.touch(mode=0o600)
     file.write_text(f"reader {READER}\nunredacted {UNREDACTED}\n")
     tokens = read_tokens(ServeConfig(), {"SAFEMIRAGE_API_TOKENS_FILE": str(file)})
-    with open_store(storage.store_url) as store:
+    with open_store(settings.store_url) as store:
         world = World(storage, store, Scripted())
         service = Service(storage=storage, store=store, engines=world.engines)
         app = create_api(service, ApiSettings(tokens=tokens))

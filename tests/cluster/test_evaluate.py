@@ -10,6 +10,7 @@ from ray_jobs.evaluate import Placement, load_configs, main, run
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.load import ConfigError
 from safemirage.evaluation.many import Outcome
+from safemirage.settings import read_settings
 from tests.evaluation.samples import case_record, write_suite
 from tests.tiny import make_tiny_llava
 
@@ -35,7 +36,12 @@ def suites(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def evaluated(configs: list[EvaluateConfig], placement: Placement | None) -> list[Outcome]:
-    return run(configs, placement=placement, on_progress_of=lambda _: lambda done, total: None)
+    return run(
+        configs,
+        placement=placement,
+        on_progress_of=lambda _: lambda done, total: None,
+        settings=read_settings(),
+    )
 
 
 def rows(outcomes: list[Outcome]) -> list[object]:
@@ -50,7 +56,7 @@ def test_cluster_and_one_process_give_the_same_rows(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    configs = load_configs(BASE, models, suites, SMALL)
+    configs = load_configs(BASE, models, suites, SMALL, read_settings())
     assert [config.name for config in configs] == ["a", "a", "b", "b"]
     monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "cluster"))
     placement = Placement(cpus=0.5, gpus=0)
@@ -73,13 +79,16 @@ def test_question_that_an_engine_refuses_costs_itself_alone(
     monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "storage"))
     cases = [case_record("fine"), case_record("long", question="long " * 200)]
     suite = write_suite(tmp_path / "suite", cases)
-    configs = load_configs(BASE, models[:1], [str(suite)], [*SMALL, "max_unscored=1.0"])
+    configs = load_configs(
+        BASE, models[:1], [str(suite)], [*SMALL, "max_unscored=1.0"], read_settings()
+    )
     (outcome,) = evaluated(configs, Placement(cpus=0.5, gpus=0))
     assert outcome.evaluation is not None, outcome.error
     assert (outcome.evaluation.state, outcome.evaluation.done) == ("finished", 2)
     assert {row["unscored"] for row in outcome.evaluation.rows or []} == {1}
     (strict,) = evaluated(
-        load_configs(BASE, models[:1], [str(suite)], SMALL), Placement(cpus=0.5, gpus=0)
+        load_configs(BASE, models[:1], [str(suite)], SMALL, read_settings()),
+        Placement(cpus=0.5, gpus=0),
     )
     assert strict.error.startswith("TooManyUnscored")
     assert "a prompt of" in strict.error
@@ -89,14 +98,14 @@ def test_question_that_an_engine_refuses_costs_itself_alone(
 def test_cluster_without_room_is_refused_with_the_numbers(
     ray_driver: ClusterAddress, models: list[str], suites: list[str]
 ) -> None:
-    configs = load_configs(BASE, models, suites, SMALL)
+    configs = load_configs(BASE, models, suites, SMALL, read_settings())
     with pytest.raises(CapacityError, match=r"CPU 1, GPU 1 each, and the cluster has 1 node"):
         evaluated(configs, Placement(cpus=1, gpus=1))
 
 
 def test_models_of_one_folder_name_are_refused(models: list[str]) -> None:
     with pytest.raises(ConfigError, match="hold a folder name twice"):
-        load_configs(BASE, [models[0], models[0]], [], [])
+        load_configs(BASE, [models[0], models[0]], [], [], read_settings())
 
 
 def test_command_without_ray_prints_a_table_for_each_suite(

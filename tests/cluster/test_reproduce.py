@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ray_jobs.cluster import ClusterAddress
-from safemirage.storage import open_storage
+from safemirage.settings import Settings
 from safemirage.store import Store, open_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -71,8 +71,9 @@ def wait_until_second_training(store: Store, chain: subprocess.Popen[str]) -> No
 def test_chain_killed_in_its_second_training_goes_on_and_repeats_nothing(
     cluster: ClusterAddress, tmp_path: Path
 ) -> None:
-    config, storage = write_chain(tmp_path), open_storage(tmp_path / "storage")
-    with open_store(storage.store_url) as store:
+    config, settings = write_chain(tmp_path), Settings.at(tmp_path / "storage")
+    storage = settings.storage
+    with open_store(settings.store_url) as store:
         with start(config, storage.root, cluster) as chain:
             wait_until_second_training(store, chain)
             chain.send_signal(signal.SIGKILL)

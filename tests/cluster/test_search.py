@@ -19,7 +19,8 @@ from mlflow.tracking import MlflowClient
 from ray_jobs.cluster import ClusterAddress
 from ray_jobs.outcome import SearchOutcome, TrialOutcome
 from ray_jobs.study import studies_url
-from safemirage.storage import Storage
+from safemirage.databases import full
+from safemirage.settings import Settings
 from safemirage.store.database import open_store
 from safemirage.store.runs import RunRecord
 from safemirage.tracking import RUN_TAG
@@ -38,7 +39,7 @@ class Bench:
     """A search file over a tiny training, and a way to run it as its own process."""
 
     folder: Path
-    storage: Storage
+    settings: Settings
     cluster: ClusterAddress
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
@@ -52,7 +53,7 @@ class Bench:
         environment = {
             **os.environ,
             **self.cluster.environment,
-            "SAFEMIRAGE_STORAGE": str(self.storage.root),
+            "SAFEMIRAGE_STORAGE": str(self.settings.storage.root),
             "OMP_NUM_THREADS": "1",
         }
         return subprocess.Popen(
@@ -71,7 +72,7 @@ class Bench:
         return output
 
     def runs(self, kind: str) -> list[RunRecord]:
-        with open_store(self.storage.store_url) as store:
+        with open_store(self.settings.store_url) as store:
             return store.runs.list(kind=kind)
 
 
@@ -104,7 +105,7 @@ def bench(cluster: ClusterAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         },
     }
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(search))
-    return Bench(folder=tmp_path, storage=Storage(tmp_path / "storage"), cluster=cluster)
+    return Bench(folder=tmp_path, settings=Settings.at(tmp_path / "storage"), cluster=cluster)
 
 
 def write_suite(folder: Path) -> None:
@@ -177,14 +178,14 @@ def test_search_killed_and_started_again_trains_no_finished_point_again(bench: B
 
 def in_training(bench: Bench, *, number: int) -> bool:
     """Whether the number-th training has begun; all before it are finished, one at a time as they are."""
-    if not (bench.storage.root / "store.db").exists():
+    if not (bench.settings.storage.root / "store.db").exists():
         return False
     trainings = bench.runs("train")
     return len(trainings) == number and trainings[-1].state == "running"
 
 
 def assert_tracked(bench: Bench, search_id: str, trainings: list[RunRecord]) -> None:
-    client = MlflowClient(bench.storage.mlflow_uri)
+    client = MlflowClient(bench.settings.tracking_uri)
     experiments = [item.experiment_id for item in client.search_experiments()]
     runs = {run.data.tags[RUN_TAG]: run for run in client.search_runs(experiments)}
     parent = runs.pop(search_id)
@@ -196,7 +197,7 @@ def assert_tracked(bench: Bench, search_id: str, trainings: list[RunRecord]) -> 
 
 
 def assert_opens_in_optuna_dashboard(bench: Bench, search_id: str) -> None:
-    app = optuna_dashboard.wsgi(studies_url(bench.storage))
+    app = optuna_dashboard.wsgi(full(studies_url(bench.settings)))
     with httpx.Client(transport=httpx.WSGITransport(app=app), base_url="http://dashboard") as http:
         studies: list[dict[str, Any]] = (
             http.get("/api/studies").raise_for_status().json()["study_summaries"]
@@ -238,11 +239,11 @@ def test_search_that_no_node_can_hold_is_refused_with_the_numbers(bench: Bench) 
     overrides = "[engine.name=deepspeed, workers.count=3, workers.cpus=64]"
     output = bench.run(f"overrides={overrides}", code=2)
     assert "3 worker(s) need 192 CPU, and the cluster has 4" in output
-    assert not (bench.storage.root / "store.db").exists()
+    assert not (bench.settings.storage.root / "store.db").exists()
 
 
 def test_search_for_what_the_suite_does_not_have_is_refused_before_training(bench: Bench) -> None:
     objective = "{name: asr, metric: asr, direction: min, cases: [unsafe_whta]}"
     output = bench.run(f"objectives=[{objective}]", code=2)
     assert "objectives.asr: case 'unsafe_whta' is not in the suite" in output
-    assert not (bench.storage.root / "store.db").exists()
+    assert not (bench.settings.storage.root / "store.db").exists()

@@ -24,7 +24,7 @@ from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.suites import load_suite
-from safemirage.storage import open_storage
+from safemirage.settings import Settings
 from safemirage.store import open_store
 from tests.cluster.serving import (
     COLOURS,
@@ -48,7 +48,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 def service(cluster: ClusterAddress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Started by its own command, in a process of its own: Ray reads a cluster's token when it is imported."""
     folder = tmp_path_factory.mktemp("service")
-    storage = open_storage(folder / "storage")
+    storage = Settings.at(folder / "storage").storage
     for seed, name in enumerate(MODELS):
         write_tiny_export(storage, name, seed)
     write_suite(storage)

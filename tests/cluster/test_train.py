@@ -22,7 +22,7 @@ from safemirage.config.identity import run_identity
 from safemirage.config.load import dump_yaml
 from safemirage.config.train import TrainConfig
 from safemirage.models.loading import load_for_inference
-from safemirage.storage import Storage
+from safemirage.settings import Settings
 from safemirage.store.database import open_store
 from safemirage.store.runs import RunRecord
 from safemirage.tracking import RUN_TAG
@@ -51,8 +51,8 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
-    return Storage(tmp_path_factory.mktemp("storage"))
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings.at(tmp_path_factory.mktemp("storage"))
 
 
 def two_workers(tree: dict[str, Any], *, stage: int = 2, **branches: Any) -> TrainConfig:
@@ -60,25 +60,25 @@ def two_workers(tree: dict[str, Any], *, stage: int = 2, **branches: Any) -> Tra
     return tiny_train_config({**tree, "workers": {"count": 2}}, engine=engine, **branches)
 
 
-def tracked(storage: Storage, run_id: str) -> Any:
-    client = MlflowClient(storage.mlflow_uri)
+def tracked(settings: Settings, run_id: str) -> Any:
+    client = MlflowClient(settings.tracking_uri)
     experiment = client.get_experiment_by_name("safemirage")
     query = f"tags.`{RUN_TAG}` = '{run_id}'"
     (run,) = client.search_runs([experiment.experiment_id], filter_string=query)
     return run
 
 
-def curve(storage: Storage, run_id: str, name: str) -> list[tuple[int, float]]:
-    client = MlflowClient(storage.mlflow_uri)
-    history = client.get_metric_history(tracked(storage, run_id).info.run_id, name)
+def curve(settings: Settings, run_id: str, name: str) -> list[tuple[int, float]]:
+    client = MlflowClient(settings.tracking_uri)
+    history = client.get_metric_history(tracked(settings, run_id).info.run_id, name)
     return [(metric.step, metric.value) for metric in history]
 
 
 def assert_curves_equal(
-    storage: Storage, run_id: str, expected: list[StepMetrics], rel: float
+    settings: Settings, run_id: str, expected: list[StepMetrics], rel: float
 ) -> None:
     for name in PLAIN_LOSSES:
-        found = curve(storage, run_id, name)
+        found = curve(settings, run_id, name)
         assert [step for step, _ in found] == [int(step["step"]) for step in expected]
         assert [value for _, value in found] == pytest.approx([s[name] for s in expected], rel=rel)
 
@@ -92,25 +92,25 @@ def assert_curves_equal(
     ],
 )
 def test_training_on_two_workers_equals_one_plain_process(
-    tree: dict[str, Any], storage: Storage, tmp_path: Path, method: dict[str, Any], stage: int
+    tree: dict[str, Any], settings: Settings, tmp_path: Path, method: dict[str, Any], stage: int
 ) -> None:
     # Small steps: a run that moves fast magnifies the rounding of its sums.
     branches: dict[str, Any] = {"method": method, "optim": {"learning_rate": 2e-5}}
     config = two_workers(tree, stage=stage, name=f"tiny-z{stage}", **branches)
-    record = run_training(config, storage=storage)
+    record = run_training(config, settings=settings)
     plain = train_tiny(tree, tmp_path, **branches)
-    assert_curves_equal(storage, record.id, plain, rel=1e-5)
+    assert_curves_equal(settings, record.id, plain, rel=1e-5)
     assert record.result is not None
     export = Path(record.result["export"])
-    assert export == storage.exports / record.id
+    assert export == settings.storage.exports / record.id
     weights = load_file(export / "model.safetensors")
     for name, value in load_file(tmp_path / "export" / "model.safetensors").items():
         assert weights[name] == pytest.approx(value, abs=1e-4)
     assert load_for_inference(export).weights_digest
-    run = tracked(storage, record.id)
+    run = tracked(settings, record.id)
     assert run.info.status == "FINISHED"
     assert run.data.params["engine.stage"] == str(stage)
-    assert run.data.tags["checkpoint_uri"].startswith(str(storage.runs))
+    assert run.data.tags["checkpoint_uri"].startswith(str(settings.storage.runs))
     assert {
         "memory/rss_mb",
         "speed/samples_per_s",
@@ -138,34 +138,34 @@ class KillOnce(UserCallback):
 
 
 def test_training_whose_worker_is_killed_ends_with_the_losses_of_an_undisturbed_run(
-    tree: dict[str, Any], storage: Storage, tmp_path: Path, quiet: RunRecord
+    tree: dict[str, Any], settings: Settings, tmp_path: Path, quiet: RunRecord
 ) -> None:
     undisturbed = train_tiny(tree, tmp_path, optim=TEN_STEPS, method=RMU)
     config = two_workers(tree, optim=TEN_STEPS, method=RMU, name="killed")
     marker = tmp_path / "killed"
-    record = run_training(config, storage=storage, callbacks=[KillOnce(4, marker, worker=1)])
+    record = run_training(config, settings=settings, callbacks=[KillOnce(4, marker, worker=1)])
     assert marker.exists()
     assert_ends_as(quiet, record)
-    assert_curves_equal(storage, record.id, undisturbed, rel=1e-5)
+    assert_curves_equal(settings, record.id, undisturbed, rel=1e-5)
 
 
 @pytest.mark.slow
 def test_training_whose_controller_is_killed_goes_on_when_it_is_asked_for_again(
-    tree: dict[str, Any], storage: Storage, tmp_path: Path, quiet: RunRecord
+    tree: dict[str, Any], settings: Settings, tmp_path: Path, quiet: RunRecord
 ) -> None:
     config = two_workers(tree, optim=TEN_STEPS, method=RMU, name="no-controller")
     marker = tmp_path / "killed"
     with pytest.raises(ray.exceptions.RayActorError):
-        run_training(config, storage=storage, callbacks=[KillOnce(4, marker, worker=None)])
+        run_training(config, settings=settings, callbacks=[KillOnce(4, marker, worker=None)])
     assert marker.exists()
-    record = run_training(config, storage=storage)
+    record = run_training(config, settings=settings)
     assert record.attempts == 2
     assert_ends_as(quiet, record)
 
 
 @pytest.mark.slow
 def test_training_whose_whole_job_is_killed_goes_on_when_it_is_asked_for_again(
-    tree: dict[str, Any], storage: Storage, tmp_path: Path, quiet: RunRecord
+    tree: dict[str, Any], settings: Settings, tmp_path: Path, quiet: RunRecord
 ) -> None:
     config = two_workers(tree, optim=TEN_STEPS, method=RMU, name="no-job")
     file = tmp_path / "run.yaml"
@@ -173,26 +173,26 @@ def test_training_whose_whole_job_is_killed_goes_on_when_it_is_asked_for_again(
     job = subprocess.Popen(
         [sys.executable, "-m", "ray_jobs.train", str(file)],
         cwd=Path(__file__).parents[2],
-        env={**os.environ, "SAFEMIRAGE_STORAGE": str(storage.root)},
+        env={**os.environ, "SAFEMIRAGE_STORAGE": str(settings.storage.root)},
     )
     try:
-        wait_for(lambda: any(storage.runs.glob("no-job-*/checkpoints/step-*")))
+        wait_for(lambda: any(settings.storage.runs.glob("no-job-*/checkpoints/step-*")))
     finally:
         job.kill()
         job.wait()
-    with open_store(storage.store_url) as store:
+    with open_store(settings.store_url) as store:
         (left,) = [run for run in store.runs.list(kind="train") if run.name == "no-job"]
     assert left.state == "running"
-    record = run_training(config, storage=storage)
+    record = run_training(config, settings=settings)
     assert record.attempts == 2
     assert_ends_as(quiet, record)
 
 
 @pytest.fixture(scope="module")
-def quiet(tree: dict[str, Any], storage: Storage, ray_driver: ClusterAddress) -> RunRecord:
+def quiet(tree: dict[str, Any], settings: Settings, ray_driver: ClusterAddress) -> RunRecord:
     """Two workers that nobody disturbs."""
     record = run_training(
-        two_workers(tree, optim=TEN_STEPS, method=RMU, name="quiet"), storage=storage
+        two_workers(tree, optim=TEN_STEPS, method=RMU, name="quiet"), settings=settings
     )
     assert record.result is not None
     assert record.result["resumed_from"] == 0
@@ -212,17 +212,17 @@ def assert_ends_as(quiet: RunRecord, record: RunRecord) -> None:
 
 
 def test_training_that_cannot_write_its_checkpoints_fails_at_once_with_the_way_out(
-    tree: dict[str, Any], storage: Storage
+    tree: dict[str, Any], settings: Settings
 ) -> None:
     config = sft(tree, name="unwritable", checkpoint={"every_steps": 1})
     run_id = f"unwritable-{run_identity(config)[:12]}"
-    folder = storage.runs / f"{run_id}-w1-torch"
+    folder = settings.storage.runs / f"{run_id}-w1-torch"
     folder.mkdir(parents=True)
     (folder / "checkpoints").write_text("a file in the folder's place")
     with pytest.raises(
         TrainingFailed, match=r"checkpoints: cannot be written.*start the run again"
     ):
-        run_training(config, storage=storage)
+        run_training(config, settings=settings)
 
 
 def sft(tree: dict[str, Any], **branches: Any) -> TrainConfig:
@@ -231,15 +231,15 @@ def sft(tree: dict[str, Any], **branches: Any) -> TrainConfig:
 
 
 def test_training_asked_for_again_is_not_repeated_until_a_byte_of_its_data_changes(
-    tmp_path: Path, storage: Storage
+    tmp_path: Path, settings: Settings
 ) -> None:
     tree = make_tiny_run(tmp_path / "tiny")
-    first = run_training(sft(tree, name="once"), storage=storage)
-    again = run_training(sft(tree, name="once"), storage=storage)
+    first = run_training(sft(tree, name="once"), settings=settings)
+    again = run_training(sft(tree, name="once"), settings=settings)
     assert again == first
     retain = tmp_path / "tiny" / "retain.json"
     retain.write_text(retain.read_text().replace("green cup", "greet cup", 1))
-    changed = run_training(sft(tree, name="once"), storage=storage)
+    changed = run_training(sft(tree, name="once"), settings=settings)
     assert changed.id != first.id
     assert changed.result is not None
     assert first.result is not None
@@ -264,14 +264,14 @@ class SignalStart(UserCallback):
 
 
 def test_training_asked_for_while_it_runs_is_followed(
-    tree: dict[str, Any], storage: Storage, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tree: dict[str, Any], settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = sft(tree, name="live")
     started, go_on = tmp_path / "started", tmp_path / "go-on"
     records: list[RunRecord] = []
 
     def ask(*callbacks: UserCallback) -> None:
-        records.append(run_training(config, storage=storage, callbacks=callbacks))
+        records.append(run_training(config, settings=settings, callbacks=callbacks))
 
     first = threading.Thread(target=ask, args=[SignalStart(started, go_on)])
     first.start()
@@ -296,36 +296,36 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 120) -> None:
 
 
 def test_training_that_diverges_fails_without_restarts(
-    tree: dict[str, Any], storage: Storage
+    tree: dict[str, Any], settings: Settings
 ) -> None:
     optim = {"learning_rate": 1e30, "max_grad_norm": None}
     config = tiny_train_config(tree, method={"name": "sft"}, name="diverged", optim=optim)
     with pytest.raises(TrainingFailed, match="a loss is not finite"):
-        run_training(config, storage=storage)
-    with open_store(storage.store_url) as store:
+        run_training(config, settings=settings)
+    with open_store(settings.store_url) as store:
         (record,) = [run for run in store.runs.list(kind="train") if run.name == "diverged"]
     assert record.state == "failed"
     assert record.error is not None
     assert "optim.learning_rate" in record.error
-    assert tracked(storage, record.id).info.status == "FAILED"
+    assert tracked(settings, record.id).info.status == "FAILED"
 
 
 @pytest.mark.slow
 def test_training_that_failed_goes_on_from_its_last_checkpoint(
-    tree: dict[str, Any], storage: Storage, tmp_path: Path
+    tree: dict[str, Any], settings: Settings, tmp_path: Path
 ) -> None:
     optim = {"steps": 10, "learning_rate": 2e-5}
     config = two_workers(tree, name="failed", optim=optim)
     fragile = replace(config, workers=replace(config.workers, max_failures=0))
     with pytest.raises(ray.train.TrainingFailedError):
         run_training(
-            fragile, storage=storage, callbacks=[KillOnce(4, tmp_path / "killed", worker=1)]
+            fragile, settings=settings, callbacks=[KillOnce(4, tmp_path / "killed", worker=1)]
         )
-    record = run_training(config, storage=storage)
+    record = run_training(config, settings=settings)
     assert record.attempts == 2
     assert record.result is not None
     assert record.result["resumed_from"] >= 2
-    assert_curves_equal(storage, record.id, train_tiny(tree, tmp_path, optim=optim), rel=1e-5)
+    assert_curves_equal(settings, record.id, train_tiny(tree, tmp_path, optim=optim), rel=1e-5)
 
 
 def test_training_submitted_as_a_job_with_a_token_finishes(
@@ -357,5 +357,9 @@ def test_train_command_with_things_missing_lists_them_all(
     overrides = ["workers.gpu=true", "model.path=./nowhere", "data.image_folder=./none"]
     assert main([str(file), *overrides]) == 2
     message = capsys.readouterr().err
-    for expected in ("GPU", "model.path: './nowhere'", "data.image_folder: './none'"):
+    for expected in (
+        "GPU",
+        f"model.path: '{Path.cwd() / 'nowhere'}'",
+        f"data.image_folder: '{Path.cwd() / 'none'}'",
+    ):
         assert expected in message

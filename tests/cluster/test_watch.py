@@ -11,7 +11,7 @@ from ray_jobs.train import run_training
 from safemirage.config.load import ConfigError
 from safemirage.config.train import TrainConfig
 from safemirage.runs import TrainResult, read_record
-from safemirage.storage import Storage
+from safemirage.settings import Settings
 from safemirage.tracking import RUN_TAG
 from tests.evaluation.samples import case_record, write_suite
 from tests.tiny_run import make_tiny_run, tiny_train_config
@@ -39,8 +39,8 @@ def test_snapshots_and_export_are_evaluated_while_the_run_goes_on(
 ) -> None:
     for name in ("SAFEMIRAGE_STORE_URL", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    storage = Storage(tmp_path / "storage")
-    record = run_training(watched(tmp_path), storage=storage)
+    settings = Settings.at(tmp_path / "storage")
+    record = run_training(watched(tmp_path), settings=settings)
     result = read_record(TrainResult, record.result, of=record.id)
     assert [entry.step for entry in result.watch] == [0, 3, 6]
     assert [entry.error for entry in result.watch] == [""] * 3
@@ -49,14 +49,14 @@ def test_snapshots_and_export_are_evaluated_while_the_run_goes_on(
         for entry in result.watch
         for row in entry.rows or ()
     )
-    client = MlflowClient(storage.mlflow_uri)
+    client = MlflowClient(settings.tracking_uri)
     experiment = client.get_experiment_by_name("safemirage")
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{record.id}'")[0]
     name = next(name for name in found.data.metrics if name.startswith("watch/"))
     history = client.get_metric_history(found.info.run_id, name)
     assert [metric.step for metric in history] == [0, 3, 6]
-    folder = next(storage.runs.glob(f"{record.id}-*"))
+    folder = next(settings.storage.runs.glob(f"{record.id}-*"))
     assert not list((folder / "snapshots").iterdir())
     lines = (folder / "watch.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 3, 6]
@@ -66,7 +66,7 @@ def test_snapshots_and_export_are_evaluated_while_the_run_goes_on(
 def test_suite_that_cannot_be_read_stops_the_run_before_it_starts(tmp_path: Path) -> None:
     config = watched(tmp_path, suite=str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match=r"watch\.evaluation: .*cannot be read"):
-        run_training(config, storage=Storage(tmp_path / "storage"))
+        run_training(config, settings=Settings.at(tmp_path / "storage"))
     assert not (tmp_path / "storage" / "exports").exists()
 
 

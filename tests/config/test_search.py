@@ -13,7 +13,6 @@ from safemirage.config.plan import (
     load_search,
     plan_search,
     point_overrides,
-    with_absolute_inputs,
 )
 from safemirage.config.search import ChoiceConfig, LogUniformConfig, SearchConfig
 from safemirage.config.train import TrainConfig
@@ -212,17 +211,6 @@ def test_choice_among_lists_of_trained_tensors(tmp_path: Path) -> None:
 def test_search_without_a_file_needs_an_absolute_base() -> None:
     with pytest.raises(ConfigError, match="relative"):
         plan_search(build_config(SearchConfig, SEARCH))
-
-
-def test_inputs_made_absolute_hold_elsewhere_and_hub_ids_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "retain.json").write_text("[]")
-    monkeypatch.chdir(tmp_path)
-    located = with_absolute_inputs(load(tmp_path).base)
-    assert located.data.retain == str(tmp_path / "retain.json")
-    assert located.data.forget == "forget.json"  # not there: left for the training to name
-    assert located.model.path == "some/model"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ray_jobs.follow import follow
-from safemirage.storage import open_storage
+from safemirage.settings import Settings
 
 LINES = """\
 2026-11-20 20:17:40,346\tSUCC cli.py:66 -- Job 'demo' submitted successfully
@@ -32,7 +32,7 @@ def test_follow_shows_lines_of_the_job_and_its_warnings(
     is_terminal: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with job() as process:
-        follow(process, open_storage(tmp_path), Console(force_terminal=is_terminal, width=200))
+        follow(process, Settings.at(tmp_path), Console(force_terminal=is_terminal, width=200))
     shown = capsys.readouterr().out
     assert "[1/7] base" in shown
     assert "something is odd" in shown

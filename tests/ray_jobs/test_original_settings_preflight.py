@@ -89,9 +89,9 @@ def test_starting_a_setting_without_anything_fails_at_once_with_the_list(tmp_pat
     for part in (
         "need 8 GPU, and the cluster has 0",
         "'llava-hf/llava-1.5-7b-hf' is not in the hub's cache",
-        "data.retain: 'data/train_retain_mixed.json' is no file",
-        "data.forget: 'data/train_forget.json' is no file",
-        "data.image_folder: 'data/images' is no folder",
+        f"data.retain: '{tmp_path}/data/train_retain_mixed.json' is no file",
+        f"data.forget: '{tmp_path}/data/train_forget.json' is no file",
+        f"data.image_folder: '{tmp_path}/data/images' is no folder",
     ):
         assert part in text
     assert "Traceback" not in text

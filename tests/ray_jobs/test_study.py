@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 from ray_jobs.study import Study, StudySearch, objective_key, open_studies, studies_url
 from safemirage.config.load import build_config
 from safemirage.config.search import SearchConfig
-from safemirage.storage import Storage
+from safemirage.databases import full, sqlite_url
+from safemirage.settings import read_settings
 
 BETA, REDUCTION = "method.beta", "method.reduction"
 CONFIG: dict[str, Any] = {
@@ -36,9 +37,7 @@ CONFIG: dict[str, Any] = {
 
 def open_study(folder: Path, **changes: Any) -> Study:
     config = build_config(SearchConfig, {**CONFIG, **changes})
-    return Study(
-        config, name="search-1", storage=open_studies(f"sqlite:///{folder / 'studies.db'}")
-    )
+    return Study(config, name="search-1", storage=open_studies(sqlite_url(folder / "studies.db")))
 
 
 def result_of(point: dict[str, Any]) -> dict[str, float]:
@@ -102,7 +101,7 @@ def test_study_cut_off_while_it_restarts_loses_and_doubles_nothing(tmp_path: Pat
     study = open_study(tmp_path)
     study.prepare()
     next(drive(study, 1))
-    storage = open_studies(f"sqlite:///{tmp_path / 'studies.db'}")
+    storage = open_studies(sqlite_url(tmp_path / "studies.db"))
     raw = optuna.load_study(study_name="search-1", storage=storage)
     # As a process leaves it that dies between queueing the point again and closing the old trial.
     raw.enqueue_trial(dict(raw.trials[0].params), user_attrs={"resumes": 0})
@@ -144,7 +143,7 @@ def test_study_keeps_lists_as_text_and_proposes_them_as_lists(tmp_path: Path) ->
     again = open_study(tmp_path, space=space, warm_start=warm)
     assert again.prepare() == 7
     assert StudySearch(again).suggest("again") == warm[0]
-    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    url = sqlite_url(tmp_path / "studies.db")
     (kept, *_) = optuna.load_study(study_name="search-1", storage=open_studies(url)).trials
     assert kept.params == {trained: '["[012]", "{projector}"]'}
 
@@ -175,9 +174,11 @@ def test_study_opens_in_optuna_dashboard_with_its_points_and_objectives(tmp_path
 
 
 def test_studies_lie_beside_a_sqlite_store_and_inside_a_postgresql_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.delenv("SAFEMIRAGE_STORE_URL", raising=False)
-    assert studies_url(Storage(tmp_path)) == f"sqlite:///{tmp_path / 'studies.db'}"
-    monkeypatch.setenv("SAFEMIRAGE_STORE_URL", "postgresql://me:secret@host/db")
-    assert studies_url(Storage(tmp_path)) == "postgresql+psycopg://me:secret@host/db"
+    environment = {"SAFEMIRAGE_STORAGE": str(tmp_path)}
+    own = studies_url(read_settings(environment=environment))
+    assert own == sqlite_url(tmp_path / "studies.db")
+    environment["SAFEMIRAGE_STORE_URL"] = "postgresql://me:secret@host/db"
+    theirs = studies_url(read_settings(environment=environment))
+    assert full(theirs) == "postgresql+psycopg://me:secret@host/db"

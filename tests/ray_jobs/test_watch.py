@@ -18,6 +18,7 @@ from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.report import ReportInput, ReportModel, write_report
 from safemirage.evaluation.stored import load_evaluations
 from safemirage.runs import Measured
+from safemirage.settings import Secrets
 from safemirage.store import open_store
 from tests.evaluation.samples import case_record, write_suite
 
@@ -51,7 +52,14 @@ def measured(folder: Path, *snapshots: Path, **changes: Any) -> tuple[Measured, 
     with open_store(store_url(folder)) as store:
         tracker: Any = Silent()
         given = config(folder, **changes)
-        with Watcher(given, run_id="r", folder=folder, store=store, tracker=tracker) as watcher:
+        with Watcher(
+            given,
+            run_id="r",
+            folder=folder,
+            store=store,
+            tracker=tracker,
+            secrets=Secrets({}),
+        ) as watcher:
             for item in snapshots:
                 watcher.take(item)
         return watcher.measured()

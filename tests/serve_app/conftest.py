@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from safemirage.config.serve import LimitsConfig, ServeConfig, ServedJudgeConfig
-from safemirage.storage import open_storage
+from safemirage.settings import Settings
 from safemirage.store import open_store
 from serve_app.api import ApiSettings, create_api
 from serve_app.auth import read_tokens
@@ -24,10 +24,11 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    storage = open_storage(tmp_path / "storage")
+    settings = Settings.at(tmp_path / "storage")
+    storage = settings.storage
     write_export(storage)
     write_suite(storage)
-    with open_store(storage.store_url) as store:
+    with open_store(settings.store_url) as store:
         yield World(storage, store, Scripted())
 
 

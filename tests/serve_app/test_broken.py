@@ -10,7 +10,8 @@ import pytest
 from safemirage.config.serve import CheckpointsConfig, ServedJudgeConfig
 from safemirage.evaluation.generators import GeneratorBroken, GeneratorUnavailable
 from safemirage.models.manifest import ExportError
-from safemirage.storage import Storage, open_storage
+from safemirage.settings import Settings
+from safemirage.storage import Storage
 from serve_app.checkpoints import Checkpoints
 from serve_app.errors import without_paths
 from tests.cluster.serving import write_tiny_export
@@ -149,7 +150,8 @@ async def test_only_what_may_be_mended_by_waiting_says_when_to_ask_again(
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    storage = open_storage(tmp_path / "storage")
+    settings = Settings.at(tmp_path / "storage")
+    storage = settings.storage
     write_tiny_export(storage, BROKEN, 1)
     return storage
 

@@ -12,8 +12,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from safemirage.config import ConfigError
+from safemirage.databases import store_url as parse_url
 from safemirage.store import open_store
-from safemirage.store.engine import Database, _engine, _parse, open_database
+from safemirage.store.engine import Database, _engine, open_database
 from safemirage.store.migrate import MIGRATIONS, VERSION_TABLE, migrate
 from safemirage.store.schema import SCHEMA_REVISION, metadata
 from tests.store import schema_v1
@@ -35,7 +36,7 @@ def upgrade():
 
 def _raw(url: str) -> Database:
     """The database, with nothing created in it."""
-    return Database(_engine(_parse(url)))
+    return Database(_engine(parse_url(url)))
 
 
 def _revision(database: Database) -> str | None:
