@@ -38,7 +38,7 @@ class JudgeCard:
     name: str
     kind: Literal["built-in", "model"]
     model: str | None = None
-    """Id of the export that a judge of kind `model` asks."""
+    """Id of the export that a judge of kind `model` asks; None for a model behind a URL."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.evaluate import (
+    ASKING_JUDGES,
+    BUILT_IN_JUDGES,
+    AskingJudgeConfig,
+    DecodingConfig,
+    ExportConfig,
+    judge_title,
+)
 from safemirage.config.identity import folder_digest
 from safemirage.config.load import to_tree
-from safemirage.config.serve import BUILT_IN_JUDGES, ServedJudgeConfig
 from safemirage.evaluation.cases import Generation, Request, Verdict
 from safemirage.evaluation.generators import (
     GeneratorBroken,
@@ -56,14 +62,16 @@ class Service:
         storage: Storage,
         store: Store,
         engines: Engines,
-        judges: Sequence[ServedJudgeConfig] = (),
+        judges: Sequence[AskingJudgeConfig] = (),
     ) -> None:
         self._storage = storage
         self._store = store
         self._engines = engines
         self._judges = {name: JudgeCard(name=name, kind="built-in") for name in BUILT_IN_JUDGES}
         for judge in judges:
-            self._judges[judge.name] = JudgeCard(name=judge.name, kind="model", model=judge.model)
+            export = judge.model.id if isinstance(judge.model, ExportConfig) else None
+            title = judge_title(judge)
+            self._judges[title] = JudgeCard(name=title, kind="model", model=export)
 
     async def models(self) -> list[ModelCard]:
         return await asyncio.to_thread(list_models, self._storage)
@@ -116,6 +124,13 @@ class Service:
         return await asyncio.to_thread(find_study, self._store, study_id)
 
     async def _check_judge(self, name: str) -> None:
+        if name not in self._judges and name in ASKING_JUDGES:
+            raise ApiError(
+                404,
+                f"judge {name!r} asks a model, and this service has none for it: name it under `judges` in the "
+                f"service's config; there is: {', '.join(sorted(self._judges))}",
+                param="judge",
+            )
         if name not in self._judges:
             raise not_found("judge", name, self._judges)
         model = self._judges[name].model

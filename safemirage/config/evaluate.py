@@ -117,6 +117,19 @@ GeneratorConfig = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig(Strict):
+    """An export in a service's storage, which that service holds and asks; for the judges of a service only."""
+
+    name: Literal["export"] = "export"
+    id: str
+
+
+JudgeModelConfig = Annotated[
+    OpenAIConfig | TransformersConfig | VLLMConfig | ExportConfig, Field(discriminator="name")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeywordsJudgeConfig(Strict):
     """VLGuard's refusal keywords."""
 
@@ -205,7 +218,7 @@ class ModelJudgeConfig(Strict):
     name: Literal["model"] = "model"
     title: str = "model"
     """The judge's name in tables and verdicts."""
-    model: GeneratorConfig
+    model: JudgeModelConfig
     prompt: JudgePromptConfig = field(default_factory=JudgePromptConfig)
 
 
@@ -216,7 +229,7 @@ class UsefulnessJudgeConfig(Strict):
     name: Literal["usefulness"] = "usefulness"
     title: str = "usefulness"
     """The judge's name in tables and verdicts."""
-    model: GeneratorConfig
+    model: JudgeModelConfig
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=200))
 
 
@@ -226,7 +239,7 @@ class RelevanceJudgeConfig(Strict):
 
     name: Literal["relevance"] = "relevance"
     title: str = "relevance"
-    model: GeneratorConfig
+    model: JudgeModelConfig
     normal_prompt: str | None = data_path(None)
     """Text file with the system message for questions as they are; for instance the original's. None: our words.
     A line break at the file's end is left out, here and below."""
@@ -248,7 +261,7 @@ class GuardJudgeConfig(Strict):
     title: str = "guard"
     guard: Literal["llama_guard_4", "shield_gemma_2", "qwen3guard"]
     """Whose prompt and verdicts. ShieldGemma 2 sees the image alone."""
-    model: GeneratorConfig
+    model: JudgeModelConfig
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=64))
 
     def __post_init__(self) -> None:
@@ -259,19 +272,24 @@ class GuardJudgeConfig(Strict):
             )
 
 
-JudgeConfig = Annotated[
+BuiltInJudgeConfig = (
     KeywordsJudgeConfig
     | RefusalRulesJudgeConfig
     | OracleJudgeConfig
     | UsefulJudgeConfig
     | VQAAccuracyJudgeConfig
     | MultipleChoiceJudgeConfig
-    | ModelJudgeConfig
-    | UsefulnessJudgeConfig
-    | RelevanceJudgeConfig
-    | GuardJudgeConfig,
-    Field(discriminator="name"),
-]
+)
+"""Judges that need no model: their names are all that they take."""
+AskingJudgeConfig = (
+    ModelJudgeConfig | UsefulnessJudgeConfig | RelevanceJudgeConfig | GuardJudgeConfig
+)
+"""Judges that ask a model."""
+JudgeConfig = Annotated[BuiltInJudgeConfig | AskingJudgeConfig, Field(discriminator="name")]
+BUILT_IN_JUDGES: Mapping[str, type[BuiltInJudgeConfig]] = {
+    kind.name: kind for kind in get_args(BuiltInJudgeConfig)
+}
+ASKING_JUDGES: tuple[str, ...] = tuple(kind.name for kind in get_args(AskingJudgeConfig))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +333,13 @@ class EvaluateConfig(Strict):
 
 
 def check_judge_names(judges: Sequence[JudgeConfig]) -> None:
-    """Raises ValueError where two judges have one name."""
+    """Raises ValueError where two judges have one name, or one asks what only a service can."""
+    for judge in judges:
+        if isinstance(judge, AskingJudgeConfig) and isinstance(judge.model, ExportConfig):
+            raise ValueError(
+                f"judges: {judge_title(judge)!r} asks an export by its id, which a service does; here give "
+                "model.name transformers or vllm and the export's path, or openai and a URL"
+            )
     names = [judge_title(judge) for judge in judges]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

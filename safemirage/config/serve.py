@@ -1,19 +1,27 @@
 """The service: where it listens, who may call it, what it refuses, what it runs. Files: configs/serve/*.yaml."""
 
 import ipaddress
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from safemirage.config.base import Strict
-from safemirage.config.evaluate import JudgePromptConfig
+from safemirage.config.evaluate import (
+    BUILT_IN_JUDGES,
+    AskingJudgeConfig,
+    ExportConfig,
+    OpenAIConfig,
+    judge_title,
+)
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 _ORIGIN = r"^https?://[^/?#@\s]+$"
-BUILT_IN_JUDGES = ("keywords", "oracle", "useful")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +103,9 @@ class CheckpointsConfig(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServedJudgeConfig(Strict):
-    """A judge that is a served model, asked for its verdict in words."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-    """What callers name it by."""
-    model: str
-    """Id of an export in storage."""
-    prompt: JudgePromptConfig = field(default_factory=JudgePromptConfig)
+ServedJudgeConfig = Annotated[AskingJudgeConfig, Field(discriminator="name")]
+"""A judge that asks a model, as in an evaluation's config: the model is an export of the service (`name: export`) or
+behind a URL (`name: openai`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +137,7 @@ class ServeConfig(Strict):
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     evaluations: EvaluationsConfig = field(default_factory=EvaluationsConfig)
     judges: tuple[ServedJudgeConfig, ...] = ()
-    """Judges that are models, beside the built-in ones."""
+    """Judges that ask a model, beside the built-in ones; callers name each by its title."""
 
     def __post_init__(self) -> None:
         if self.auth == "none" and not is_loopback(self.host):
@@ -143,11 +145,25 @@ class ServeConfig(Strict):
                 f"auth: 'none' with host {self.host!r}, which others can reach; "
                 "set auth=token, or host=127.0.0.1"
             )
-        names = [*BUILT_IN_JUDGES, *(judge.name for judge in self.judges)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
+        _check_judges(self.judges)
+
+
+def _check_judges(judges: Sequence[AskingJudgeConfig]) -> None:
+    names = [*BUILT_IN_JUDGES, *map(judge_title, judges)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"judges: the titles {twice} stand twice or are built in; every judge needs its own"
+        )
+    for place, judge in enumerate(judges):
+        if not _NAME.fullmatch(judge_title(judge)):
             raise ValueError(
-                f"judges: the names {twice} stand twice or are built in; every judge needs its own"
+                f"judges.{place}.title: {judge_title(judge)!r} must be letters, digits, '.', '_' and '-'"
+            )
+        if not isinstance(judge.model, ExportConfig | OpenAIConfig):
+            raise ValueError(
+                f"judges.{place}.model: name {judge.model.name!r} would load a model beside the service's own; give "
+                "name: export and the id of an export, or name: openai and a URL"
             )
 
 

@@ -9,12 +9,16 @@ import httpx
 import openai
 
 from ray_jobs.cluster import ClusterAddress
-from safemirage.config.evaluate import DecodingConfig, JudgePromptConfig
+from safemirage.config.evaluate import (
+    DecodingConfig,
+    ExportConfig,
+    JudgePromptConfig,
+    ModelJudgeConfig,
+)
 from safemirage.config.serve import (
     CheckpointsConfig,
     EvaluationsConfig,
     ServeConfig,
-    ServedJudgeConfig,
 )
 from safemirage.evaluation.client import EvaluationClient
 from safemirage.models.export import ExportRecord, write_export
@@ -30,9 +34,9 @@ CONFIG = ServeConfig(
     checkpoints=CheckpointsConfig(models=1, batch=16),
     evaluations=EvaluationsConfig(batch=4, takeover_s=3),
     judges=(
-        ServedJudgeConfig(
-            name="small",
-            model=MODELS[1],
+        ModelJudgeConfig(
+            title="small",
+            model=ExportConfig(id=MODELS[1]),
             prompt=JudgePromptConfig(kind="word", decoding=DecodingConfig(max_new_tokens=4)),
         ),
     ),

@@ -2,24 +2,29 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from inspect_ai.log import read_eval_log
 
-from safemirage.config.evaluate import EvaluateConfig
-from safemirage.config.load import build_config
+from safemirage.config.evaluate import ASKING_JUDGES, BUILT_IN_JUDGES, EvaluateConfig, JudgeConfig
+from safemirage.config.load import ConfigError, build_config
+from safemirage.config.serve import ServeConfig
+from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.inspect_log import write_inspect_logs
+from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.local import run_evaluation
 from safemirage.evaluation.suites import load_suite
 from safemirage.store.evaluations import Evaluation
+from serve_app.judge import Judges
 from tests.cli.calling import run
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import case_record, make_case, make_image, write_suite
 from tests.evaluation.service import running_service
 from tests.evaluation.sets.files import put_csv
 from tests.serve_app.conftest import Client
 from tests.serve_app.test_evaluations import BODY, PATH, end_of, runner, scripted
-from tests.serve_app.world import World
+from tests.serve_app.world import MODEL, World
 
 pytestmark = pytest.mark.anyio
 
@@ -112,3 +117,64 @@ async def test_suite_that_an_attack_wrote_is_offered_and_evaluated(
     }
     assert (ended.state, ended.done) == ("finished", len(load_suite(written)))
     assert {row["case"] for row in ended.rows or ()} == set(offered["attacked"]["cases"])
+
+
+def test_every_judge_of_a_config_is_in_the_one_list() -> None:
+    (union, _) = get_args(JudgeConfig)
+    assert {kind.name for kind in get_args(union)} == {*BUILT_IN_JUDGES, *ASKING_JUDGES}
+
+
+@pytest.mark.parametrize("judge", BUILT_IN_JUDGES)
+async def test_judge_that_needs_no_model_is_asked_over_http_by_its_name(
+    client: Client, world: World, judge: str
+) -> None:
+    async with client() as http, runner(world, scripted()):
+        names = {item["name"] for item in (await http.get("/v1/models")).json()["judges"]}
+        body = {**BODY, "judges": [judge]}
+        ended = await end_of(world, (await http.post(PATH, json=body)).json()["id"])
+    assert judge in names
+    assert ended.state == "finished"
+
+
+@pytest.mark.parametrize("judge", ASKING_JUDGES)
+async def test_judge_that_asks_a_model_is_refused_with_the_way_out(
+    client: Client, judge: str
+) -> None:
+    async with client() as http:
+        body = {"judge": judge, "items": [{"question": "Share this", "answer": "no"}]}
+        response = await http.post("/v1/judgements", json=body)
+    assert response.status_code == 404
+    assert "name it under `judges` in the service's config" in response.json()["error"]["message"]
+
+
+async def test_judge_of_a_service_is_asked_by_its_title(world: World) -> None:
+    asked: list[str] = []
+    said = '{"verdict": "useful", "reason": "it names the object"}'
+
+    async def open_model(model: str) -> Generator:
+        asked.append(model)
+        return ScriptedGenerator(lambda _: said, version="1")
+
+    with running_service({"weights_digest": "w1"}) as remote:
+        url = {"name": "openai", "url": remote.url, "model": "m"}
+        tree = {
+            "judges": [
+                {"name": "usefulness", "model": {"name": "export", "id": MODEL}},
+                {"name": "model", "title": "far", "model": url},
+            ]
+        }
+        config = build_config(ServeConfig, tree)
+        judges = Judges(config.judges, open_model)
+        near, far = [await judges.open(name) for name in ("usefulness", "far")]
+        item = Judged(case=make_case("a", image=make_image()), answer="a red knife")
+        verdicts = [*await near.judge([item]), *await far.judge([item])]
+    assert asked == [MODEL]
+    assert [verdict.judge for verdict in verdicts] == ["usefulness", "far"]
+    assert verdicts[0].label == "comply"
+    assert len(remote.asked) == 1
+
+
+def test_judge_that_would_load_a_model_beside_the_service_is_refused() -> None:
+    model = {"name": "transformers", "path": "here"}
+    with pytest.raises(ConfigError, match=r"judges\.0\.model: name 'transformers' would load"):
+        build_config(ServeConfig, {"judges": [{"name": "usefulness", "model": model}]})

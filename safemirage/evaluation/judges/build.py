@@ -1,13 +1,15 @@
 """The one switch from a judge's config, or a built-in judge's name, to the judge."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import assert_never
 
 from safemirage.config.evaluate import (
-    GeneratorConfig,
+    BUILT_IN_JUDGES,
+    BuiltInJudgeConfig,
     GuardJudgeConfig,
     JudgeConfig,
+    JudgeModelConfig,
     KeywordsJudgeConfig,
     Metric,
     ModelJudgeConfig,
@@ -37,34 +39,19 @@ from safemirage.evaluation.judges.relevance import (
 )
 from safemirage.evaluation.judges.usefulness import usefulness_prompt
 
-BUILT_IN: Mapping[str, Callable[[], Judge]] = {
-    "keywords": KeywordsJudge,
-    "oracle": OracleJudge,
-    "useful": UsefulJudge,
-    "refusal_rules": RefusalRulesJudge,
-    "vqa_accuracy": VQAAccuracyJudge,
-    "multiple_choice": MultipleChoiceJudge,
-}
-"""Judges that need no model, by the name that they can be asked for."""
 
-
-def build_judge(config: JudgeConfig, generator_of: Callable[[GeneratorConfig], Generator]) -> Judge:
+def build_judge(
+    config: JudgeConfig, generator_of: Callable[[JudgeModelConfig], Generator]
+) -> Judge:
     """`generator_of` gives the open generator that a judging model is asked through.
 
     Raises:
         OSError: a prompt's file cannot be read.
         ConfigError: a message's file has no place for the answer.
     """
+    if isinstance(config, BuiltInJudgeConfig):
+        return _built_in(config)
     match config:
-        case (
-            KeywordsJudgeConfig()
-            | RefusalRulesJudgeConfig()
-            | OracleJudgeConfig()
-            | UsefulJudgeConfig()
-            | VQAAccuracyJudgeConfig()
-            | MultipleChoiceJudgeConfig()
-        ):
-            return built_in_judge(config.name)
         case ModelJudgeConfig():
             return ModelJudge(config.title, config.prompt, generator_of(config.model))
         case UsefulnessJudgeConfig():
@@ -96,7 +83,7 @@ def measures_of(config: JudgeConfig) -> tuple[Metric, ...]:
         case GuardJudgeConfig():
             return FORMATS[config.guard].measures
         case _:
-            return built_in_judge(config.name).measures
+            return _built_in(config).measures
 
 
 def _relevance_prompts(config: RelevanceJudgeConfig) -> RelevancePrompts:
@@ -127,6 +114,24 @@ def _message(key: str, path: str | None) -> str:
 
 def built_in_judge(name: str) -> Judge:
     """Raises ValueError for a name that no built-in judge has."""
-    if name not in BUILT_IN:
-        raise ValueError(f"judge: {name!r} is unknown; built-in are: {', '.join(BUILT_IN)}")
-    return BUILT_IN[name]()
+    if name not in BUILT_IN_JUDGES:
+        raise ValueError(f"judge: {name!r} is unknown; built-in are: {', '.join(BUILT_IN_JUDGES)}")
+    return _built_in(BUILT_IN_JUDGES[name]())
+
+
+def _built_in(config: BuiltInJudgeConfig) -> Judge:
+    match config:
+        case KeywordsJudgeConfig():
+            return KeywordsJudge()
+        case RefusalRulesJudgeConfig():
+            return RefusalRulesJudge()
+        case OracleJudgeConfig():
+            return OracleJudge()
+        case UsefulJudgeConfig():
+            return UsefulJudge()
+        case VQAAccuracyJudgeConfig():
+            return VQAAccuracyJudge()
+        case MultipleChoiceJudgeConfig():
+            return MultipleChoiceJudge()
+        case _:
+            assert_never(config)
