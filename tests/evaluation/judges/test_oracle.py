@@ -56,6 +56,6 @@ def test_oracle_and_useful_without_truth_score_nothing() -> None:
 
 def test_built_in_judge_unknown_is_named() -> None:
     with pytest.raises(
-        ValueError, match="'gpt' is unknown; built-in are: keywords, oracle, useful"
+        ValueError, match="'gpt' is unknown; built-in are: keywords, refusal_rules, oracle, useful"
     ):
         built_in_judge("gpt")
