@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from safemirage.config.evaluate import BUILT_IN_JUDGES
 from safemirage.config.plan import load_search
 from serve_app.backend import Trial
 from serve_app.studies import mark_front
@@ -23,7 +24,7 @@ async def test_models_carry_their_digests(client: Client) -> None:
     assert listing["data"] == [one]
     assert (one["id"], one["object"], one["weights_digest"]) == (MODEL, "model", "ab" * 32)
     assert one["created"] == 1767323045
-    assert {judge["name"] for judge in listing["judges"]} == {"keywords", "oracle", "useful"}
+    assert {judge["name"] for judge in listing["judges"]} == set(BUILT_IN_JUDGES)
     assert missing.status_code == 404
 
 
