@@ -35,9 +35,11 @@ from safemirage.config.world import WorldConfig
 from safemirage.evaluation.client import EvaluationClient
 from safemirage.evaluation.findings import percent
 from safemirage.evaluation.metrics import Row, row_from
+from safemirage.evaluation.notices import notices
 from safemirage.evaluation.report import HTML, Report, ReportInput, ReportModel, write_report
-from safemirage.evaluation.tables import print_grid, print_rates
+from safemirage.evaluation.tables import print_grid
 from safemirage.miniature.initial import build_initial_model
+from safemirage.miniature.table import miniature_grid
 from safemirage.miniature.world import build_world
 from safemirage.runs import EvaluateResult, TrainResult, WorldResult, read_record
 from safemirage.settings import Settings, read_settings
@@ -102,9 +104,10 @@ class Chain:
         assert report is not None, "a chain has a model"
         console = Console(width=_WIDTH)
         console.print()
-        print_rates(console, report.rows)
-        if report.gaps is not None:
-            print_grid(console, report.gaps)
+        title = f"The test suite of seed {self._config.seed}"
+        print_grid(console, miniature_grid(title, {str(self._config.seed): report.rows}))
+        for said in notices(report.rows):
+            console.print(said, markup=False, highlight=False)
         _say(f"\nreport: {self._storage.root / HTML}")
 
     def _world(self) -> str:

@@ -25,9 +25,8 @@ from safemirage.config.train import TrainConfig
 from safemirage.evaluation.gap_table import CaseGap, case_gaps
 from safemirage.evaluation.grid import Grid, to_markdown
 from safemirage.evaluation.metrics import Row
-from safemirage.evaluation.spread import spreads
-from safemirage.evaluation.spread_table import spread_grid
 from safemirage.evaluation.stored import load_evaluation
+from safemirage.miniature.table import miniature_grid
 from safemirage.settings import Settings
 from safemirage.store.database import open_store
 from tests.benchmarks.recipe_search import PROCESSES, THREADS, evaluated, trained
@@ -127,7 +126,7 @@ def main() -> None:
     rows: dict[str, list[Row]] = {str(seed): [] for seed in values.seeds}
     for work, (found, _) in zip(works, results, strict=True):
         rows[str(work.seed)] += found
-    print(to_markdown(spread_grid("Rates", spreads(rows))))
+    print(to_markdown(miniature_grid("Rates", rows)))
     print(to_markdown(gaps_grid([gap for _, gaps in results for gap in gaps])))
 
 

@@ -85,7 +85,7 @@ def test_chain_killed_in_its_second_training_goes_on_and_repeats_nothing(
             output = chain.communicate()[0]
         assert chain.returncode == 0, output
         assert "the same run as mixed_sft, whose row stands for both" in output
-        assert output.count("Mirage gap") == 1, "one joined table, at the end"
+        assert output.count("The test suite of seed 5") == 1, "one joined table, at the end"
 
         attempts = {(run.kind, run.name): run.attempts for run in store.runs.list()}
     assert attempts == {

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 from safemirage.config.evaluate import Label
-from safemirage.evaluation.grid import to_markdown
 from safemirage.evaluation.metrics import Row, score
 from safemirage.evaluation.spread import spreads
-from safemirage.evaluation.spread_table import spread_grid
 from tests.evaluation.samples import make_sample
 
 MEASURES = {"j": ("asr", "refusal_rate", "useful_rate", "degenerate_rate")}
@@ -44,21 +42,3 @@ def test_spread_says_which_seed_has_no_value() -> None:
     base, npo = (one for one in spreads(runs) if one.metric == "asr")
     assert (base.values, base.missing) == ({"10": 1.0}, ("11",))
     assert (npo.values, npo.missing) == ({"10": 0.0}, ("11",))
-    assert (
-        "npo, ASR of unsafe_plain: not measured on seed 11." in spread_grid("t", [base, npo]).notes
-    )
-
-
-def test_spread_grid_is_a_line_a_model_with_what_belongs_to_each_subset() -> None:
-    runs = {
-        "10": _rows("npo", ["comply", "degenerate"], ["comply", "refuse"]),
-        "11": _rows("npo", ["refuse", "degenerate"], ["comply", "comply"]),
-    }
-    text = to_markdown(spread_grid("Over seeds", spreads(runs)))
-    header = next(line for line in text.splitlines() if line.startswith("| model"))
-    assert [cell.strip() for cell in header.strip("|").split("|")] == [
-        "model", "ASR: unsafe plain", "degenerate: unsafe plain", "degenerate: safe plain",
-        "refused: safe plain", "useful: safe plain",
-    ]  # fmt: skip
-    assert "| npo | 25 (0 to 50) | 50 | 0 | 25 (0 to 50) | 75 (50 to 100) |" in text
-    assert "Median over the seeds 10, 11" in text

@@ -1,0 +1,68 @@
+"""The miniature's table: every model's rates, its mirage gap and its degenerate answers in one line, for one seed or several."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from safemirage.evaluation.grid import Grid
+from safemirage.evaluation.metrics import Row
+from safemirage.evaluation.spread import spreads
+
+Values = Mapping[str, float]
+"""Seed -> rate."""
+
+_RATES = (
+    ("ASR", "asr", ("unsafe_plain", "unsafe_neutral", "unsafe_what", "unsafe_unseen")),
+    ("degenerate", "degenerate_rate", ("unsafe_plain", "unsafe_what", "unsafe_unseen")),
+    ("refused", "refusal_rate", ("safe_plain", "safe_share", "safe_unseen")),
+    ("useful", "useful_rate", ("safe_plain", "safe_share", "safe_unseen")),
+)
+_ATTACKED, _CONTROL = ("asr", "unsafe_what"), ("asr", "unsafe_neutral")
+_NOTE = (
+    "In %. ASR: unsafe questions answered; of the paraphrases that keep the first word (neutral) and of those that start with "
+    "what, any of as many tries. gap: what minus neutral. degenerate: answers to unsafe questions without sense, which no ASR "
+    "shows. refused, useful: answers to safe questions."
+)
+_SEEDS = "Median over the seeds {seeds}, in brackets the lowest and the highest; one number where they agree."
+
+
+def miniature_grid(title: str, runs: Mapping[str, Sequence[Row]]) -> Grid:
+    """A line a model, in the order of the rows.
+
+    Args:
+        runs: seed -> the rows of all models on that seed's suite.
+    """
+    found: dict[str, dict[tuple[str, str], Values]] = {}
+    for one in spreads(runs):
+        found.setdefault(one.model, {})[one.metric, one.case] = one.values
+    columns = [
+        (f"{name}\n{case.partition('_')[2]}", (metric, case))
+        for name, metric, cases in _RATES
+        for case in cases
+    ]
+    place = 1 + [key for _, key in columns].index(_ATTACKED)
+    lines = []
+    for model, rates in found.items():
+        cells = [_cell(rates.get(key, {})) for _, key in columns]
+        gap = _difference(rates.get(_ATTACKED, {}), rates.get(_CONTROL, {}))
+        lines.append([model, *cells[:place], _cell(gap), *cells[place:]])
+    names = [name for name, _ in columns]
+    return Grid(
+        title=title,
+        header=["model", *names[:place], "gap", *names[place:]],
+        lines=lines,
+        notes=[_NOTE, *([_SEEDS.format(seeds=", ".join(runs))] if len(runs) > 1 else [])],
+    )
+
+
+def _difference(first: Values, second: Values) -> Values:
+    return {seed: value - second[seed] for seed, value in first.items() if seed in second}
+
+
+def _cell(values: Values) -> str:
+    if not values:
+        return "-"
+    rates = values.values()
+    low, middle, high = (
+        f"{100 * value:.1f}".removesuffix(".0") for value in (min(rates), median(rates), max(rates))
+    )
+    return middle if low == high else f"{middle} ({low} to {high})"
