@@ -117,6 +117,16 @@ def test_tracker_database_opened_by_two_processes_has_one_experiment(settings: S
     assert {run.data.tags[RUN_TAG] for run in runs(settings)} == {"a", "b"}
 
 
+@pytest.mark.parametrize("experiment", ["../../esc", "..", "/Users/me/exp", "50 %?"])
+def test_files_of_an_experiment_of_any_name_lie_in_the_storage(
+    settings: Settings, experiment: str
+) -> None:
+    open_tracker(settings, experiment).start("a", name="x", config=CONFIG)
+    folder = settings.storage.root / "mlflow"
+    (written,) = folder.rglob(CONFIG_FILE)
+    assert written.relative_to(folder).parts[0] not in {".", ".."}
+
+
 def test_flatten_gives_dotted_keys() -> None:
     assert dict(flatten(CONFIG)) == {
         "method.name": "npo",
