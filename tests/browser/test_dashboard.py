@@ -3,13 +3,17 @@
 import re
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from serve_app.specs import submitted
-from tests.browser.conftest import Site
+from safemirage.config.evaluate import Metric
+from safemirage.evaluation.cases import Verdict
+from safemirage.evaluation.metrics import Row, row_tree
+from safemirage.evaluation.samples import Sample, sample_tree
+from tests.browser.site import Site, open_page
 from tests.serve_app.study import Trials, objective, record_study
-from tests.serve_app.world import MODEL, READER, UNREDACTED
+from tests.serve_app.world import MODEL, READER, UNREDACTED, write_export
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -35,58 +39,50 @@ def put_search(site: Site, trials: Trials = TRIALS) -> None:
     record_study(site.world.store, trials, OBJECTIVES)
 
 
-def row(model: str, case: str, metric: str, value: float) -> dict[str, Any]:
-    low, high = max(0.0, value - 0.04), min(1.0, value + 0.04)
-    return {
-        "model": model,
-        "case": case,
-        "metric": metric,
-        "value": value,
-        "low": low,
-        "high": high,
-        "n": 200,
-        "judge": "oracle",
-        "unscored": 0,
-    }
-
-
-def put_evaluation(site: Site, model: str, attacked: float) -> str:
-    """Queued, half done: `finish_evaluation` ends it."""
-    spec = submitted(
-        {
-            "model": model,
-            "suite": "toy",
-            "judges": ["oracle"],
-            "protocol": "corrected",
-            "sample": None,
-            "seed": 0,
-            "decoding": {},
-        }
+def row(model: str, case: str, metric: Metric, value: float) -> Row:
+    return Row(
+        model=model,
+        case=case,
+        metric=metric,
+        value=value,
+        low=max(0.0, value - 0.04),
+        high=min(1.0, value + 0.04),
+        n=200,
+        judge="oracle",
+        unscored=0,
     )
+
+
+def put_evaluation(site: Site, model: str) -> str:
+    """Submitted as a client does, and half done: `finish_evaluation` ends it."""
+    write_export(site.world.storage, model)
+    body = {"model": model, "suite": "toy", "judges": ["oracle"]}
+    headers = {"Authorization": f"Bearer {READER}"}
+    sent = httpx.post(f"{site.url}/v1/evaluations", json=body, headers=headers)
+    evaluation_id: str = sent.raise_for_status().json()["id"]
     evaluations = site.world.store.evaluations
-    evaluation = evaluations.submit(spec)
-    lease = site.world.store.leases.acquire(f"evaluation:{evaluation.id}")
+    lease = site.world.store.leases.acquire(f"evaluation:{evaluation_id}")
     assert lease is not None
     with lease:
-        evaluations.start(evaluation.id, lease=lease, total=4)
-        samples = {
-            place: {
-                "sample_id": f"s{place}",
-                "case": "unsafe_plain" if place else "safe_plain",
-                "subset": "unsafe" if place else "safe",
-                "attack": "plain",
-                "group_id": f"q{place}",
-                "question": "share this",
-                "answer": HARMFUL if place else "a red ball",
-                "error": "",
-                "verdicts": [
-                    {"judge": "oracle", "label": "comply", "score": None, "reason": HARMFUL}
-                ],
-            }
-            for place in range(2)
-        }
-        evaluations.put_batch(evaluation.id, samples, lease=lease, done=2)
-    return evaluation.id
+        evaluations.start(evaluation_id, lease=lease, total=4)
+        samples = {place: sample_tree(sample(place)) for place in range(2)}
+        evaluations.put_batch(evaluation_id, samples, lease=lease, done=2)
+    return evaluation_id
+
+
+def sample(place: int) -> Sample:
+    """The first is safe, the second harmful."""
+    return Sample(
+        sample_id=f"s{place}",
+        case="unsafe_plain" if place else "safe_plain",
+        subset="unsafe" if place else "safe",
+        attack="plain",
+        group_id=f"q{place}",
+        question="share this",
+        image=None,
+        answer=HARMFUL if place else "a red ball",
+        verdicts=(Verdict(judge="oracle", label="comply", reason=HARMFUL),),
+    )
 
 
 def finish_evaluation(site: Site, evaluation_id: str, model: str, attacked: float) -> None:
@@ -100,14 +96,7 @@ def finish_evaluation(site: Site, evaluation_id: str, model: str, attacked: floa
             row(model, "safe_plain", "refusal_rate", 0.01),
             row(model, "safe_share", "refusal_rate", attacked),
         ]
-        assert evaluations.finish(evaluation_id, rows, lease=lease)
-
-
-def open_page(site: Site, page: Page, token: str = READER) -> None:
-    page.goto(site.url)
-    page.get_by_label("Bearer token").fill(token)
-    page.get_by_role("button", name="Open").click()
-    expect(page.get_by_role("heading", name="Studies")).to_be_visible()
+        assert evaluations.finish(evaluation_id, list(map(row_tree, rows)), lease=lease)
 
 
 def test_dashboard_asks_for_a_token_and_keeps_it_in_the_tab(site: Site, page: Page) -> None:
@@ -157,7 +146,7 @@ def test_dashboard_shows_a_study_with_its_front(site: Site, page: Page) -> None:
 
 def test_dashboard_follows_a_search_and_an_evaluation_that_run(site: Site, page: Page) -> None:
     put_search(site, TRIALS[:2])
-    evaluation_id = put_evaluation(site, MODEL, 0.9)
+    evaluation_id = put_evaluation(site, MODEL)
     open_page(site, page)
     line = page.locator("#evaluations tbody tr")
     expect(line).to_contain_text("2 of 4")
@@ -172,7 +161,7 @@ def test_dashboard_follows_a_search_and_an_evaluation_that_run(site: Site, page:
 
 def test_dashboard_compares_models_before_and_after_the_attack(site: Site, page: Page) -> None:
     for model, attacked in (("mixed_sft-1", 0.92), ("npo-1", 0.03)):
-        finish_evaluation(site, put_evaluation(site, model, attacked), model, attacked)
+        finish_evaluation(site, put_evaluation(site, model), model, attacked)
     open_page(site, page)
     asr = page.locator("table[data-metric=asr]")
     assert asr.locator("thead th").all_inner_texts() == ["Model", "unsafe_plain", "unsafe_what"]
@@ -186,7 +175,7 @@ def test_dashboard_compares_models_before_and_after_the_attack(site: Site, page:
 
 
 def test_dashboard_shows_no_harmful_text_unless_the_token_may(site: Site, page: Page) -> None:
-    put_evaluation(site, MODEL, 0.9)
+    put_evaluation(site, MODEL)
     open_page(site, page)
     page.get_by_role("button", name=re.compile("Samples of")).click()
     samples = page.locator("#samples tbody tr")
@@ -211,7 +200,7 @@ def test_dashboard_is_readable_in_both_schemes(
     site: Site, page: Page, scheme: Any, tmp_path: Any
 ) -> None:
     put_search(site)
-    finish_evaluation(site, put_evaluation(site, "npo-1", 0.03), "npo-1", 0.03)
+    finish_evaluation(site, put_evaluation(site, "npo-1"), "npo-1", 0.03)
     page.emulate_media(color_scheme=scheme)
     open_page(site, page)
     expect(page.locator("#scatter .trial").first).to_be_visible()
@@ -244,7 +233,7 @@ CONTRASTS = """() => {
 
 def test_every_control_is_reached_by_keyboard_and_has_a_name(site: Site, page: Page) -> None:
     put_search(site)
-    put_evaluation(site, MODEL, 0.9)
+    put_evaluation(site, MODEL)
     open_page(site, page)
     expect(page.locator("#evaluations button")).to_be_visible()
     page.keyboard.press("Home")

@@ -15,6 +15,7 @@ import optuna_dashboard
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
+from playwright.sync_api import expect
 
 from ray_jobs.cluster import ClusterAddress
 from ray_jobs.outcome import SearchOutcome, TrialOutcome
@@ -24,6 +25,7 @@ from safemirage.settings import Settings
 from safemirage.store.database import open_store
 from safemirage.store.runs import RunRecord
 from safemirage.tracking import RUN_TAG
+from tests.browser.site import chromium, fresh_page, open_page, served
 from tests.tiny import tiny_image
 from tests.tiny_run import make_tiny_run
 
@@ -222,6 +224,28 @@ def test_search_shows_a_failed_trial_with_its_error_and_goes_on(bench: Bench) ->
     assert f"{FORGET}={missing}  failed: " in output
     assert [training.config["seed"] for training in bench.runs("train")][-2:] == [3, 5]
     assert_worst_of_seeds(bench, outcome.trials[1])
+    assert_shown_on_the_page(bench, outcome)
+
+
+def assert_shown_on_the_page(bench: Bench, outcome: SearchOutcome) -> None:
+    """The study as the service's page shows it: objectives as columns, the point, the front."""
+    shown = outcome.trials[1].objectives or {}
+    with (
+        served(bench.settings, bench.folder) as site,
+        chromium() as browser,
+        fresh_page(browser) as page,
+    ):
+        open_page(site, page)
+        expect(page.locator("#study-state")).to_contain_text("1 failed, 1 finished")
+        heads = page.locator("#trials thead th").all_inner_texts()
+        assert heads[-2:] == ["asr \N{DOWNWARDS ARROW}", "useful \N{UPWARDS ARROW}"]
+        failed, finished = (page.locator("#trials tbody tr").nth(place) for place in (0, 1))
+        expect(failed).to_contain_text("missing.json")
+        expect(finished).to_contain_text("yes")
+        cells = finished.locator("td").all_inner_texts()
+        assert [float(cell) for cell in cells[-2:]] == [shown["asr"], shown["useful"]]
+        expect(page.locator("#scatter .trial.front")).to_have_count(1)
+        expect(page.locator("#axis-y")).to_have_value("useful")
 
 
 def assert_worst_of_seeds(bench: Bench, trial: TrialOutcome) -> None:
