@@ -1,13 +1,19 @@
 """What every process of a job gets of the environment of its driver."""
 
+import json
+import os
 from typing import Any
 
-from safemirage.settings import Settings
+from safemirage.settings import JOB_CONFIG, Settings
 
 
 def runtime_env(settings: Settings) -> dict[str, Any] | None:
     """For `ray.init`: Ray gives a process the environment of its node, and of the driver's only what is named here.
 
-    Nothing secret may be in it: Ray shows it in its dashboard and logs.
+    Nothing secret may be in it: Ray shows it in its dashboard and logs. What a submitted job was given goes to all of its
+    processes anyway, and Ray refuses to be told it twice.
     """
-    return {"env_vars": dict(settings.variables)} if settings.variables else None
+    job = json.loads(os.environ.get(JOB_CONFIG) or "{}")
+    given = (job.get("runtime_env") or {}).get("env_vars") or {}
+    variables = {name: value for name, value in settings.variables.items() if name not in given}
+    return {"env_vars": variables} if variables else None

@@ -79,7 +79,7 @@ SECRETS = (
 )
 """What may hold a secret (a proxy's URL may hold a password): given to each process as an argument."""
 _SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
-_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+JOB_CONFIG = "RAYJOB_CONFIG_JSON_ENV_VAR"
 """What Ray tells the driver of a submitted job about itself."""
 
 
@@ -245,7 +245,7 @@ def _data(values: Mapping[str, str]) -> Path | None:
         if not folder.is_absolute():
             raise ConfigError(f"{DATA}: {place!r} is relative; give the whole path of a folder")
         return folder
-    job = json.loads(values.get(_JOB_CONFIG) or "{}")
+    job = json.loads(values.get(JOB_CONFIG) or "{}")
     is_copy = bool((job.get("runtime_env") or {}).get("working_dir"))
     return None if is_copy else Path.cwd()
 
