@@ -79,7 +79,7 @@ SECRETS = (
 )
 """What may hold a secret (a proxy's URL may hold a password): given to each process as an argument."""
 _SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
-JOB_CONFIG = "RAYJOB_CONFIG_JSON_ENV_VAR"
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """What Ray tells the driver of a submitted job about itself."""
 
 
