@@ -125,7 +125,7 @@ def test_other_commands_that_ask_models_list_what_is_missing(
     assert run(*arguments) == 1
     found = keys_of(capsys.readouterr().err)
     assert set(expected) <= set(found)
-    assert not (tmp_path / "storage").exists()
+    assert not (tmp_path / "storage" / "store.db").exists()
 
 
 def test_evaluation_with_everything_there_lacks_nothing(tmp_path: Path) -> None:
