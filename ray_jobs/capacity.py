@@ -67,7 +67,12 @@ def concurrent_trials(
 
 def worker_groups(nodes: Sequence[Resources], workers: WorkersConfig) -> int:
     """Whole worker groups that the nodes hold side by side."""
-    return sum(_fitting(node, worker_resources(workers)) for node in nodes) // workers.count
+    return sum(fitting(node, worker_resources(workers)) for node in nodes) // workers.count
+
+
+def fitting(node: Resources, worker: Resources) -> int:
+    """Workers that one node holds."""
+    return int(min(node.get(name, 0.0) / amount for name, amount in worker.items()) + _ROUNDING)
 
 
 def concurrent_engines(nodes: Sequence[Resources], engine: Resources, *, judges: int) -> int:
@@ -76,18 +81,13 @@ def concurrent_engines(nodes: Sequence[Resources], engine: Resources, *, judges:
     Raises:
         CapacityError: not even one; says what is needed and what the cluster has.
     """
-    room = sum(_fitting(node, engine) for node in nodes)
+    room = sum(fitting(node, engine) for node in nodes)
     if room <= judges:
         raise CapacityError(
             f"evaluate: one checkpoint and {judges} judging model(s) need {shown(engine)} each, and the cluster has "
             f"{_summary(nodes)}; add nodes, or give engines less with --cpus or --gpus"
         )
     return room - judges
-
-
-def _fitting(node: Resources, worker: Resources) -> int:
-    """Workers that one node holds."""
-    return int(min(node.get(name, 0.0) / amount for name, amount in worker.items()) + _ROUNDING)
 
 
 def _summary(nodes: Sequence[Resources]) -> str:

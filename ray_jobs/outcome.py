@@ -16,7 +16,7 @@ class ObjectiveError(ValueError):
 
 
 class SearchFailed(RuntimeError):
-    """A search of which no trial succeeded."""
+    """A search of which no trial succeeded, or whose trials the machine took away."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,15 +21,20 @@ _WATCH_JUDGES = "watch.evaluation.judges"
 _SMALLER = "change workers.count, workers.gpu or workers.cpus, or join a larger one by RAY_ADDRESS"
 
 
-def preflight(config: TrainConfig, *, nodes: Sequence[Mapping[str, float]]) -> list[str]:
+def preflight(
+    config: TrainConfig, *, nodes: Sequence[Mapping[str, float]], is_trial: bool = False
+) -> list[str]:
     """One line for each thing that is missing; empty where the run can start.
 
     Args:
         nodes: all resources of each node that the cluster has or can come to.
+        is_trial: whether a search has made sure before that the cluster holds the workers. A node that went away since
+            is the machine's fault, and is waited for.
     """
     model = check_weights(config.model)
     memory = [] if model else _memory(config, nodes)
-    problems = [*_workers(config.workers, nodes), *model, *_data(config)]
+    room = [] if is_trial else _workers(config.workers, nodes)
+    problems = [*room, *model, *_data(config)]
     watch = config.watch
     judges = [] if watch is None else missing_of(watch.evaluation.judges, key=_WATCH_JUDGES)
     return [*problems, *_division(config), *memory, *judges]

@@ -22,9 +22,9 @@ from rich.console import Console
 from ray_jobs.capacity import CapacityError
 from ray_jobs.environment import runtime_env
 from ray_jobs.miniature import publish_suite
-from ray_jobs.outcome import SearchOutcome
+from ray_jobs.outcome import SearchFailed, SearchOutcome
 from ray_jobs.search import run_search, show
-from ray_jobs.train import run_training
+from ray_jobs.train import TrainingFailed, run_training
 from safemirage.config.identity import digest_of
 from safemirage.config.load import ConfigError, load_config, to_tree
 from safemirage.config.plan import SearchPlan, load_search
@@ -288,6 +288,9 @@ def main(arguments: list[str]) -> int:
     except (ConfigError, CapacityError, ServiceError) as error:
         print(error, file=sys.stderr)
         return 2
+    except (TrainingFailed, SearchFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

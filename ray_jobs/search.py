@@ -9,7 +9,7 @@ is returned. The study opens in optuna-dashboard. Exit codes: 0 finished, 1 fail
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from optuna.trial import TrialState
 from ray import tune
 
 from ray_jobs import train
-from ray_jobs.capacity import DRIVER, CapacityError, concurrent_trials
-from ray_jobs.nodes import possible_resources
+from ray_jobs.capacity import DRIVER, CapacityError, concurrent_trials, worker_groups
+from ray_jobs.failures import failure_of
+from ray_jobs.nodes import free_resources, possible_resources
 from ray_jobs.outcome import (
     ObjectiveError,
     SearchFailed,
@@ -55,7 +56,7 @@ def run_search(plan: SearchPlan, *, settings: Settings) -> SearchOutcome:
         CapacityError: the cluster cannot hold a single trial.
         ConfigError, SuiteError: an input is missing or wrong.
         ObjectiveError: the suite or the judges do not give an objective.
-        SearchFailed: no trial succeeded.
+        SearchFailed: no trial succeeded, or the machine took one away again and again.
     """
     plan = _located(plan, settings)
     nodes = possible_resources()
@@ -114,19 +115,26 @@ class _Search:
             print(f"search {handle.id}: {done} of {config.trials} trials done", flush=True)
 
         on_change()
-        errors: dict[str, str] = {}
         if remaining:
-            errors = self._tune(StudySearch(study, on_change=on_change), remaining, handle)
+            self._tune(study, remaining, handle, on_change=on_change)
         settled = _settled(study)
         if len(settled) < config.trials:
             raise KeyboardInterrupt  # Tune takes an interrupt for an early end, and returns
-        trials = [self._trial(proposal, errors) for proposal in settled]
+        trials = [self._trial(proposal) for proposal in settled]
         return judge_trials(handle.id, trials, config.objectives)
 
-    def _tune(self, searcher: StudySearch, count: int, handle: RunHandle) -> dict[str, str]:
-        """Tries `count` points. Returns the errors of those that failed, by the trial's run."""
+    def _tune(
+        self, study: Study, count: int, handle: RunHandle, *, on_change: Callable[[], None]
+    ) -> None:
+        """Tries `count` points.
+
+        Raises:
+            SearchFailed: the machine took a trial away more often than it is tried again.
+        """
         # Tune's newer output prints its heading even when it is told to be silent; the older one keeps to it.
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+        config = self.setting.plan.config
+        searcher = StudySearch(study, has_room=self._has_room, on_change=on_change)
         trainable = tune.with_parameters(run_trial, setting=self.setting)
         tuner = tune.Tuner(
             tune.with_resources(trainable, DRIVER),
@@ -136,36 +144,43 @@ class _Search:
             run_config=tune.RunConfig(
                 name=f"attempt-{handle.attempt}",
                 storage_path=str(self.setting.settings.storage.runs / handle.id / "tune"),
+                # A trial raises what the machine is at fault for, and nothing else.
+                failure_config=tune.FailureConfig(max_failures=config.max_failures),
                 verbose=0,
             ),
         )
-        return {
-            trial_run_id(handle.id, result.config): str(result.error)
-            for result in tuner.fit()
-            if result.error is not None and result.config is not None
-        }
+        errors = [result.error for result in tuner.fit() if result.error is not None]
+        if searcher.lost:
+            reasons = sorted({failure_of(error).reason.partition("\n")[0] for error in errors})
+            raise SearchFailed(
+                f"search {handle.id}: {len(searcher.lost)} of its trials were lost to the machine "
+                f"{config.max_failures + 1} times each: {reasons}; start the search again, and it tries them again"
+            )
 
-    def _trial(self, proposal: Proposal, errors: Mapping[str, str]) -> TrialOutcome:
+    def _has_room(self) -> bool:
+        """Whether another trial would find its workers' resources free now."""
+        return worker_groups(free_resources(), self.setting.plan.base.workers) > 0
+
+    def _trial(self, proposal: Proposal) -> TrialOutcome:
         run_id = trial_run_id(self.setting.search_id, proposal.point)
         run = self.store.runs.get(run_id)
-        finished = proposal.state == TrialState.COMPLETE
         result = None
-        if finished:
+        if proposal.failure is None:
             result = read_record(TrialResult, run.result if run else None, of=run_id)
-        error = (run.error if run else None) or errors.get(run_id)
         return TrialOutcome(
             number=proposal.number,
             run_id=run_id,
-            state="finished" if finished else "failed",
+            state="finished" if proposal.failure is None else "failed",
             overrides=dict(proposal.point),
             objectives=result.objectives if result else None,
-            error=None if finished else error or "its process ended without a word; see Ray's logs",
+            error=None if proposal.failure is None else proposal.failure.reason,
             train_run_id=result.at_seeds[0].train_run_id if result else None,
             export=result.at_seeds[0].export if result else None,
         )
 
 
 def _settled(study: Study) -> list[Proposal]:
+    """The points that came to something in this attempt or an earlier one."""
     states = (TrialState.COMPLETE, TrialState.FAIL)
     return [proposal for proposal in study.proposals() if proposal.state in states]
 

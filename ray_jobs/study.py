@@ -1,13 +1,14 @@
 """The Optuna study of a search: its storage, its queue of points, and what a restart makes of it.
 
 The study lives in a database of its own that optuna-dashboard opens, and the sampler reads its history from there.
-A search that was cut off goes on with the same study: points that were under way are queued again, and the sampler
-proposes what it would have proposed.
+A search that was cut off goes on with the same study: points that were under way wait again, and the sampler proposes
+what it would have proposed. A trial that the machine took away is never a failed one.
 """
 
 import json
+import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -25,12 +26,14 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search.optuna import OptunaSearch
 from sqlalchemy import URL
 
+from ray_jobs.failures import Failure
 from safemirage.config.identity import digest_of
 from safemirage.config.search import (
     ChoiceConfig,
     DomainConfig,
     IntConfig,
     LogUniformConfig,
+    ObjectiveConfig,
     Point,
     RandomConfig,
     Scalar,
@@ -44,6 +47,8 @@ from safemirage.settings import Settings
 
 _RESUMES = "resumes"
 """Attribute of a trial that tries the point of another again: that trial's number."""
+_FAILURE = "failure"
+"""Attribute of a failed trial: whose fault it was, and the reason."""
 _WARM_START = "warm_start"
 _RUN = "run_id"
 """Attribute that names the trial's run in our store, for whoever looks at the study in optuna-dashboard."""
@@ -74,6 +79,14 @@ class Proposal:
     point: Mapping[str, Any]
     state: TrialState
     values: tuple[float, ...] | None
+    failure: Failure | None
+    """Of a failed one."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether trying it again would change nothing."""
+        of_method = self.failure is not None and self.failure.cause == "method"
+        return self.state == TrialState.COMPLETE or of_method
 
 
 class Study:
@@ -95,12 +108,16 @@ class Study:
             self._study.set_metric_names([item.name for item in config.objectives])
 
     def prepare(self) -> int:
-        """Queues the warm start, and again what is not complete. Returns how many points are still to do."""
+        """Queues the warm start, and again what was cut off or failed by its config. Returns how many points are still
+        to do."""
         self._queue_warm_start()
-        for trial in self._unfinished():
-            self._queue_again(trial)
-        done = sum(proposal.state == TrialState.COMPLETE for proposal in self.proposals())
-        return max(0, self.config.trials - done)
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            # No process works on it: the caller holds the search's lease. It keeps its number and its point.
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        for proposal in self.proposals():
+            if proposal.state == TrialState.FAIL and not proposal.is_settled:
+                self._queue_again(proposal)
+        return max(0, self.config.trials - sum(item.is_settled for item in self.proposals()))
 
     def proposals(self) -> list[Proposal]:
         """The points proposed so far in order, each once: as tried the last time."""
@@ -110,6 +127,7 @@ class Study:
                 point=point_of(trial.params, self.config.space),
                 state=trial.state,
                 values=tuple(trial.values) if trial.state == TrialState.COMPLETE else None,
+                failure=_failure(trial),
             )
             for trial in self._counted()
         ]
@@ -132,18 +150,10 @@ class Study:
             and set(trial.params) == set(self.config.space)
         ]
 
-    def _unfinished(self) -> list[FrozenTrial]:
-        """Trials that no process works on any more (the caller holds the search's lease), and failed ones."""
-        states = (TrialState.RUNNING, TrialState.FAIL)
-        return self._study.get_trials(deepcopy=False, states=states)
-
-    def _queue_again(self, trial: FrozenTrial) -> None:
-        # Queued first and closed second: a process that dies in between leaves nothing out.
-        if trial.number in {item.number for item in self._counted()}:
-            attributes = {**trial.user_attrs, _RESUMES: trial.number}
-            self._study.enqueue_trial(dict(trial.params), user_attrs=attributes)
-        if trial.state == TrialState.RUNNING:
-            self._study.tell(trial.number, state=TrialState.FAIL)
+    def _queue_again(self, proposal: Proposal) -> None:
+        self._study.enqueue_trial(
+            stored_point(proposal.point), user_attrs={_RESUMES: proposal.number}
+        )
 
     def _queue_warm_start(self) -> None:
         trials = self._study.get_trials(deepcopy=False)
@@ -160,9 +170,24 @@ class StudySearch(OptunaSearch):
     A trial reports each objective under `objective_key(name)`.
     """
 
-    def __init__(self, study: Study, *, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        *,
+        has_room: Callable[[], bool] = lambda: True,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            has_room: whether another trial would find room beside those that are under way. The first is not asked
+                for: it waits for its own.
+            on_change: called when a trial has ended.
+        """
         self._prepared = study
+        self._has_room = has_room
         self._on_change = on_change
+        self.lost: list[int] = []
+        """Numbers of the trials that the machine took away more often than they are tried again."""
         super().__init__(
             distributions(study.config.space),
             metric=[objective_key(item.name) for item in study.config.objectives],
@@ -173,6 +198,9 @@ class StudySearch(OptunaSearch):
         )
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        under_way = self._ot_trials.keys() - self._completed_trials
+        if under_way and not self._has_room():
+            return None  # Tune asks again
         self._ot_study.sampler = self._prepared.sampler()
         stored: dict[str, Any] | None = super().suggest(trial_id)
         if stored is None:
@@ -184,7 +212,19 @@ class StudySearch(OptunaSearch):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        super().on_trial_complete(trial_id, result, error)
+        if trial_id in self._completed_trials:
+            return
+        self._completed_trials.add(trial_id)
+        trial = self._ot_trials[trial_id]
+        if error:
+            self.lost.append(trial.number)
+        elif result and _CAUSE in result:
+            reason = {"cause": result[_CAUSE], "reason": result[_REASON]}
+            trial.set_user_attr(_FAILURE, reason)
+            self._ot_study.tell(trial, state=TrialState.FAIL)
+        elif result and set(self._metric) <= result.keys():
+            self._ot_study.tell(trial, [result[name] for name in self._metric])
+        # One that was cut off or lost stays as it is: the next start tries it again.
         self._on_change()
 
     def save(self, checkpoint_path: str) -> None:
@@ -226,6 +266,20 @@ def trial_run_id(search_id: str, point: Point) -> str:
 def objective_key(name: str) -> str:
     """Apart from the fields that Tune adds to a result."""
     return f"objective/{name}"
+
+
+_CAUSE, _REASON = "failure/cause", "failure/reason"
+
+
+def failure_result(objectives: Iterable[ObjectiveConfig], failure: Failure) -> dict[str, Any]:
+    """What a trial reports that came to no objectives; Tune wants each of them to be there."""
+    values = {objective_key(item.name): math.nan for item in objectives}
+    return {**values, _CAUSE: failure.cause, _REASON: failure.reason}
+
+
+def _failure(trial: FrozenTrial) -> Failure | None:
+    stored = trial.user_attrs.get(_FAILURE)
+    return None if stored is None else Failure(cause=stored["cause"], reason=stored["reason"])
 
 
 _DIRECTIONS = {"min": "minimize", "max": "maximize"}

@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray_jobs.failures import Failure, KnownFailure, failure_of, is_busy
 from ray_jobs.preflight import check_weights, local_node, preflight
 from ray_jobs.progress import Follower, waiting
 from safemirage.config.identity import run_identity
 from safemirage.config.load import ConfigError, to_tree
-from safemirage.config.train import DeepSpeedEngineConfig, TrainConfig
+from safemirage.config.train import TrainConfig
 from safemirage.config.world import is_miniature
 from safemirage.models.families import UnknownFamilyError
 from safemirage.models.manifest import ExportError
@@ -34,15 +35,14 @@ from safemirage.training.job import TrainJob
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
+    from ray.train.torch import TorchTrainer
 
-_CONTROLLER_FAILURES = 3
-"""Attempts to start a worker group; Ray's own default waits for missing resources for ever."""
 _REPORT_EVERY_S = 1.0
 """A report waits for the controller, which looks every half second; so steps are gathered."""
 
 
-class TrainingFailed(RuntimeError):
-    """A run that no restart can help."""
+class TrainingFailed(KnownFailure):
+    """A run that came to no export, and whose fault it was."""
 
 
 def run_training(
@@ -60,11 +60,11 @@ def run_training(
 
     Raises:
         PreflightError: lists everything that is missing.
-        TrainingFailed: the run cannot succeed as it is configured.
+        TrainingFailed: it cannot succeed as it is configured, or the machine took its workers away too often.
     """
     connect(settings)
     config = settings.located(config)
-    _require(config)
+    _require(config, is_trial=parent_run is not None)
     config = _resolved(config, settings)
     if config.watch is not None:
         from ray_jobs.nodes import possible_resources
@@ -129,6 +129,7 @@ class _Training:
 
     def run(self, handle: RunHandle, callbacks: Sequence["UserCallback"]) -> dict[str, Any]:
         config = self._config
+        self._refuse_other_workers()
         tracker = open_tracker(self._settings, config.tracking.experiment)
         tracker.start(
             self._run_id, name=config.name, config=to_tree(config), parent_id=self._parent
@@ -142,6 +143,19 @@ class _Training:
         finally:
             tracker.finish(self._run_id, failed=not finished)
         return to_tree(result)
+
+    def _refuse_other_workers(self) -> None:
+        from safemirage.training.checkpoint import layout_of_newest  # on use: it needs torch
+
+        folder, count = self._folder / "checkpoints", self._config.workers.count
+        made = layout_of_newest(folder)
+        if made is not None and made["workers"] != str(count):
+            wanted = {**made, "workers": str(count)}
+            raise ConfigError(
+                f"workers.count: {count} is not what the run's checkpoints fit: {folder} was made under {made}, and this "
+                f"run has {wanted}; start it with workers.count={made['workers']}, or delete the "
+                "folder, and it starts from the beginning"
+            )
 
     def _followed(
         self, handle: RunHandle, tracker: Tracker, callbacks: Sequence["UserCallback"]
@@ -167,6 +181,35 @@ class _Training:
         return replace(result, watch=watcher.measured())
 
     def _fit(self, callbacks: Sequence["UserCallback"]) -> TrainResult:
+        """Trains until there is a result. What others hold is waited for; what the machine takes away is started again
+        from the last checkpoint, `workers.max_failures` times."""
+        from ray_jobs.capacity import worker_resources
+        from ray_jobs.nodes import say_if_busy
+
+        workers = self._config.workers
+        lost = 0
+        while True:
+            say_if_busy(self._run_id, worker_resources(workers), count=workers.count)
+            try:
+                outcome: dict[str, Any] = self._trainer(callbacks).fit().return_value
+            except Exception as error:
+                if is_busy(error):
+                    continue
+                failure = failure_of(error)
+                if failure.cause != "machine" or lost == workers.max_failures:
+                    raise TrainingFailed(failure, of=self._run_id) from error
+                lost += 1
+                print(
+                    f"{self._run_id}: goes on from its last checkpoint, restart {lost} of {workers.max_failures}: "
+                    f"{failure.reason}",
+                    flush=True,
+                )
+            else:
+                if "failure" in outcome:
+                    raise TrainingFailed(Failure(**outcome["failure"]), of=self._run_id)
+                return read_record(TrainResult, outcome["summary"], of=self._run_id)
+
+    def _trainer(self, callbacks: Sequence["UserCallback"]) -> "TorchTrainer":
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -174,7 +217,7 @@ class _Training:
         from ray_jobs.training import ReportWriter, work, worker_runtime_env
 
         workers = self._config.workers
-        trainer = TorchTrainer(
+        return TorchTrainer(
             work,
             train_loop_config={"job": self._job(), "secrets": self._settings.secrets},
             torch_config=TorchConfig(backend="nccl" if workers.gpu else "gloo"),
@@ -184,19 +227,14 @@ class _Training:
                 resources_per_worker=worker_resources(workers),
             ),
             run_config=RunConfig(
-                name=self._folder,
+                name=self._run_id,
                 storage_path=str(self._storage.runs),
-                failure_config=FailureConfig(
-                    max_failures=workers.max_failures, controller_failure_limit=_CONTROLLER_FAILURES
-                ),
+                # Which failures are tried again is settled in `_fit`: Ray would restart a run out of memory, too.
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
                 callbacks=[ReportWriter(self._reports()), *callbacks],
                 worker_runtime_env=worker_runtime_env(self._config, self._settings),
             ),
         )
-        outcome: dict[str, Any] = trainer.fit().return_value
-        if "hopeless" in outcome:
-            raise TrainingFailed(f"{self._run_id}: {outcome['hopeless']}")
-        return read_record(TrainResult, outcome["summary"], of=self._run_id)
 
     def _job(self) -> TrainJob:
         return TrainJob(
@@ -205,31 +243,27 @@ class _Training:
             identity=self._identity,
             export=self._storage.exports / self._run_id,
             cache=self._storage.cache,
-            checkpoints=self._storage.runs / self._folder / "checkpoints",
-            snapshots=self._storage.runs / self._folder / "snapshots",
+            checkpoints=self._folder / "checkpoints",
+            snapshots=self._folder / "snapshots",
             report_every_s=_REPORT_EVERY_S,
         )
 
     @property
-    def _folder(self) -> str:
-        """The run's folder, in which it finds its checkpoints again: shards fit one world size and stage."""
-        engine = self._config.engine
-        stage = f"z{engine.stage}" if isinstance(engine, DeepSpeedEngineConfig) else "torch"
-        return f"{self._run_id}-w{self._config.workers.count}-{stage}"
+    def _folder(self) -> Path:
+        return self._storage.runs / self._run_id
 
     def _reports(self) -> Path:
-        folder = self._storage.runs / self._folder
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / "reports.jsonl"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / "reports.jsonl"
 
 
-def _require(config: TrainConfig) -> None:
+def _require(config: TrainConfig, *, is_trial: bool) -> None:
     from ray_jobs.nodes import alive_nodes, possible_resources
 
     nodes = possible_resources()
     if config.workers.gpu:
         nodes = [*nodes, *map(_gpu_memory, alive_nodes())]
-    if problems := preflight(config, nodes=nodes):
+    if problems := preflight(config, nodes=nodes, is_trial=is_trial):
         raise PreflightError("\n".join(problems))
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import ray.train
 from ray.train import Checkpoint, UserCallback
 
 from ray_jobs.capacity import worker_resources
+from ray_jobs.failures import failure_of
 from ray_jobs.journal import append_line
 from safemirage.config.load import ConfigError, to_tree
 from safemirage.config.train import TrainConfig
@@ -28,7 +30,7 @@ from safemirage.training.job import (
     TrainJob,
 )
 
-_HOPELESS = (
+_TOGETHER = (
     ConfigError,
     DataError,
     SampleError,
@@ -40,15 +42,12 @@ _HOPELESS = (
     StorageError,
     FirstWorkerFailed,
 )
-"""Errors that all workers raise together, `FirstWorkerFailed` beside the first one's; one that raised alone and returned
-would leave the others waiting."""
+"""Errors that all workers raise together, `FirstWorkerFailed` beside the first one's. A worker that returned from an error
+of its own, such as a device that is full, would leave the others waiting: that one is raised, and ends them all."""
 
 
 def work(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A Train worker's whole run; {"summary": its tree} or {"hopeless": message} on every rank.
-
-    Hopeless is what every worker would run into again, so that a restart is of no use.
-    """
+    """A Train worker's whole run; {"summary": its tree} or {"failure": a Failure's tree} on every rank."""
     secrets: Secrets = settings["secrets"]
     secrets.install()
     # On use: the controller imports this module too, and needs none of it.
@@ -57,8 +56,8 @@ def work(settings: Mapping[str, Any]) -> dict[str, Any]:
     job: TrainJob = settings["job"]
     try:
         return {"summary": to_tree(train(job, report=report))}
-    except _HOPELESS as error:
-        return {"hopeless": f"{type(error).__name__}: {error}"}
+    except _TOGETHER as error:
+        return {"failure": asdict(failure_of(error))}
 
 
 def report(report: Report) -> None:

@@ -7,6 +7,7 @@ Both are looked up by what they are made of, so that a point that was tried befo
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,8 +17,10 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_jobs.capacity import worker_resources
+from ray_jobs.failures import failure_of
+from ray_jobs.nodes import say_if_busy
 from ray_jobs.outcome import objective_values, worst_objectives
-from ray_jobs.study import objective_key, trial_run_id
+from ray_jobs.study import failure_result, objective_key, trial_run_id
 from ray_jobs.train import run_training
 from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
 from safemirage.config.load import to_tree
@@ -34,6 +37,8 @@ from safemirage.store.database import open_store
 from safemirage.store.runs import RunHandle, run_once
 from safemirage.tracking import open_tracker
 
+_PAUSE_S = 5.0
+
 
 class TrialError(RuntimeError):
     """A trial that came to no objectives."""
@@ -49,9 +54,24 @@ class TrialSetting:
     settings: Settings
 
 
-def run_trial(config: Mapping[str, Any], *, setting: TrialSetting) -> dict[str, float]:
-    """The objectives of the point in `config`, by their keys. Called by Tune."""
+def run_trial(config: Mapping[str, Any], *, setting: TrialSetting) -> dict[str, Any]:
+    """The objectives of the point in `config`, by their keys, or why there are none. Called by Tune.
+
+    Raises:
+        Exception: the machine is at fault; Tune tries the trial again.
+    """
     point = {key: config[key] for key in setting.plan.config.space}
+    try:
+        return _objectives(point, setting)
+    except Exception as error:
+        failure = failure_of(error)
+        if failure.cause == "machine":
+            time.sleep(_PAUSE_S)  # a database that restarts is back by then
+            raise
+        return failure_result(setting.plan.config.objectives, failure)
+
+
+def _objectives(point: Point, setting: TrialSetting) -> dict[str, float]:
     setting.settings.secrets.install()
     with open_store(setting.settings.store_url) as store:
         record = run_once(
@@ -59,7 +79,7 @@ def run_trial(config: Mapping[str, Any], *, setting: TrialSetting) -> dict[str, 
             run_id=trial_run_id(setting.search_id, point),
             name=setting.plan.config.name,
             kind="trial",
-            config=to_tree(TrialConfig(overrides=point)),
+            config=to_tree(TrialConfig(overrides=dict(point))),
             work=partial(_work, point=point, setting=setting),
             parent_id=setting.search_id,
         )
@@ -117,6 +137,7 @@ def _judge(
         path=export, dtype=selection.dtype, device="cuda" if workers.gpu else "cpu"
     )
     needs = worker_resources(workers)
+    say_if_busy(f"{name}: judging", needs, count=1)
     task = ray.remote(measure).options(
         num_cpus=needs["CPU"],
         num_gpus=needs.get("GPU", 0),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RUN_TAG = "safemirage.run_id"
 PARENT_TAG = "mlflow.parentRunId"
 CONFIG_FILE = "config.yaml"
+_SERVER_FAULT = 500
 _BATCH = 1000
 _PARAM_BATCH = 100
 _PARAM_LENGTH = 6000
@@ -195,6 +196,13 @@ def _folder(settings: Settings, experiment: str) -> Path:
     if name.startswith("."):
         name = f"%2E{name[1:]}"
     return settings.storage.root / "mlflow" / name
+
+
+def is_server_fault(error: BaseException) -> bool:
+    """Whether an error of MLflow's says that the server could not be reached or failed, rather than refused."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.get_http_status_code() >= _SERVER_FAULT
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

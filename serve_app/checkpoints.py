@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from safemirage.config.evaluate import DecodingConfig
@@ -20,7 +21,7 @@ from safemirage.evaluation.generators import (
 from safemirage.models.manifest import read_manifest
 from safemirage.settings import Settings
 from serve_app.gathering import Gatherer
-from serve_app.remote_errors import raised_there
+from serve_app.remote_errors import is_lost, raised_there
 
 _ATTEMPTS = 4
 _PAUSE_S = 2.0
@@ -168,7 +169,9 @@ async def _called(
             return await remote.remote(reference, *arguments)
         except RayTaskError as error:
             raise raised_there(error) from None
-        except RayActorError as error:
+        except (RayError, ReplicaUnavailableError) as error:
+            if isinstance(error, RayError) and not is_lost(error):
+                raise
             if attempt == _ATTEMPTS - 1:
                 raise GeneratorUnavailable(f"{reference}: {error}") from error
         await asyncio.sleep(_PAUSE_S)

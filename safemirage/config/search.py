@@ -188,6 +188,9 @@ class SearchConfig(Strict):
     max_concurrent: Annotated[int, Field(ge=1)] | None = not_identity(None)
     """Trials at a time; default as many as the cluster holds, 16 at the most. One at a time makes the proposals
     repeatable, because the sampler then sees the same finished trials in the same order."""
+    max_failures: Annotated[int, Field(ge=0)] = not_identity(3)
+    """How often a trial whose process, node or connection was lost is tried again. One that diverges or does not fit
+    the device is a result, and is not."""
     selection: SelectionConfig
 
     def __post_init__(self) -> None:

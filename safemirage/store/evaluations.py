@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import ColumnElement, false, func, select, update
+from sqlalchemy import ColumnElement, Row, false, func, select, update
 
 from safemirage.store.engine import Database
 from safemirage.store.leases import Lease, LeaseLost, is_live
@@ -41,7 +41,8 @@ class Evaluation:
     created_at: datetime
     updated_at: datetime
     is_live: bool
-    """Whether a process works on it now. One that is queued or running and not live waits to be taken up."""
+    """Whether a process works on it now. One whose process died without a word is `queued` again, since its lease has run
+    out."""
 
 
 EvaluationRecords = list[Evaluation]  # inside Evaluations, `list` is a method
@@ -278,7 +279,10 @@ class Evaluations:
         )
         with self._database.read() as connection:
             rows = connection.execute(statement).all()
-        return [
-            Evaluation(**{**row._asdict(), "is_live": row.state in _OPEN and bool(row.is_live)})
-            for row in rows
-        ]
+        return [_evaluation(row) for row in rows]
+
+
+def _evaluation(row: Row[Any]) -> Evaluation:
+    live = row.state in _OPEN and bool(row.is_live)
+    state = "queued" if row.state == "running" and not live else row.state
+    return Evaluation(**{**row._asdict(), "state": state, "is_live": live})

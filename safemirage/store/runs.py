@@ -45,7 +45,8 @@ class RunRecord:
     created_at: datetime
     updated_at: datetime
     is_live: bool
-    """Whether a process works on it now. A `running` run that is not live was abandoned: ask for it again."""
+    """Whether a process works on it now. A run whose process died without a word is `queued` again: nobody is needed to
+    say so, since its lease has run out."""
 
 
 RunRecords = list[RunRecord]  # inside Runs, `list` is a method
@@ -128,8 +129,9 @@ class Runs:
 
 
 def _record(row: Row[Any]) -> RunRecord:
-    values = row._asdict()
-    return RunRecord(**{**values, "is_live": row.state == "running" and bool(row.is_live)})
+    live = row.state == "running" and bool(row.is_live)
+    state = "queued" if row.state == "running" and not live else row.state
+    return RunRecord(**{**row._asdict(), "state": state, "is_live": live})
 
 
 class RunHandle:

@@ -131,6 +131,16 @@ class Checkpoints:
         )
 
 
+def layout_of_newest(folder: Path) -> dict[str, str] | None:
+    """What made the newest checkpoint: identity, engine, number of workers. None where there is none.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    found = _whole(folder)
+    return dict(_read_list(found[-1])["layout"]) if found else None
+
+
 def _whole(folder: Path) -> list[Path]:
     """Oldest first."""
     return sorted(folder.glob("step-*"))

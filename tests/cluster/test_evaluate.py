@@ -1,18 +1,29 @@
 """Suites x checkpoints over a cluster: the same rows as in one process, and nothing asked twice."""
 
+import os
+import signal
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import ray
+import torch
 
 from ray_jobs.capacity import CapacityError
 from ray_jobs.cluster import ClusterAddress
+from ray_jobs.engines import Engine
 from ray_jobs.evaluate import Placement, load_configs, main, run
-from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.evaluate import DecodingConfig, EvaluateConfig, TransformersConfig
 from safemirage.config.load import ConfigError
+from safemirage.evaluation.cases import Generation, Request
 from safemirage.evaluation.many import Outcome
 from safemirage.settings import read_settings
 from tests.evaluation.samples import case_record, write_suite
 from tests.tiny import make_tiny_llava
+
+# Engines unpickle a class of this module, which they cannot import.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -93,6 +104,49 @@ def test_question_that_an_engine_refuses_costs_itself_alone(
     assert strict.error.startswith("TooManyUnscored")
     assert "a prompt of" in strict.error
     assert "Traceback" not in strict.error
+
+
+class Mortal(Engine):
+    """An engine whose process is killed, or whose device is full, where the model's name says so."""
+
+    async def open(self) -> dict[str, str]:
+        assert isinstance(self._config, TransformersConfig)
+        name = Path(self._config.path).name
+        if name == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == "full":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return await super().open()
+
+    async def generate(
+        self, requests: Sequence[Request], decoding: DecodingConfig
+    ) -> list[Generation]:
+        assert isinstance(self._config, TransformersConfig)
+        marker = Path(self._config.path).with_name("was-killed")
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super().generate(requests, decoding)
+
+
+def test_engine_that_is_lost_starts_again_and_ends_no_other_models_evaluation(
+    ray_driver: ClusterAddress,
+    suites: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "storage"))
+    monkeypatch.setattr("ray_jobs.engines.Engine", Mortal)
+    models = [str(make_tiny_llava(tmp_path / name, 0)) for name in ("killed", "full", "once")]
+    killed, full, finished = evaluated(
+        load_configs(BASE, models, suites[:1], SMALL), Placement(cpus=0.5, gpus=0)
+    )
+    assert killed.error.startswith("GeneratorUnavailable: the engine's process was lost 3 times")
+    assert full.error.startswith("GenerationError: OutOfMemoryError: CUDA out of memory")
+    assert finished.error == ""
+    assert finished.evaluation is not None
+    assert (finished.evaluation.state, finished.evaluation.done) == ("finished", 2)
+    assert (tmp_path / "was-killed").exists()
 
 
 def test_cluster_without_room_is_refused_with_the_numbers(

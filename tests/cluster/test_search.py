@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import optuna
 import optuna_dashboard
 import pytest
 import yaml
@@ -33,6 +35,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
 
 PROJECT = Path(__file__).parents[2]
 BETA = "method.beta"
+RATE = "optim.learning_rate"
 FORGET = "data.forget"
 
 
@@ -58,20 +61,30 @@ class Bench:
             "SAFEMIRAGE_STORAGE": str(self.settings.storage.root),
             "OMP_NUM_THREADS": "1",
         }
-        return subprocess.Popen(
-            command,
-            cwd=PROJECT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        # Into a file: nobody reads a pipe while a test waits for something else.
+        with self.output.open("w") as stream:
+            return subprocess.Popen(
+                command,
+                cwd=PROJECT,
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
 
     def run(self, *overrides: str, code: int = 0) -> str:
-        with self.start(*overrides) as process:
-            output, _ = process.communicate(timeout=300)
+        return self.end(self.start(*overrides), code=code)
+
+    def end(self, process: "subprocess.Popen[str]", *, code: int) -> str:
+        with process:
+            process.wait(timeout=300)
+        output = self.output.read_text()
         assert process.returncode == code, output
         return output
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "output.log"
 
     def runs(self, kind: str) -> list[RunRecord]:
         with open_store(self.settings.store_url) as store:
@@ -131,59 +144,92 @@ def write_suite(folder: Path) -> None:
 
 
 def wait_until(
-    condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 180
+    condition: Callable[[], bool], process: "subprocess.Popen[str]", timeout_s: float = 240
 ) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert process.poll() is None, process.stdout and process.stdout.read()
+        assert process.poll() is None, "the search has ended"
         assert time.monotonic() < deadline, "the search did not come so far"
         time.sleep(0.2)
 
 
-@pytest.mark.slow
-def test_search_killed_and_started_again_trains_no_finished_point_again(bench: Bench) -> None:
-    first = bench.start()
+def lose_the_third(bench: Bench, options: list[str]) -> None:
+    """A search of which, in its third training, a trial is killed, then itself, then a trial that has no try left."""
+    first = bench.start(*options)
     with first:
-        wait_until(lambda: in_training(bench, number=2), first)
+        wait_until(lambda: in_training(bench, number=3), first)
+        os.kill(holder_of(bench, bench.runs("trial")[2]), signal.SIGKILL)
+        wait_until(lambda: in_training(bench, number=3, attempt=2), first)
         first.kill()
-    output = bench.run()
+    second = bench.start(*options, "max_failures=0")
+    wait_until(lambda: in_training(bench, number=3, attempt=3), second)
+    os.kill(holder_of(bench, bench.runs("trial")[2]), signal.SIGKILL)
+    said = bench.end(second, code=1)
+    assert "1 of its trials were lost to the machine 1 times each: ['ActorDiedError" in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_search_loses_a_trial_and_itself_and_trains_no_settled_point_again(bench: Bench) -> None:
+    rates = [1e30, 1e-3, 2e-3]  # the first diverges
+    points = [{RATE: rate} for rate in rates]
+    low_high = {"name": "loguniform", "low": 1e-4, "high": 1e30}
+    options = [
+        f"space={json.dumps({RATE: low_high})}",
+        f"warm_start={json.dumps(points)}",
+        "overrides=[optim.max_grad_norm=null]",
+        "trials=3",
+    ]
+    lose_the_third(bench, options)
+    output = bench.run(*options)
 
     (search,) = bench.runs("search")
-    assert (search.state, search.attempts) == ("finished", 2)
+    assert (search.state, search.attempts) == ("finished", 3)
     assert search.result is not None
     outcome = SearchOutcome.from_result(search.result)
-    assert [trial.overrides for trial in outcome.trials] == [{BETA: 0.1}, {BETA: 0.5}]
-    assert [trial.state for trial in outcome.trials] == ["finished", "finished"]
+    assert [trial.overrides for trial in outcome.trials] == points
+    assert [trial.state for trial in outcome.trials] == ["failed", "finished", "finished"]
+    assert [trial.number for trial in outcome.trials] == [0, 1, 2]
+    assert "a loss is not finite" in (outcome.trials[0].error or "")
     assert outcome.knee in outcome.front
     assert f"chosen: {outcome.knee_overrides[0]}" in output
+    study = optuna.load_study(study_name=search.id, storage=full(studies_url(bench.settings)))
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
 
     trials = bench.runs("trial")
-    assert [trial.config for trial in trials] == [
-        {"overrides": {BETA: 0.1}},
-        {"overrides": {BETA: 0.5}},
-    ]
+    assert [trial.config["overrides"] for trial in trials] == points
     assert {trial.parent_id for trial in trials} == {search.id}
-    assert [trial.attempts for trial in trials] == [1, 2]
+    assert [trial.attempts for trial in trials] == [1, 1, 4]
+    assert [trial.state for trial in trials] == ["failed", "finished", "finished"]
     trainings = bench.runs("train")
-    assert [training.config["method"]["beta"] for training in trainings] == [0.1, 0.5]
-    assert trainings[0].attempts == 1
-    for trial in outcome.trials:
+    assert [training.config["optim"]["learning_rate"] for training in trainings] == rates
+    assert [training.attempts for training in trainings] == [1, 1, 4]
+    for trial in outcome.trials[1:]:
         assert trial.export is not None
         assert (Path(trial.export) / "manifest.json").is_file()
 
     assert_tracked(bench, search.id, trainings)
     assert_opens_in_optuna_dashboard(bench, search.id)
     before = [run.updated_at for run in bench.runs("train")]
-    assert "chosen:" in bench.run()  # a finished search is returned
+    assert "chosen:" in bench.run(*options)  # a finished search is returned
     assert [run.updated_at for run in bench.runs("train")] == before
 
 
-def in_training(bench: Bench, *, number: int) -> bool:
-    """Whether the number-th training has begun; all before it are finished, one at a time as they are."""
+def holder_of(bench: Bench, run: RunRecord) -> int:
+    """The process that works on a run."""
+    with open_store(bench.settings.store_url) as store:
+        lease = store.leases.get(f"run:{run.id}")
+    assert lease is not None
+    return int(lease.owner.split(":")[1])
+
+
+def in_training(bench: Bench, *, number: int, attempt: int = 1) -> bool:
+    """Whether the number-th training has begun; all before it have ended, one at a time as they are."""
     if not (bench.settings.storage.root / "store.db").exists():
         return False
     trainings = bench.runs("train")
-    return len(trainings) == number and trainings[-1].state == "running"
+    last = trainings[-1] if len(trainings) == number else None
+    return last is not None and last.state == "running" and last.attempts >= attempt
 
 
 def assert_tracked(bench: Bench, search_id: str, trainings: list[RunRecord]) -> None:
@@ -193,7 +239,7 @@ def assert_tracked(bench: Bench, search_id: str, trainings: list[RunRecord]) -> 
     parent = runs.pop(search_id)
     assert parent.info.status == "FINISHED"
     assert set(runs) == {training.id for training in trainings}
-    for run in runs.values():
+    for run in (runs[training.id] for training in trainings if training.state == "finished"):
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert set(run.data.metrics) >= {"selection/asr", "selection/useful", "loss"}
 

@@ -291,7 +291,7 @@ def test_evaluate_interrupted_stays_open_and_goes_on(store: Store) -> None:
     asyncio.run(interrupted())
     record = store.evaluations.get("e")
     assert record is not None
-    assert (record.state, record.is_live) == ("running", False)
+    assert (record.state, record.is_live) == ("queued", False)
     assert _run(store, _generator()).state == "finished"
 
 

@@ -10,7 +10,15 @@ import optuna_dashboard
 import pytest
 from optuna.trial import TrialState
 
-from ray_jobs.study import Study, StudySearch, objective_key, open_studies, studies_url
+from ray_jobs.failures import Cause, Failure
+from ray_jobs.study import (
+    Study,
+    StudySearch,
+    failure_result,
+    objective_key,
+    open_studies,
+    studies_url,
+)
 from safemirage.config.load import build_config
 from safemirage.config.search import SearchConfig
 from safemirage.databases import full, sqlite_url
@@ -97,36 +105,59 @@ def test_study_cut_off_proposes_what_it_would_have(tmp_path: Path, sampler: dict
     assert [proposal.point for proposal in second.proposals()] == expected
 
 
-def test_study_cut_off_while_it_restarts_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    study = open_study(tmp_path)
-    study.prepare()
-    next(drive(study, 1))
-    storage = open_studies(sqlite_url(tmp_path / "studies.db"))
-    raw = optuna.load_study(study_name="search-1", storage=storage)
-    # As a process leaves it that dies between queueing the point again and closing the old trial.
-    raw.enqueue_trial(dict(raw.trials[0].params), user_attrs={"resumes": 0})
-    again = open_study(tmp_path)
-    assert again.prepare() == 7
-    assert (
-        next(drive(again, 1, name="again")) == CONFIG["warm_start"][1]
-    )  # the queue keeps its order
-    assert sum(trial.user_attrs.get("resumes") == 0 for trial in raw.get_trials()) == 1
-
-
-def test_study_with_a_failed_trial_shows_it_and_tries_it_again_after_a_restart(
+def test_study_with_a_lost_trial_tries_it_again_under_its_number_and_never_fails_it(
     tmp_path: Path,
 ) -> None:
     study = open_study(tmp_path)
     study.prepare()
     search = StudySearch(study)
-    point = search.suggest("bad")
-    search.on_trial_complete("bad", None, error=True)
-    assert [(item.point, item.state) for item in study.proposals()] == [(point, TrialState.FAIL)]
+    point = search.suggest("lost")
+    search.on_trial_complete("lost", None, error=True)  # as Tune says it of a process that died
+    assert search.lost == [0]
 
     again = open_study(tmp_path)
     assert again.prepare() == 7
-    assert point in list(drive(again, 2))
-    assert {item.state for item in again.proposals()} == {TrialState.COMPLETE}
+    assert next(drive(again, 1)) == point
+    (proposal,) = again.proposals()
+    assert (proposal.number, proposal.state) == (0, TrialState.RUNNING)
+
+
+def test_study_proposes_a_second_point_beside_the_first_only_where_there_is_room(
+    tmp_path: Path,
+) -> None:
+    study = open_study(tmp_path)
+    study.prepare()
+    room = False
+    search = StudySearch(study, has_room=lambda: room)
+    first = search.suggest("first")  # it waits for its own
+    assert first is not None
+    assert search.suggest("second") is None
+    room = True
+    assert search.suggest("second") is not None
+    room = False
+    for name in ("first", "second"):
+        search.on_trial_complete(name, result_of(first))
+    assert search.suggest("third") is not None
+
+
+@pytest.mark.parametrize(("cause", "tried_again"), [("method", False), ("config", True)])
+def test_study_tries_a_failed_trial_again_only_where_that_may_help(
+    tmp_path: Path, cause: Cause, tried_again: bool
+) -> None:
+    study = open_study(tmp_path)
+    study.prepare()
+    search = StudySearch(study)
+    failure = Failure(cause, "TrainingDiverged: a loss is not finite")
+    point = search.suggest("bad")
+    search.on_trial_complete("bad", failure_result(study.config.objectives, failure))
+    (proposal,) = study.proposals()
+    assert (proposal.point, proposal.state) == (point, TrialState.FAIL)
+    assert proposal.failure == failure
+
+    again = open_study(tmp_path)
+    assert again.prepare() == (7 if tried_again else 6)
+    assert (point in list(drive(again, 2))) == tried_again
+    assert open_study(tmp_path).prepare() == (5 if tried_again else 4)
 
 
 def test_study_keeps_lists_as_text_and_proposes_them_as_lists(tmp_path: Path) -> None:

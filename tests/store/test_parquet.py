@@ -112,7 +112,7 @@ def test_parquet_of_what_cannot_be_exported_is_named(store: Store, tmp_path: Pat
     with pytest.raises(ConfigError, match="'e' is not in the store"):
         export_evaluation(store, "e", tmp_path)
     _fill(store, [_sample(1, answer="\ud800")], finish=False)
-    with pytest.raises(ConfigError, match="'e' is running; only finished ones"):
+    with pytest.raises(ConfigError, match="'e' is queued; only finished ones"):
         export_evaluation(store, "e", tmp_path)
     _finish(store)
     with pytest.raises(ConfigError, match="answer holds text that is not Unicode"):
