@@ -2,6 +2,7 @@
 # make test | test-all          the tests (test-all adds the slow ones)
 # make bench-train              a training step against the original's way of making it
 # make bench-eval               our way of evaluating against the original's, on this machine (some ten minutes)
+# make bench-serve              the service under 64 clients against the same model in one process
 # make check                    formatting, lint, types
 # make env                      .venv with everything in it
 
@@ -18,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: env demo test test-all bench-train bench-eval check format clean
+.PHONY: env demo test test-all bench-train bench-eval bench-serve check format clean
 
 env: $(VENV)/.ready
 
@@ -53,6 +54,9 @@ bench-train: env
 
 bench-eval: env
 	@$(BIN)/python -m tests.benchmarks.bench_eval
+
+bench-serve: env
+	@$(BIN)/python -m tests.benchmarks.bench_serve
 
 check: env
 	$(BIN)/ruff format --check .

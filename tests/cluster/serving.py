@@ -18,6 +18,7 @@ from safemirage.config.evaluate import (
 from safemirage.config.serve import (
     CheckpointsConfig,
     EvaluationsConfig,
+    LimitsConfig,
     ServeConfig,
 )
 from safemirage.evaluation.client import EvaluationClient
@@ -31,6 +32,7 @@ MODELS = ("tiny-000000000000", "tiny-111111111111")
 JUDGES = ["keywords", "oracle", "useful"]
 COLOURS = ("red", "green", "blue")
 CONFIG = ServeConfig(
+    limits=LimitsConfig(header_timeout_s=3, body_timeout_s=5),
     checkpoints=CheckpointsConfig(models=1, batch=16),
     evaluations=EvaluationsConfig(batch=4, takeover_s=3),
     judges=(
@@ -60,8 +62,8 @@ class Service:
         return EvaluationClient(self.url, TOKEN)
 
 
-def write_tiny_export(storage: Storage, name: str, seed: int) -> None:
-    tiny = build_tiny_llava(seed)
+def write_tiny_export(storage: Storage, name: str, seed: int, *, num_layers: int = 2) -> None:
+    tiny = build_tiny_llava(seed, num_layers=num_layers)
     record = ExportRecord(
         run_id=name,
         identity="0" * 64,

@@ -12,6 +12,7 @@ from safemirage.evaluation.generators import GeneratorBroken, GeneratorUnavailab
 from safemirage.models.manifest import ExportError
 from safemirage.settings import Settings
 from safemirage.storage import Storage
+from safemirage.store.evaluations import LEASE_PREFIX
 from serve_app.checkpoints import Checkpoints
 from serve_app.errors import without_paths
 from tests.cluster.serving import write_tiny_export
@@ -191,13 +192,13 @@ def test_paths_are_cut_to_their_last_part(text: str, shown: str) -> None:
 async def test_error_of_an_evaluation_names_no_path_of_the_server(
     client: Client, world: World
 ) -> None:
-    world.store.evaluations.submit({"config": {"judges": []}}, evaluation_id="failed")
-    lease = world.store.leases.acquire("evaluation:failed", ttl_s=60)
-    assert lease is not None
-    with lease:
-        world.store.evaluations.start("failed", lease=lease, total=0)
-        world.store.evaluations.fail("failed", "ExportError: /srv/x/m is none", lease=lease)
+    body = {"model": MODEL, "suite": "toy", "judges": ["keywords"]}
     async with client() as http:
-        assert (await http.get("/v1/evaluations/failed")).json()[
-            "error"
-        ] == "ExportError: m is none"
+        name = (await http.post("/v1/evaluations", json=body)).json()["id"]
+        lease = world.store.leases.acquire(LEASE_PREFIX + name, ttl_s=60)
+        assert lease is not None
+        with lease:
+            world.store.evaluations.start(name, lease=lease, total=0)
+            world.store.evaluations.fail(name, "ExportError: /srv/x/m is none", lease=lease)
+        failed = (await http.get(f"/v1/evaluations/{name}")).json()
+    assert failed["error"] == "ExportError: m is none"

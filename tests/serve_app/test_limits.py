@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import uvicorn
+from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.importer import import_from_string
 
 from safemirage.config.serve import LimitsConfig
 from serve_app.api import ApiSettings, create_api
 from serve_app.bodies import CaseBody, ChatBody
 from serve_app.errors import ApiError
-from serve_app.heads import BoundedHeads
+from serve_app.heads import BoundedHeads, proxy_environment
 from serve_app.service import Service
 from serve_app.shape import BodyShape
 from tests.serve_app.conftest import Client
@@ -291,3 +293,22 @@ async def test_head_after_an_answer_is_not_waited_for_either_and_a_slow_answer_i
         writer.write(b"GET /healthz HTTP/1.1\r\nHost")
         assert b"HTTP/1.1" not in await said(reader)
         writer.close()
+
+
+def test_proxies_of_serve_take_the_limit_of_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.serve._private import http_util
+    from ray.serve.config import ControllerOptions, HTTPOptions
+
+    given = proxy_environment(LimitsConfig(header_timeout_s=7))
+    ControllerOptions.model_validate({"runtime_env": {"env_vars": given}})
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    # What Serve reads of the environment when a proxy imports it.
+    [callback] = [name for name in given if name.startswith("RAY_SERVE")]
+    monkeypatch.setattr(http_util, callback, given[callback])
+    monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
+    monkeypatch.setattr(BoundedHeads, "timeout_s", 0)
+    assert http_util.configure_http_middlewares(HTTPOptions(middlewares=[])).middlewares == []
+    assert BoundedHeads.timeout_s == 7
+    config = uvicorn.Config(create_api, factory=True, lifespan="off", log_config=None)
+    assert import_from_string(HTTP_PROTOCOLS[str(config.http)]) is BoundedHeads
