@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from safemirage.config.serve import CheckpointsConfig, ServedJudgeConfig
+from safemirage.config.evaluate import ExportConfig, ModelJudgeConfig
+from safemirage.config.serve import CheckpointsConfig
 from safemirage.evaluation.generators import GeneratorBroken, GeneratorUnavailable
 from safemirage.models.manifest import ExportError
 from safemirage.settings import Settings
@@ -81,7 +82,7 @@ async def test_broken_export_is_refused_by_judgements_and_evaluations(
 ) -> None:
     write_export(world.storage, BROKEN)
     (world.storage.exports / BROKEN / "manifest.json").write_text("{")
-    judge = ServedJudgeConfig(name="small", model=BROKEN)
+    judge = ModelJudgeConfig(title="small", model=ExportConfig(id=BROKEN))
     item = {"question": "q", "answer": "a"}
     async with client(judges=[judge]) as http:
         judged = await http.post("/v1/judgements", json={"judge": "small", "items": [item]})
@@ -170,7 +171,7 @@ async def test_replica_tells_what_is_wrong_for_good_and_names_no_folder(
     storage: Storage, spoil: Callable[[Path], Any]
 ) -> None:
     spoil(storage.exports / BROKEN)
-    replica = Checkpoints(CheckpointsConfig(), str(storage.root))
+    replica = Checkpoints(CheckpointsConfig(), Settings.at(storage.root))
     with pytest.raises(GeneratorBroken, match=r"config\.json") as raised:
         await replica.load(f"{BROKEN}@0")
     assert str(storage.root) not in str(raised.value)
