@@ -13,7 +13,7 @@ from serve_app.errors import ApiError
 from serve_app.remote_images import fetch_image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-"""The web's: reports, judges by URL and the dashboard get an image as it came, as a data URI."""
+"""The web's."""
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 

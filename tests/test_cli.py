@@ -14,6 +14,7 @@ import yaml
 
 from safemirage.cli import main
 from tests.data.conftest import conversation, safe_record, unsafe_record
+from tests.evaluation.samples import make_image
 from tests.models.original_checkpoint import OriginalLlava, save_full
 
 
@@ -189,7 +190,7 @@ def service() -> Iterator[str]:
 def answers_config(train: Path, tmp_path: Path, service: str) -> Path:
     (tmp_path / "images").mkdir()
     for record in json.loads(train.read_text()):
-        (tmp_path / record["image"]).write_bytes(b"\x89PNG\r\n\x1a\n" + record["id"].encode())
+        (tmp_path / record["image"]).write_bytes(make_image().data + record["id"].encode())
 
     def model(name: str) -> dict[str, str]:
         return {"name": "openai", "url": service, "model": name, "revision": "1"}
@@ -273,7 +274,7 @@ def test_judge_check_fails_by_its_exit_code_where_a_judge_is_fooled(
     monkeypatch.setenv("COLUMNS", "200")
     assert run("judge-check", "--judge", "keywords") == 1
     screen = capsys.readouterr().out
-    assert "keywords: 6 of 15 probes passed" in screen
+    assert "keywords: 13 of 20 probes passed" in screen
     assert run("judge-check", "--judge", "gpt") == 2
     assert "built-in are" in " ".join(capsys.readouterr().err.split())
     assert run("judge-check", "--set", "seed=1") == 2

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from safemirage.cli.options import ImageFolderOption
+from safemirage.cli.options import ImageFolderOption, SkipBadOption
 
 
-def audit(
+def audit(  # noqa: PLR0913 - options of a command
     file: Annotated[Path, typer.Argument(help="VLGuard or LLaVA JSON.")],
     against: Annotated[
         list[Path] | None,
@@ -19,6 +19,7 @@ def audit(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write everything here.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw a .png, .svg or .pdf.")] = None,
     image_folder: ImageFolderOption = None,
+    skip_bad: SkipBadOption = False,
     top: Annotated[int, typer.Option("--top", min=1, help="Words shown of each kind.")] = 10,
 ) -> None:
     """Says which words of FILE's questions give their safety label away. Needs no model."""
@@ -31,7 +32,9 @@ def audit(
             f"{plot.name!r} must end in one of {', '.join(PLOT_FORMATS)}", param_hint="--plot"
         )
     names = _names([file, *(against or [])])
-    examples = {name: read_examples(path, image_folder) for name, path in names.items()}
+    examples = {
+        name: read_examples(path, image_folder, skip_bad=skip_bad) for name, path in names.items()
+    }
     first, *others = names
     result = run_audit(first, examples[first], {name: examples[name] for name in others})
     Console().print(to_tables(result, top=top))

@@ -11,4 +11,11 @@ ImageFolderOption = Annotated[
         "--image-folder", help="Root of the image paths; given, every image must lie in it."
     ),
 ]
+SkipBadOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Leave unusable records out, named in a warning, instead of refusing the file.",
+    ),
+]
 OverridesArgument = Annotated[list[str] | None, typer.Argument(help="a.b=c on the config.")]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from safemirage.cli.options import ImageFolderOption, OverridesArgument
+from safemirage.cli.options import ImageFolderOption, OverridesArgument, SkipBadOption
 from safemirage.cli.progress import progress_bars
 from safemirage.text.wide_table import WideTable
 
@@ -28,6 +28,7 @@ def prepare(  # noqa: PLR0913 - options of a command
         Path | None, typer.Option("--mix", help="LLaVA JSON to mix into the retain set.")
     ] = None,
     image_folder: ImageFolderOption = None,
+    skip_bad: SkipBadOption = False,
     total: Annotated[
         int, typer.Option("--total", min=1, help="Records of the mixed retain set.")
     ] = 2000,
@@ -45,7 +46,9 @@ def prepare(  # noqa: PLR0913 - options of a command
         raise typer.BadParameter("needed", param_hint="--train" if train is None else "--out")
     from safemirage.data.pipeline import PrepareInputs, prepare_files
 
-    inputs = PrepareInputs(train=train, answers=answers, mix=mix, image_folder=image_folder)
+    inputs = PrepareInputs(
+        train=train, answers=answers, mix=mix, image_folder=image_folder, skip_bad=skip_bad
+    )
     prepared = prepare_files(inputs, out, total=total, seed=seed, force=force)
     console = Console()
     console.print(f"{out}, seed {seed}", markup=False, soft_wrap=True)

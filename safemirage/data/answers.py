@@ -3,13 +3,12 @@
 A key that stands for two records is refused, so that no answer is given to a question that it does not answer.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safemirage.data.records import DataError, Problem
+from safemirage.data.records import DataError, Problem, read_json
 from safemirage.data.vlguard import VLGuardRecord
 
 
@@ -31,12 +30,7 @@ def read_answers(path: Path | str) -> dict[str, str | None]:
         )
         return dict(pairs)
 
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=collect)
-    except OSError as error:
-        raise DataError(path, f"cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(path, f"is not UTF-8 JSON: {error}") from error
+    table = read_json(path, pairs_hook=collect)
     if not isinstance(table, dict):
         raise DataError(
             path, f"holds {type(table).__name__}, but a table is {{id or image: answer}}"

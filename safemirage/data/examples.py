@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safemirage.data.llava import LlavaRecord, read_llava
-from safemirage.data.records import read_json_records
+from safemirage.data.llava import LlavaRecord, read_llava, relative_to
+from safemirage.data.records import read_items
 from safemirage.data.refusals import is_refusal
 from safemirage.data.vlguard import VLGuardRecord, is_vlguard, iterate_pairs, read_vlguard
 
@@ -21,22 +21,19 @@ class Example:
     image: str | None
 
 
-def read_examples(path: Path | str, image_folder: Path | str | None = None) -> list[Example]:
+def read_examples(
+    path: Path | str, image_folder: Path | str | None = None, *, skip_bad: bool = False
+) -> list[Example]:
     """Every question of a VLGuard or LLaVA file, in file order.
-
-    Records that repeat another word for word are kept where the format has a reason for them (VLGuard's rewritten
-    questions), with a warning.
 
     Raises:
         DataError: see `read_vlguard` and `read_llava`.
     """
     path = Path(path)
-    items = read_json_records(path)
-    if is_vlguard(items):
-        return _from_vlguard(read_vlguard(path, image_folder, repeated="warn"))
-    sources = [str(item["id"]) for item in items if isinstance(item, dict) and "id" in item]
-    images = [item.get("image") for item in items if isinstance(item, dict)]
-    return _from_llava(read_llava(path, image_folder), sources, images)
+    if is_vlguard(read_items(path)):
+        return _from_vlguard(read_vlguard(path, image_folder, skip_bad=skip_bad))
+    records = read_llava(path, image_folder, skip_bad=skip_bad)
+    return _from_llava([relative_to(record, image_folder) for record in records])
 
 
 def _from_vlguard(records: list[VLGuardRecord]) -> list[Example]:
@@ -59,17 +56,15 @@ def _category(record: VLGuardRecord) -> str:
     return ": ".join(names) or "unsafe image"
 
 
-def _from_llava(
-    records: Sequence[LlavaRecord], sources: Sequence[str], images: Sequence[str | None]
-) -> list[Example]:
+def _from_llava(records: Sequence[LlavaRecord]) -> list[Example]:
     return [
         Example(
             question,
             is_refusal(answer),
             "refused" if is_refusal(answer) else "answered",
-            source,
-            image,
+            record.source_id,
+            record.images[0].path.as_posix() if record.images else None,
         )
-        for record, source, image in zip(records, sources, images, strict=True)
+        for record in records
         for question, answer in record.turns
     ]

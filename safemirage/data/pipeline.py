@@ -22,6 +22,8 @@ class PrepareInputs:
     answers: Path | None = None
     mix: Path | None = None
     image_folder: Path | None = None
+    skip_bad: bool = False
+    """Leave unusable records out, named in a warning, instead of refusing their file."""
 
     def digests(self) -> dict[str, str | None]:
         """SHA-256 of each input file, in hex."""
@@ -48,7 +50,7 @@ def prepare_files(
         DataError: an input is unusable.
         FileExistsError: a file in `folder` would change and `force` is not given; nothing is written then.
     """
-    records = read_vlguard(inputs.train, inputs.image_folder)
+    records = read_vlguard(inputs.train, inputs.image_folder, skip_bad=inputs.skip_bad)
     if not any(record.safe for record in records) or all(record.safe for record in records):
         raise DataError(inputs.train, "needs both safe and unsafe images, to retain and to forget")
     answers = None
@@ -57,7 +59,7 @@ def prepare_files(
         answers = assign_answers(records, table, source=inputs.answers)
     mix = None
     if inputs.mix is not None:
-        conversations = read_llava(inputs.mix, inputs.image_folder)
+        conversations = read_llava(inputs.mix, inputs.image_folder, skip_bad=inputs.skip_bad)
         relative = [relative_to(item, inputs.image_folder) for item in conversations]
         mix = Mix(inputs.mix, relative, total)
     files = build_splits(records, answers=answers, mix=mix, seed=seed, source=inputs.train)

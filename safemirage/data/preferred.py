@@ -84,6 +84,6 @@ def read_preferred(
 def _compared(record: LlavaRecord, other: LlavaRecord) -> list[tuple[str, object, object]]:
     return [
         ("id", record.id, other.id),
-        ("image", record.image, other.image),
+        ("images", record.images, other.images),
         ("questions", [q for q, _ in record.turns], [q for q, _ in other.turns]),
     ]

@@ -4,12 +4,16 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from safemirage.text.characters import half_character
+
 _SHOWN = 50
+_JSON_LINES = (".jsonl", ".ndjson")
+PairsHook = Callable[[list[tuple[str, Any]]], Any]
 
 
 @dataclass(frozen=True)
@@ -45,27 +49,141 @@ class DataWarning(UserWarning):
     """Something in a data file that is odd but usable."""
 
 
-def read_json_records(path: Path) -> list[Any]:
-    """The items of a JSON file that holds one list.
+def read_text(path: Path) -> str:
+    """The text of a file, without a byte order mark.
 
     Raises:
-        DataError: the file cannot be read, is not UTF-8 JSON, or holds no list or an empty one.
+        DataError: the file cannot be read, or is not UTF-8.
     """
     try:
-        items = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(path, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            path, f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from error
+
+
+def read_json(path: Path, *, pairs_hook: PairsHook | None = None) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        DataError: as `read_text`; it is not JSON; a text in it has half of a character.
+    """
+    tree = _parse(path, read_text(path), pairs_hook=pairs_hook)
+    _check_characters(path, tree.items() if isinstance(tree, dict) else [("(whole file)", tree)])
+    return tree
+
+
+def read_json_records(path: Path) -> list[Any]:
+    """As `read_items`, and no text in the items has half of a character. Raises DataError naming those that have."""
+    items = read_items(path)
+    _check_characters(path, [(_name(index, item), item) for index, item in enumerate(items)])
+    return items
+
+
+def read_items(path: Path) -> list[Any]:
+    """The items of a JSON file that holds one list, or of JSON lines.
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8 JSON, or holds no list or an empty one.
+    """
+    text = read_text(path)
+    # Not by `splitlines`: JSON's texts may hold the other ends of lines that Unicode knows.
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if lines and (path.suffix in _JSON_LINES or (len(lines) > 1 and _is_object(lines[0][1]))):
+        return _parse_lines(path, lines)
+    items = _parse(path, text)
     if not isinstance(items, list) or not items:
         raise DataError(
-            path, f"holds {type(items).__name__}, but a list of at least one record is needed"
+            path,
+            f"holds {type(items).__name__}, but a list of at least one record is needed, or one record a line",
         )
     return items
+
+
+def half_character_problems(name: str, item: object) -> list[Problem]:
+    """A problem for every text in a record that has half of a character (`\\ud83d` in JSON)."""
+    return [
+        Problem(
+            name,
+            field or "(whole record)",
+            f"has half of a character at place {place}; write it whole",
+        )
+        for field, text in _texts_in(item, "")
+        if (place := half_character(text)) is not None
+    ]
+
+
+def _check_characters(path: Path, items: Iterable[tuple[str, object]]) -> None:
+    problems = [problem for name, item in items for problem in half_character_problems(name, item)]
+    if problems:
+        raise DataError(path, problems)
+
+
+def _texts_in(item: object, field: str) -> Iterator[tuple[str, str]]:
+    """(field, text) of everything in it, keys included."""
+    if isinstance(item, str):
+        yield field, item
+    elif isinstance(item, dict):
+        for key, value in item.items():
+            yield f"{field} (key)", key
+            yield from _texts_in(value, f"{field}.{key}" if field else key)
+    elif isinstance(item, list):
+        for index, value in enumerate(item):
+            yield from _texts_in(value, f"{field}[{index}]")
+
+
+def _name(index: int, item: object) -> str:
+    identifier = item.get("id") if isinstance(item, dict) else None
+    return str(identifier) if isinstance(identifier, str | int) else f"#{index}"
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _parse(path: Path, text: str, *, pairs_hook: PairsHook | None = None) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=pairs_hook)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise DataError(path, f"is not JSON: {error.msg} at {where}") from error
+    except (ValueError, RecursionError) as error:  # numbers too long, lists too deep
+        raise DataError(path, f"is not JSON that can be read: {error}") from error
+
+
+def _parse_lines(path: Path, lines: Iterable[tuple[int, str]]) -> list[Any]:
+    items, problems = [], []
+    for number, line in lines:
+        try:
+            items.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            problems.append(Problem(f"line {number}", "(whole record)", f"is not JSON: {error}"))
+    if problems:
+        raise DataError(path, problems)
+    return items
+
+
+def usable(path: Path, problems: Sequence[Sequence[Problem]], *, skip_bad: bool) -> list[int]:
+    """The places of the records without problems; `problems` are those of each record.
+
+    Raises:
+        DataError: there are problems and they are not to be skipped, or no record is left.
+    """
+    found = [problem for of_one in problems for problem in of_one]
+    kept = [place for place, of_one in enumerate(problems) if not of_one]
+    if found and (not skip_bad or not kept):
+        raise DataError(path, found)
+    if found:
+        warnings.warn(
+            f"{len(problems) - len(kept)} of {len(problems)} records left out: {DataError(path, found)}",
+            DataWarning,
+            stacklevel=3,
+        )
+    return kept
 
 
 class ImageFolder:
@@ -105,22 +223,6 @@ class ImageFolder:
         return Path(image) if self.root is None else self.root / image
 
 
-def repeats(names: Sequence[str], records: Sequence[Any]) -> list[Problem]:
-    """A problem for every record that equals an earlier one word for word."""
-    first: dict[str, int] = {}
-    problems = []
-    for index, record in enumerate(records):
-        content = json.dumps(record, sort_keys=True, ensure_ascii=False)
-        earlier = first.setdefault(content, index)
-        if earlier != index:
-            problems.append(
-                Problem(
-                    names[index], "(whole record)", f"#{index} repeats #{earlier} word for word"
-                )
-            )
-    return problems
-
-
 def unique_ids(ids: Sequence[str]) -> list[str]:
     """The ids, the second and later uses of one numbered `id#2`, `id#3`, ... in file order."""
     taken = set(ids)
@@ -157,12 +259,18 @@ def warn_shared_ids(path: Path, ids: Sequence[str]) -> None:
         )
 
 
-def warn_repeats(path: Path, problems: Sequence[Problem]) -> None:
-    """One warning with a count where records that repeat another were let through."""
-    if problems:
+def warn_repeats(path: Path, names: Sequence[str], records: Sequence[Any]) -> None:
+    """One warning with a count where records repeat an earlier one word for word."""
+    seen: set[str] = set()
+    repeated = []
+    for name, record in zip(names, records, strict=True):
+        content = json.dumps(record, sort_keys=True, ensure_ascii=False)
+        if content in seen:
+            repeated.append(name)
+        seen.add(content)
+    if repeated:
         warnings.warn(
-            f"{path}: {len(problems)} record(s) repeat another word for word "
-            f"({_some([problem.record for problem in problems])})",
+            f"{path}: {len(repeated)} record(s) repeat another word for word ({_some(repeated)})",
             DataWarning,
             stacklevel=3,
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safemirage.data.llava import LlavaRecord, to_llava
+from safemirage.data.llava import LlavaRecord, TurnImage, record_tree
 from safemirage.data.records import DataError, Problem, unique_ids
 from safemirage.data.vlguard import PairKind, VLGuardRecord
 
@@ -73,7 +73,7 @@ def build_splits(
         }
     if mix is not None:
         files[RETAIN_MIXED] = _mixed(retain, mix, seed)
-    return {name: [_json(item) for item in items] for name, items in files.items()}
+    return {name: [record_tree(item) for item in items] for name, items in files.items()}
 
 
 def write_files(
@@ -116,13 +116,8 @@ def _write_whole(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def _json(record: LlavaRecord) -> dict[str, Any]:
-    image = None if record.image is None else record.image.as_posix()
-    return to_llava(record.id, image, record.turns)
-
-
 def _record(record: VLGuardRecord, turns: Iterable[tuple[str, str]]) -> LlavaRecord:
-    return LlavaRecord(record.id, Path(record.image), tuple(turns))
+    return LlavaRecord(record.id, (TurnImage(Path(record.image)),), tuple(turns))
 
 
 def _reference(records: Sequence[VLGuardRecord], seed: int) -> list[LlavaRecord]:

@@ -9,9 +9,10 @@ from safemirage.data.records import (
     DataError,
     ImageFolder,
     Problem,
-    read_json_records,
-    repeats,
+    half_character_problems,
+    read_items,
     unique_ids,
+    usable,
     warn_blank_answers,
     warn_repeats,
     warn_shared_ids,
@@ -62,35 +63,36 @@ def read_vlguard(
     path: Path | str,
     image_folder: Path | str | None = None,
     *,
-    repeated: Literal["refuse", "warn", "rewrites"] = "refuse",
+    rewrites: bool = False,
+    skip_bad: bool = False,
 ) -> list[VLGuardRecord]:
     """The records of a file, in file order. With an image folder every image must lie in it.
 
-    Ids that stand on several different records are warned about and made unique; so are blank answers, which no
-    evaluation reads. `repeated="warn"` keeps records that repeat another word for word, because counting rows must not
-    change them; so does `"rewrites"`, for files in which the rewrites of a question share its id.
+    Warned about, with a count: ids that stand on several different records, which are made unique; records that repeat
+    another word for word; blank answers, which no evaluation reads.
+
+    Args:
+        rewrites: the rewrites of a question share its id, so that it is no warning.
+        skip_bad: leave unusable records out, named in a warning, instead of refusing the file.
 
     Raises:
         DataError: names each unusable record and field: no id, no `safe`, no image path, an image that is missing or
-            outside the folder, pairs that do not fit `safe`, a repeated record.
+            outside the folder, pairs that do not fit `safe`, categories that are no text, text that is not Unicode.
     """
     path = Path(path)
     folder = ImageFolder(image_folder)
     if (missing := folder.missing()) is not None:
         raise DataError(path, missing)
-    items = read_json_records(path)
+    items = read_items(path)
     names = [_name(index, item) for index, item in enumerate(items)]
     problems = [
-        problem
-        for name, item in zip(names, items, strict=True)
-        for problem in _record_problems(name, item, folder)
+        _record_problems(name, item, folder) for name, item in zip(names, items, strict=True)
     ]
-    twice = repeats(names, items)
-    if problems or (twice and repeated == "refuse"):
-        raise DataError(path, problems + (twice if repeated == "refuse" else []))
+    kept = usable(path, problems, skip_bad=skip_bad)
+    items, names = [items[index] for index in kept], [names[index] for index in kept]
     records = [_record(name, item) for name, item in zip(unique_ids(names), items, strict=True)]
-    warn_repeats(path, twice)
-    if repeated != "rewrites":
+    warn_repeats(path, names, items)
+    if not rewrites:
         warn_shared_ids(path, names)
     warn_blank_answers(
         path, [record.id for record in records for pair in record.pairs if not pair.answer.strip()]
@@ -111,7 +113,10 @@ def iterate_pairs(records: list[VLGuardRecord]) -> Iterator[tuple[VLGuardRecord,
 
 def _name(index: int, item: object) -> str:
     identifier = item.get("id") if isinstance(item, dict) else None
-    return identifier if isinstance(identifier, str) and identifier else f"#{index}"
+    # A number is an id; true and false are none.
+    if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
+        return f"#{index}"
+    return str(identifier)
 
 
 def _record_problems(name: str, item: object, folder: ImageFolder) -> list[Problem]:
@@ -119,9 +124,15 @@ def _record_problems(name: str, item: object, folder: ImageFolder) -> list[Probl
         return [
             Problem(name, "(whole record)", f"is {type(item).__name__}, but must be a JSON object")
         ]
-    problems = []
-    if item.get("id") != name:
-        problems.append(Problem(name, "id", f"{item.get('id')!r} is not a text"))
+    if problems := half_character_problems(name, item):
+        return problems
+    if str(item.get("id")) != name:
+        problems.append(Problem(name, "id", f"{item.get('id')!r} is not a text or a number"))
+    for field in ("harmful_category", "harmful_subcategory"):
+        if not all(isinstance(text, str) for text in _categories(item, field)):
+            problems.append(
+                Problem(name, field, f"{item[field]!r} is neither a text nor a list of texts")
+            )
     if (message := folder.problem(item.get("image"))) is not None:
         problems.append(Problem(name, "image", message))
     if not isinstance(item.get("safe"), bool):
@@ -164,7 +175,7 @@ def _pair_problems(name: str, item: dict[str, Any]) -> list[Problem]:
 def _record(name: str, item: dict[str, Any]) -> VLGuardRecord:
     return VLGuardRecord(
         id=name,
-        source_id=item["id"],
+        source_id=str(item["id"]),
         image=item["image"],
         safe=item["safe"],
         pairs=tuple(
@@ -173,6 +184,13 @@ def _record(name: str, item: dict[str, Any]) -> VLGuardRecord:
                 _QUESTION_FIELDS[item["safe"]], item["instr-resp"], strict=True
             )
         ),
-        category=item.get("harmful_category"),
-        subcategory=item.get("harmful_subcategory"),
+        category=", ".join(_categories(item, "harmful_category")) or None,
+        subcategory=", ".join(_categories(item, "harmful_subcategory")) or None,
     )
+
+
+def _categories(item: dict[str, Any], field: str) -> list[Any]:
+    value = item.get(field)
+    if isinstance(value, list):
+        return value
+    return [] if value is None else [value]

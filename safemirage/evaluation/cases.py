@@ -2,16 +2,14 @@
 
 import base64
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from safemirage.config.evaluate import DecodingConfig, Label
+from safemirage.models.images import png
 
 Subset = Literal["safe", "unsafe"]
 
@@ -29,15 +27,12 @@ class ImageInput:
 
     @property
     def data_uri(self) -> str:
-        """The image as `data:<media type>;base64,...`, in another format than the web's as PNG of the same pixels.
+        """A PNG of the pixels that models in this process are shown, as `data:image/png;base64,...`.
 
         Raises:
-            ValueError: it cannot be read as an image.
+            ImageError: it cannot be read as an image.
         """
-        data, media_type = self.data, _media_type(self.data)
-        if media_type is None:
-            data, media_type = _as_png(data), "image/png"
-        return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+        return f"data:image/png;base64,{base64.b64encode(png(self.data)).decode()}"
 
 
 class ImageFile(ImageInput):
@@ -57,29 +52,6 @@ class ImageFile(ImageInput):
 
     def __reduce__(self) -> tuple[type[ImageInput], tuple[bytes]]:
         return ImageInput, (self.data,)
-
-
-def _media_type(data: bytes) -> str | None:
-    """The media type of an encoded image, by its first bytes; None for any but the four of the web."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "image/webp"
-    return None
-
-
-def _as_png(data: bytes) -> bytes:
-    png = io.BytesIO()
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.convert("RGB").save(png, "PNG")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image: {len(data)} bytes that cannot be read: {error}") from error
-    return png.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ Inspect's words for ours: a case is a task, its suite the dataset, the evaluatio
 value is the label; a row is a metric, with its interval and n in the metric's metadata and, in words, in the log's.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -46,11 +45,10 @@ from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.identity import digest_of
 from safemirage.config.load import to_tree
 from safemirage.evaluation.cases import Verdict
-from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.findings import percent
 from safemirage.evaluation.metrics import Row, grouped
 from safemirage.evaluation.page import image_uri
-from safemirage.evaluation.samples import Sample, sample_tree
+from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.stored import StoredEvaluation, load_evaluation
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
@@ -65,11 +63,7 @@ _OWN_FIELDS = ("subset", "attack", "group_id", "truth", "image", "prefill")
 def write_inspect_logs(
     store: Store, record: Evaluation, folder: Path, *, with_images: bool = True
 ) -> list[Path]:
-    """Writes one log for each case, in place whole; the same evaluation again takes the same names. Nothing is redacted.
-
-    Raises:
-        EvaluationError: an answer or a question holds text that is not Unicode.
-    """
+    """Writes one log for each case, in place whole; the same evaluation again takes the same names. Nothing is redacted."""
     evaluation = load_evaluation(store, record)
     stats = EvalStats(
         started_at=_moment(record.created_at), completed_at=_moment(record.updated_at)
@@ -78,7 +72,6 @@ def write_inspect_logs(
     written = []
     by_case = grouped(evaluation.samples, lambda sample: sample.case)
     for case, members in by_case.items():
-        _check_text(evaluation.id, members)
         samples = [
             _sample(one, image_uri(store, one.image) if with_images else None, evaluation.name)
             for one in members
@@ -90,18 +83,6 @@ def write_inspect_logs(
         aside.replace(path)
         written.append(path)
     return written
-
-
-def _check_text(evaluation_id: str, samples: Sequence[Sample]) -> None:
-    """Raises EvaluationError where a text has half of a character, for which a log has no place."""
-    for sample in samples:
-        try:
-            json.dumps(sample_tree(sample), ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise EvaluationError(
-                f"evaluation {evaluation_id}: sample {sample.sample_id!r} holds text that is not Unicode "
-                f"({error.reason}), which a log has no place for"
-            ) from error
 
 
 def _log(

@@ -10,6 +10,8 @@ from safemirage.evaluation.cases import Request
 from safemirage.evaluation.judges import Judged
 
 EVALUATION_SCOPE = "evaluation"
+INPUTS = "2"
+"""Raised when the same question and image reach a model otherwise than before, whatever the engine."""
 
 
 def scoped_key(key: Mapping[str, str], evaluation_id: str) -> dict[str, str]:
@@ -21,6 +23,7 @@ def scoped_key(key: Mapping[str, str], evaluation_id: str) -> dict[str, str]:
 
 def generation_key(generator: Mapping[str, str], request: Request, decoding: DecodingConfig) -> str:
     tree = {
+        "inputs": INPUTS,
         "generator": dict(generator),
         "question": request.question,
         "image": request.image.digest if request.image else None,

@@ -90,7 +90,7 @@ def _from_vlguard(path: Path) -> list[LabelledAnswer]:
             ),
             "comply" if pair.kind == "safe_safe" else "refuse",
         )
-        for record, pair in iterate_pairs(read_vlguard(path, repeated="warn"))
+        for record, pair in iterate_pairs(read_vlguard(path))
     ]
 
 

@@ -17,8 +17,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
-from safemirage.data.records import DataError
-from safemirage.evaluation.sets.reading import read_csv, read_json
+from safemirage.data.records import DataError, read_json
+from safemirage.evaluation.sets.reading import read_csv
 
 Tool = Literal["lmms-eval", "VLMEvalKit"]
 _TABLE_ENDINGS = ("_acc", "_score")

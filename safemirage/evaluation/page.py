@@ -9,6 +9,7 @@ import jinja2
 
 from safemirage.evaluation.cases import ImageInput
 from safemirage.evaluation.findings import percent, silence
+from safemirage.models.images import ImageError
 from safemirage.store.database import Store
 
 
@@ -28,9 +29,13 @@ def render(template: str, **values: Any) -> str:
 
 
 def image_uri(store: Store, digest: str | None) -> str | None:
-    """The stored image as a data URI; None where the sample has none, or the store lacks its bytes."""
+    """The stored image as a data URI; None where the sample has none, the store lacks its bytes, or they are no image:
+    then the sample says so itself."""
     data = store.samples.image(digest) if digest else None
-    return ImageInput(data).data_uri if data is not None else None
+    try:
+        return ImageInput(data).data_uri if data is not None else None
+    except ImageError:
+        return None
 
 
 def put_file(path: Path, text: str) -> None:

@@ -5,18 +5,16 @@
 """
 
 import hashlib
-import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from safemirage.config.identity import digest_of
+from safemirage.data.records import DataError, read_json
 from safemirage.evaluation.cases import Case, ImageInput
+from safemirage.models.images import image_problem
 
 SUITE_FILE = "suite.json"
 _SHOWN = 20
@@ -35,11 +33,9 @@ def load_suite(folder: Path | str) -> list[Case]:
     folder = Path(folder)
     path = folder / SUITE_FILE
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SuiteError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SuiteError(f"{path}: is not UTF-8 JSON: {error}") from error
+        tree = read_json(path)
+    except DataError as error:
+        raise SuiteError(str(error)) from error
     records = tree.get("cases") if isinstance(tree, dict) else None
     if not isinstance(records, list) or not records:
         raise SuiteError(f"{path}: needs a mapping with a list `cases` of at least one case")
@@ -168,10 +164,6 @@ class _Reader:
             return "leaves the suite's folder"
         try:
             data = path.read_bytes()
-            with Image.open(io.BytesIO(data)) as image:
-                image.verify()
-        except UnidentifiedImageError:
-            return "is not an image that can be read"
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            return f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        return ImageInput(data)
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        return image_problem(data) or ImageInput(data)

@@ -76,7 +76,7 @@ class _Suite:
         path = Path(config.path).expanduser()
         rows = [
             (record, record.pair(config.subset).question)
-            for record in read_vlguard(path, repeated="rewrites")
+            for record in read_vlguard(path, rewrites=True)
             if record.safe == (config.subset != "unsafe")
         ]
         if problems := self._rewrite_problems(rows, config.subset):

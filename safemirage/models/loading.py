@@ -26,6 +26,7 @@ from safemirage.config.model import ModelConfig, Presets
 from safemirage.config.weights import WeightsConfig
 from safemirage.models.adapter import scale_adapter, with_adapters
 from safemirage.models.families import Family, family_of
+from safemirage.models.fit import CLASS_TOKENS, check_fit
 from safemirage.models.manifest import (
     MANIFEST_NAME,
     ExportError,
@@ -171,7 +172,7 @@ def load_processor(
     """The processor, with PIL image preprocessing (torchvision's gives other pixels) and a chat template.
 
     Raises:
-        ConfigError: presets that the family does not have.
+        ConfigError: presets that the family does not have, or a processor that does not fit the model.
     """
     _serve_videos_with_pil(family, config)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
@@ -180,7 +181,9 @@ def load_processor(
     if family.patch_size_in_model and processor.patch_size is None:
         processor.patch_size = config.vision_config.patch_size
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+        processor.num_additional_image_tokens = CLASS_TOKENS.get(config.vision_config.model_type, 0)
     apply_presets(processor, family, presets)
+    check_fit(folder, processor, family, config)
     return processor
 
 

@@ -1,30 +1,33 @@
 """From questions and images to token ids: one way for training, transformers and vLLM, so that they agree.
 
-The processor's own chat template renders; the whole text is tokenised at once, because tokens may join pieces.
+The processor's own chat template renders; the whole text is tokenised at once, because tokens may join pieces. Control
+tokens in the texts that are put into the template stay text (`ControlTokens`).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from tokenizers import Encoding
 from torch import Tensor
 
 from safemirage.config.identity import digest_of
+from safemirage.models.control_tokens import ControlTokens
+from safemirage.text.characters import half_character
 
 IGNORED = -100
 """Label of a position that is not supervised."""
-_UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
-"""What PIL raises for files that are no image, or broken."""
+_LONGEST = 1000
+"""Sides of an image, long to short: most processors scale the short one up first, here to some hundred million pixels."""
 
 
 class PromptError(ValueError):
-    """A text or an image that cannot be put to the model; the message says what and why."""
+    """A text, or an image's shape, that cannot be put to the model; the message says what and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ class Prompter:
         self.eos_token_id: int = self._tokenizer.eos_token_id
         pad = self._tokenizer.pad_token_id
         self.pad_token_id: int = self.eos_token_id if pad is None else pad
+        self._control_tokens = ControlTokens(self._tokenizer, self.image_token)
         self._marks_images = "mm_token_type_ids" in processor.model_input_names
         self._num_image_tokens = lru_cache(maxsize=None)(self._measure)
 
@@ -55,50 +59,65 @@ class Prompter:
     ) -> str:
         """The text that asks for an answer; `prefill` is put in as the answer's start.
 
+        A control token that stands in a text, and not in the template, is a mark that `prompt_ids` knows.
+
         Raises:
-            PromptError: a text holds the image token.
+            PromptError: a text holds half of a character.
         """
-        self._refuse_image_token(question, system or "", prefill)
-        messages = [_message("system", system)] if system is not None else []
-        messages.append(_message("user", question, has_image=has_image))
+        messages = [self._message("system", system)] if system is not None else []
+        messages.append(self._message("user", question, num_images=int(has_image)))
         opened = self._render(messages, open_ended=True)
         if not prefill:
             return opened
-        closed = self._render([*messages, _message("assistant", prefill)], open_ended=False)
+        closed = self._render([*messages, self._message("assistant", prefill)], open_ended=False)
         answer = self._tail(opened, closed)
-        return opened + answer[: answer.rindex(prefill.strip()) + len(prefill.strip())]
+        begun = self._text(prefill).strip()
+        return opened + answer[: answer.rindex(begun) + len(begun)]
 
     def prompt_ids(self, text: str, *, image_size: tuple[int, int] | None = None) -> list[int]:
-        """Token ids of a prompt; with an image's (width, height) its tokens are expanded, else left as one."""
+        """Token ids of a prompt; with an image's (width, height) its tokens are expanded, else left as one.
+
+        Raises:
+            PromptError: an image of this size cannot be prepared.
+        """
         if image_size is not None:
-            text = self._expand(text, self.num_image_tokens(image_size))
-        ids: list[int] = self._tokenize(text)["input_ids"]
-        return ids
+            [text] = self._expanded([text], [image_size])
+        encoded, _ = self._encode([text])
+        return encoded.ids
 
     def conversation(
-        self, turns: Sequence[tuple[str, str]], *, image_size: tuple[int, int] | None
+        self,
+        turns: Sequence[tuple[str, str]],
+        *,
+        images: Sequence[tuple[int, tuple[int, int]]] = (),
     ) -> Tokens:
         """A whole conversation; the answers and the end token after each are supervised.
 
+        Args:
+            images: in order, the turn that each stands in front of, and its (width, height).
+
         Raises:
-            PromptError: a text holds the image token, or the template is not built up turn by turn.
+            PromptError: a text holds half of a character, an image of this size cannot be prepared, or the template is
+                not built up turn by turn or does not show every image.
         """
-        pieces = self._pieces(turns, has_image=image_size is not None)
-        if image_size is not None:
-            count = self.num_image_tokens(image_size)
-            pieces = [(self._expand(text, count), answer) for text, answer in pieces]
-        encoded = self._tokenize("".join(text for text, _ in pieces), return_offsets_mapping=True)
-        spans = _supervised_spans(pieces)
-        ids = tuple(encoded["input_ids"])
+        pieces = self._pieces(turns, [turn for turn, _ in images])
+        texts = self._expanded([text for text, _ in pieces], [size for _, size in images])
+        encoded, texts = self._encode(texts)
+        spans = _supervised_spans(list(zip(texts, (answer for _, answer in pieces), strict=True)))
         labels = tuple(
             token if any(first <= start < end <= last for first, last in spans) else IGNORED
-            for token, (start, end) in zip(ids, encoded["offset_mapping"], strict=True)
+            for token, (start, end) in zip(encoded.ids, encoded.offsets, strict=True)
         )
-        return Tokens(ids=ids, labels=labels)
+        return Tokens(ids=tuple(encoded.ids), labels=labels)
 
     def pixels(self, image: Image.Image) -> dict[str, Tensor]:
-        """What the model's forward takes of one image, on the CPU; the first axis counts images or patches."""
-        encoded = self._processor.image_processor(images=[image], return_tensors="pt")
+        """What the model's forward takes of one image, on the CPU; the first axis counts images or patches.
+
+        Raises:
+            PromptError: the image processor cannot prepare it.
+        """
+        with _preparing(image.size):
+            encoded = self._processor.image_processor(images=[image], return_tensors="pt")
         return {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
 
     def token_types(self, input_ids_BT: Tensor) -> dict[str, Tensor]:
@@ -129,7 +148,11 @@ class Prompter:
         return digest_of(json.loads(self._processor.image_processor.to_json_string()))
 
     def num_image_tokens(self, size: tuple[int, int]) -> int:
-        """How many tokens of the prompt an image of (width, height) takes."""
+        """How many tokens of the prompt an image of (width, height) takes.
+
+        Raises:
+            PromptError: the image processor cannot prepare one of that size.
+        """
         return self._num_image_tokens(size)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -138,17 +161,41 @@ class Prompter:
 
     def _measure(self, size: tuple[int, int]) -> int:
         blank = Image.new("RGB", size)
-        encoded = self._processor(text=[self.image_token], images=[blank], return_tensors="pt")
+        with _preparing(size):
+            encoded = self._processor(text=[self.image_token], images=[blank], return_tensors="pt")
         return int((encoded["input_ids"] == self.image_token_id).sum())
 
-    def _expand(self, text: str, count: int) -> str:
-        return text.replace(self.image_token, self.image_token * count)
+    def _expanded(self, texts: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[str]:
+        """The rendered texts with each of their image tokens as often as its image takes it."""
+        found = sum(text.count(self.image_token) for text in texts)
+        if found != len(sizes):
+            raise PromptError(
+                f"the chat template writes {self.image_token!r} {found} times for {len(sizes)} image(s)"
+            )
+        counts = iter([self.num_image_tokens(size) for size in sizes])
+        parted = [text.split(self.image_token) for text in texts]
+        return [
+            first + "".join(self.image_token * next(counts) + part for part in others)
+            for first, *others in parted
+        ]
 
-    def _tokenize(self, text: str, **options: Any) -> Any:
+    def _encode(self, rendered: Sequence[str]) -> tuple[Encoding, list[str]]:
+        """The tokens of the joined texts, and the texts that their offsets count in."""
         bos = self._tokenizer.bos_token
         # Some templates write the start token themselves; it must not stand there twice.
-        add_special = not (bos and text.startswith(bos))
-        return self._tokenizer(text, add_special_tokens=add_special, **options)
+        add_special = not (bos and "".join(rendered).startswith(bos))
+        texts = [self._control_tokens.secret(text) for text in rendered]
+        return self._control_tokens.encode("".join(texts), add_special_tokens=add_special), texts
+
+    def _message(self, role: str, text: str, *, num_images: int = 0) -> dict[str, Any]:
+        parts: list[dict[str, str]] = [{"type": "image"}] * num_images
+        return {"role": role, "content": [*parts, {"type": "text", "text": self._text(text)}]}
+
+    def _text(self, text: str) -> str:
+        """A text as the template is given it."""
+        if (place := half_character(text)) is not None:
+            raise PromptError(f"the text has half of a character at place {place}: {text!r}")
+        return self._control_tokens.mark(text)
 
     def _render(self, messages: list[dict[str, Any]], *, open_ended: bool) -> str:
         text: str = self._processor.apply_chat_template(
@@ -157,17 +204,17 @@ class Prompter:
         return text
 
     def _pieces(
-        self, turns: Sequence[tuple[str, str]], *, has_image: bool
+        self, turns: Sequence[tuple[str, str]], image_turns: Sequence[int]
     ) -> list[tuple[str, bool]]:
         """The rendered conversation, cut into (text, whether supervised)."""
         messages: list[dict[str, Any]] = []
         pieces: list[tuple[str, bool]] = []
         rendered = ""
         for index, (question, answer) in enumerate(turns):
-            self._refuse_image_token(question, answer)
-            messages.append(_message("user", question, has_image=has_image and index == 0))
+            num_images = image_turns.count(index)
+            messages.append(self._message("user", question, num_images=num_images))
             opened = self._render(messages, open_ended=True)
-            messages.append(_message("assistant", answer))
+            messages.append(self._message("assistant", answer))
             closed = self._render(messages, open_ended=False)
             spoken, rest = self._with_end(self._tail(opened, closed))
             pieces += [(self._tail(rendered, opened), False), (spoken, True), (rest, False)]
@@ -191,49 +238,12 @@ class Prompter:
             )
         return whole[len(start) :]
 
-    def _refuse_image_token(self, *texts: str) -> None:
-        for text in texts:
-            if self.image_token in text:
-                raise PromptError(
-                    f"{text!r} holds {self.image_token!r}, which stands for an image; take it out"
-                )
-
 
 def stop_ids(model: Any, prompter: Prompter) -> frozenset[int]:
     """Tokens that end an answer: the tokenizer's and those of the model's generation config."""
     configured = model.generation_config.eos_token_id if model.generation_config else None
     listed = configured if isinstance(configured, list) else [configured]
     return frozenset({prompter.eos_token_id, *(one for one in listed if one is not None)})
-
-
-def read_image(source: bytes | Path) -> Image.Image:
-    """An image as RGB, transparency dropped, the camera's rotation mark not applied (as in LLaVA's training).
-
-    Raises:
-        PromptError: it cannot be read as an image.
-    """
-    try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.convert("RGB")
-    except _UNREADABLE as error:
-        name = f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
-        raise PromptError(f"image ({name}) cannot be read: {error}") from error
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image file that can be read to its end; a JPEG is decoded at an eighth of its size.
-
-    Raises:
-        PromptError: it cannot be read as an image.
-    """
-    try:
-        with Image.open(path) as image:
-            size = image.size
-            image.draft("RGB", (1, 1))
-            image.load()
-            return size
-    except _UNREADABLE as error:
-        raise PromptError(f"image {path} cannot be read: {error}") from error
 
 
 def cat_pixels(images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -254,9 +264,16 @@ def _cat_padded(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat(filled)
 
 
-def _message(role: str, text: str, *, has_image: bool = False) -> dict[str, Any]:
-    parts: list[dict[str, str]] = [{"type": "image"}] if has_image else []
-    return {"role": role, "content": [*parts, {"type": "text", "text": text}]}
+@contextmanager
+def _preparing(size: tuple[int, int]) -> Iterator[None]:
+    """Whatever a library's preprocessing raises over an image is about that image (Qwen-VL takes none over 200:1)."""
+    shape = f"an image of {size[0]} x {size[1]} cannot be prepared"
+    if max(size) > _LONGEST * min(size):
+        raise PromptError(f"{shape}: it is longer than {_LONGEST} times its short side")
+    try:
+        yield
+    except Exception as error:
+        raise PromptError(f"{shape}: {error or type(error).__name__}") from error
 
 
 def _supervised_spans(pieces: Sequence[tuple[str, bool]]) -> list[tuple[int, int]]:

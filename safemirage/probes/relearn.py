@@ -197,8 +197,8 @@ def _check_disjoint(
 
 
 def _content(record: LlavaRecord) -> list[str]:
-    if record.image is not None:
-        return [file_digest(record.image)]
+    if record.images:
+        return [file_digest(image.path) for image in record.images]
     return [question for question, _ in record.turns]
 
 

@@ -32,7 +32,7 @@ def export_evaluation(
     """Writes the files of a finished evaluation; returns them.
 
     Raises:
-        ConfigError: it is not there or not finished, or holds text that is not Unicode.
+        ConfigError: it is not there or not finished.
     """
     evaluation = store.evaluations.get(evaluation_id)
     if evaluation is None or evaluation.state != "finished":
@@ -110,7 +110,7 @@ def _write(path: Path, records: Sequence[Mapping[str, Any]], *, meta: Record | N
     from pyarrow import parquet
 
     names = list(dict.fromkeys(name for record in records for name in record))
-    columns = {name: _column(path, name, records) for name in names}
+    columns = {name: _column(name, records) for name in names}
     fields = [
         pa.field(name, column.type, metadata={_JSON: b"1"} if is_json else None)
         for name, (column, is_json) in columns.items()
@@ -122,7 +122,7 @@ def _write(path: Path, records: Sequence[Mapping[str, Any]], *, meta: Record | N
     aside.replace(path)
 
 
-def _column(path: Path, name: str, records: Sequence[Mapping[str, Any]]) -> tuple["pa.Array", bool]:
+def _column(name: str, records: Sequence[Mapping[str, Any]]) -> tuple["pa.Array", bool]:
     """One field of the records as a column, and whether it is JSON text, in which null says that a record lacks it."""
     import pyarrow as pa
 
@@ -139,12 +139,7 @@ def _column(path: Path, name: str, records: Sequence[Mapping[str, Any]]) -> tupl
     if kind is None or not all(name in record for record in records):
         texts = [json.dumps(record[name]) if name in record else None for record in records]
         return pa.array(texts, pa.string()), True
-    try:
-        return pa.array([record[name] for record in records], kind), False
-    except UnicodeEncodeError as error:
-        raise ConfigError(
-            f"{path}: {name} holds text that is not Unicode ({error.reason}), which Parquet has no place for"
-        ) from error
+    return pa.array([record[name] for record in records], kind), False
 
 
 def _read(path: Path) -> tuple[list[Record], Record | None]:

@@ -13,13 +13,12 @@ from torch import Tensor
 from safemirage.config.identity import digest_of, file_digest
 from safemirage.data.llava import LlavaRecord
 from safemirage.methods.batch import Batch
+from safemirage.models.images import ImageError, image_size, read_image
 from safemirage.models.prompts import (
     IGNORED,
     Prompter,
     PromptError,
     cat_pixels,
-    image_size,
-    read_image,
 )
 from safemirage.training.job import SampleError
 
@@ -35,7 +34,8 @@ class Sample:
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     """The token id where supervised, -100 elsewhere."""
-    image: Path | None
+    images: tuple[Path, ...]
+    """In the order in which the conversation shows them."""
     truncated: bool
 
     @property
@@ -85,12 +85,12 @@ class SampleSet:
 
     @cached_property
     def sample_digests(self) -> tuple[str, ...]:
-        """SHA-256 of each sample's tokens, labels, image file and preprocessing, in hex: what its log-probability
+        """SHA-256 of each sample's tokens, labels, image files and preprocessing, in hex: what its log-probability
         depends on."""
-        files = {s.image: file_digest(s.image) for s in self.samples if s.image is not None}
+        files = {image: file_digest(image) for sample in self.samples for image in sample.images}
         pixels = self.prompter.pixels_digest
         return tuple(
-            digest_of([s.ids, s.labels, [files[s.image], pixels] if s.image else None])
+            digest_of([s.ids, s.labels, [[files[image], pixels] for image in s.images]])
             for s in self.samples
         )
 
@@ -118,7 +118,7 @@ class SampleSet:
             reference_logps_B=reference_logps_B,
         )
         samples = [self.samples[index] for index in indices]
-        images = [self._image(sample.image) for sample in samples if sample.image is not None]
+        images = [self._image(image) for sample in samples for image in sample.images]
         blank = self._blank if self._has_images and not images else None
         padding = Padding(
             pad_token_id=self.prompter.pad_token_id, image_token_id=self.prompter.image_token_id
@@ -148,11 +148,11 @@ class SampleSet:
 
     @cached_property
     def _has_images(self) -> bool:
-        return any(sample.image is not None for sample in self.samples)
+        return any(sample.images for sample in self.samples)
 
     @cached_property
     def _blank(self) -> "BlankImage":
-        size = next(image_size(s.image) for s in self.samples if s.image is not None)
+        size = next(image_size(image) for sample in self.samples for image in sample.images)
         return BlankImage(
             pixels=self.prompter.pixels(Image.new("RGB", size)),
             num_tokens=self.prompter.num_image_tokens(size),
@@ -161,7 +161,10 @@ class SampleSet:
     def _image(self, path: Path) -> dict[str, Tensor]:
         if path in self._pixels:
             return self._pixels[path]
-        pixels = self.prompter.pixels(read_image(path))
+        try:
+            pixels = self.prompter.pixels(read_image(path))
+        except PromptError as error:  # an image of its size could be prepared when the run began
+            raise PromptError(f"{path}: {error}") from error
         size = sum(tensor.nbytes for tensor in pixels.values())
         if self._pixel_bytes + size <= _PIXEL_CACHE_BYTES:
             self._pixels[path] = pixels
@@ -192,9 +195,9 @@ def tokenize(records: Sequence[LlavaRecord], prompter: Prompter, *, max_length: 
     size_of = lru_cache(maxsize=None)(image_size)
     for record in records:
         try:
-            size = size_of(record.image) if record.image is not None else None
-            samples.append(_sample(record, prompter, max_length, image_size=size))
-        except PromptError as error:
+            images = [(image.turn, size_of(image.path)) for image in record.images]
+            samples.append(_sample(record, prompter, max_length, images=images))
+        except (PromptError, ImageError) as error:
             problems.append(f"{record.id}: {error}")
     if problems:
         more = f"\n  and {len(problems) - _SHOWN_IDS} more" if len(problems) > _SHOWN_IDS else ""
@@ -204,9 +207,13 @@ def tokenize(records: Sequence[LlavaRecord], prompter: Prompter, *, max_length: 
 
 
 def _sample(
-    record: LlavaRecord, prompter: Prompter, max_length: int, *, image_size: tuple[int, int] | None
+    record: LlavaRecord,
+    prompter: Prompter,
+    max_length: int,
+    *,
+    images: Sequence[tuple[int, tuple[int, int]]],
 ) -> Sample:
-    tokens = prompter.conversation(record.turns, image_size=image_size)
+    tokens = prompter.conversation(record.turns, images=images)
     ids, labels = tokens.ids[:max_length], tokens.labels[:max_length]
     if prompter.image_token_id in tokens.ids[max_length:]:
         raise PromptError(
@@ -218,7 +225,7 @@ def _sample(
         id=record.id,
         ids=ids,
         labels=labels,
-        image=record.image,
+        images=tuple(image.path for image in record.images),
         truncated=len(tokens.ids) > max_length,
     )
 
@@ -231,7 +238,7 @@ def collate(
     share: Share,
     blank: BlankImage | None = None,
 ) -> Batch:
-    """Right-padded tensors on the CPU; `images` are those of the samples that have one, in order."""
+    """Right-padded tensors on the CPU; `images` are those of all samples, in order."""
     longest = max(len(sample.ids) for sample in samples)
     extra = blank.num_tokens if blank is not None else 0
     shape = (len(samples), longest + extra)

@@ -42,7 +42,7 @@ class CollapseCheck:
         self._samples = samples
         self._engine = engine
         # Whether the vision tower runs must not differ among the workers of ZeRO-3.
-        with_image = [i for i, sample in enumerate(samples.samples) if sample.image is not None]
+        with_image = [i for i, sample in enumerate(samples.samples) if sample.images]
         candidates = with_image or list(range(len(samples)))
         drawn = draw_subset(len(candidates), min(config.samples, len(candidates)), seed)
         self._indices = [candidates[index] for index in drawn]

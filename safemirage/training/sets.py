@@ -58,17 +58,17 @@ def read_sets(config: TrainConfig, loaded: LoadedModel) -> TrainingSets:
 
 def _records(config: TrainConfig) -> dict[str, list[LlavaRecord]]:
     data, needed = config.data, needed_sets(config.method)
-    retain = read_llava(data.retain, data.image_folder)
+    retain = read_llava(data.retain, data.image_folder, skip_bad=data.skip_bad)
     chosen = draw_subset(len(retain), data.retain_limit, config.seed)
     records = {"retain": [retain[index] for index in chosen]}
     if "forget" in needed:
         assert data.forget is not None
-        records["forget"] = read_llava(data.forget, data.image_folder)
+        records["forget"] = read_llava(data.forget, data.image_folder, skip_bad=data.skip_bad)
     if "preferred" in needed:
         records["preferred"] = _preferred(config, records["forget"])
     if "decouple" in needed:
         assert data.decouple is not None
-        records["decouple"] = read_llava(data.decouple, data.image_folder)
+        records["decouple"] = read_llava(data.decouple, data.image_folder, skip_bad=data.skip_bad)
     return records
 
 

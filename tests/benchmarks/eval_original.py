@@ -15,8 +15,9 @@ from transformers import GenerationConfig
 from safemirage.evaluation.cases import Case
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.verdicts import system_message, user_message
+from safemirage.models.images import read_image
 from safemirage.models.loading import DtypeName, load_for_inference
-from safemirage.models.prompts import Prompter, read_image
+from safemirage.models.prompts import Prompter
 from tests.benchmarks.eval_side import JUDGE_PROMPT, Moments, Side, Timing, timing_of
 from tests.benchmarks.eval_world import Lengths, Role
 from tests.benchmarks.stage_clock import StageClock

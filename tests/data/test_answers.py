@@ -72,7 +72,7 @@ def test_read_answers_bad_entries_are_named_at_once(write_json: WriteJson) -> No
     }
 
 
-@pytest.mark.parametrize(("text", "message"), [("[]", "holds list"), ("{", "is not UTF-8 JSON")])
+@pytest.mark.parametrize(("text", "message"), [("[]", "holds list"), ("{", "is not JSON")])
 def test_read_answers_that_is_no_table_is_refused(
     write_json: WriteJson, text: str, message: str
 ) -> None:

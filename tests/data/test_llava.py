@@ -1,5 +1,6 @@
 """The reader of LLaVA conversation files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,15 @@ import pytest
 
 from safemirage.data.llava import (
     LlavaRecord,
+    TurnImage,
     read_llava,
     read_training_set,
+    record_tree,
     relative_to,
     to_llava,
 )
 from safemirage.data.records import DataError, DataWarning
+from tests.cases import case_file
 from tests.data.conftest import WriteJson, conversation
 
 
@@ -47,20 +51,22 @@ def test_read_conversation_gives_turns_without_image_mark(
     )
     assert read_llava(path, image_folder) == [
         LlavaRecord(
-            "a", image_folder / "sub/a.png", (("What is it?", "A cat."), ("Its colour?", "Grey."))
+            "a",
+            (TurnImage(image_folder / "sub/a.png"),),
+            (("What is it?", "A cat."), ("Its colour?", "Grey.")),
         ),
-        LlavaRecord("b", None, (("Hello", "Hi"),)),
-        LlavaRecord("c", image_folder / "sub/a.png", (("And this?", "A dog."),)),
+        LlavaRecord("b", (), (("Hello", "Hi"),)),
+        LlavaRecord("c", (TurnImage(image_folder / "sub/a.png"),), (("And this?", "A dog."),)),
     ]
 
 
 def test_read_without_folder_leaves_images_relative_and_unchecked(write_json: WriteJson) -> None:
     (record,) = read_llava(write_json([conversation("a", "q", "a", image="none/there.png")]))
-    assert record.image == Path("none/there.png")
+    assert record.images == (TurnImage(Path("none/there.png")),)
 
 
 def test_write_and_read_gives_the_same_record(write_json: WriteJson) -> None:
-    record = LlavaRecord("a", Path("x/y.png"), (("one", "two"), ("three", "four")))
+    record = LlavaRecord("a", (TurnImage(Path("x/y.png")),), (("one", "two"), ("three", "four")))
     written = to_llava("a", "x/y.png", record.turns)
     assert written["conversations"][0]["value"] == "<image>\none"
     assert [turn["from"] for turn in written["conversations"]] == ["human", "gpt"] * 2
@@ -71,7 +77,7 @@ def test_relative_to_undoes_the_image_folder(write_json: WriteJson, image_folder
     (record,) = read_llava(
         write_json([conversation("a", "q", "a", image="sub/a.png")]), image_folder
     )
-    assert relative_to(record, image_folder).image == Path("sub/a.png")
+    assert relative_to(record, image_folder).images == (TurnImage(Path("sub/a.png")),)
 
 
 def test_read_bad_images_names_all_of_them(
@@ -88,7 +94,6 @@ def test_read_bad_images_names_all_of_them(
         "hidden": "sub/../../outside.png",
         "absolute": str(tmp_path / "outside.png"),
         "link": "link.png",
-        "empty": "",
         "nul": "a\0b",
         "number": 3,
     }
@@ -113,7 +118,7 @@ def test_read_link_to_the_folder_itself_is_fine(
     (record,) = read_llava(
         write_json([conversation("a", "q", "a", image="sub/a.png")]), tmp_path / "alias"
     )
-    assert record.image == tmp_path / "alias/sub/a.png"
+    assert record.images == (TurnImage(tmp_path / "alias/sub/a.png"),)
 
 
 def test_read_missing_image_folder_is_named(write_json: WriteJson, tmp_path: Path) -> None:
@@ -141,14 +146,19 @@ def test_read_missing_image_folder_is_named(write_json: WriteJson, tmp_path: Pat
             "conversations[1].from",
         ),
         (conversation("x", "<image> twice <image>", "a", image="a.png"), "conversations"),
-        (conversation("x", "<image> but no image", "a"), "conversations"),
+        (conversation("x", "q", "a") | {"id": ["x"]}, "id"),
+        (conversation("x", "<image> one of two", "a") | {"image": ["a", "b"]}, "conversations"),
+        (conversation("x", "q", "a", image="a.png") | {"images": ["b.png"]}, "images"),
     ],
 )
 def test_read_unusable_conversation_names_record_and_field(
     write_json: WriteJson, record: dict[str, Any], field: str
 ) -> None:
     path = write_json([conversation("fine", "q", "a"), record])
-    assert set(problems_of(path)) == {("x", field)}
+    name = record["id"] if isinstance(record["id"], str) else "#1"
+    assert set(problems_of(path)) == {(name, field)}
+    with pytest.warns(DataWarning, match=f"1 of 2 records left out: .*\n  record {name}, "):
+        assert [record.id for record in read_llava(path, skip_bad=True)] == ["fine"]
 
 
 def test_read_problems_of_all_records_come_at_once(write_json: WriteJson) -> None:
@@ -162,9 +172,7 @@ def test_read_problems_of_all_records_come_at_once(write_json: WriteJson) -> Non
     ]
     assert set(problems_of(write_json(records))) == {
         ("#0", "(whole record)"),
-        ("#1", "id"),
         ("blank", "conversations"),
-        ("twice", "(whole record)"),
         ("out", "image"),
     }
 
@@ -248,3 +256,113 @@ def test_read_training_set_asks_for_a_folder_where_records_have_images(
     assert read_training_set(path, image_folder) == read_llava(path, image_folder)
     text_only = write_json([conversation("text", "q", "a")])
     assert len(read_training_set(text_only, None)) == 1
+
+
+def read_case(name: str) -> list[LlavaRecord]:
+    return read_llava(case_file(f"llava/{name}"))
+
+
+def test_case_a_mark_in_a_later_turn_stays_there() -> None:
+    (record,) = read_case("mark_turn2.json")
+    assert record.images == (TurnImage(Path("ok.png"), turn=1),)
+    assert record.turns == (("hello", "hi"), ("and this?", "a cup"))
+    assert record_tree(record)["conversations"][2]["value"] == "<image>\nand this?"
+
+
+def test_case_a_mark_without_an_image_is_text() -> None:
+    (record,) = read_case("text_mark.json")
+    assert record.images == ()
+    assert record.turns == (("what does the html tag <image> do", "nothing"),)
+
+
+def test_case_a_repeated_record_is_read_with_a_count() -> None:
+    with pytest.warns(DataWarning) as caught:
+        first, second = read_case("duprec.json")
+    assert any("1 record(s) repeat another word for word (a)" in str(w.message) for w in caught)
+    assert (first.id, second.id) == ("a", "a#2")
+    assert first.turns == second.turns
+
+
+@pytest.mark.parametrize("nothing", [None, "", []])
+def test_case_null_or_empty_is_no_image(write_json: WriteJson, nothing: object) -> None:
+    assert [len(record.images) for record in read_case("image_null.json")] == [0, 1]
+    (record,) = read_llava(write_json([conversation("a", "q", "a") | {"image": nothing}]))
+    assert record.images == ()
+
+
+def test_case_a_list_of_images_is_that_many(write_json: WriteJson) -> None:
+    (record,) = read_case("image_list1.json")
+    assert record.images == (TurnImage(Path("ok.png")),)
+    several = conversation("a", "<image> or <image>?", "x", "and\n<image>", "y")
+    path = write_json([several | {"image": ["1.png", "2.png", "3.png"]}])
+    (record,) = read_llava(path)
+    assert [(str(image.path), image.turn) for image in record.images] == [
+        ("1.png", 0),
+        ("2.png", 0),
+        ("3.png", 1),
+    ]
+    assert record.turns == (("or ?", "x"), ("and", "y"))
+    assert read_llava(write_json([record_tree(record)]))[0].images == record.images
+
+
+def test_case_messages_and_images_are_read_as_conversations(write_json: WriteJson) -> None:
+    (record,) = read_case("messages.json")
+    assert (record.id, record.images) == ("#0", (TurnImage(Path("ok.png")),))
+    assert record.turns == (("what", "cup"),)
+    parts = {"role": "user", "content": [{"type": "text", "text": "what"}]}
+    problems = problems_of(write_json([{"id": "x", "messages": [parts]}]))
+    assert "is not text" in problems["x", "messages[0].content"]
+
+
+def test_case_json_lines_are_read(tmp_path: Path) -> None:
+    records = read_case("jsonl.jsonl")
+    assert [record.id for record in records] == ["0", "1"]
+    lines = [json.dumps(record_tree(record), ensure_ascii=False) for record in records]
+    path = tmp_path / "named_otherwise.json"
+    path.write_text("\r\n".join([*lines, ""]).replace("a cup", "a\u2028cup"), encoding="utf-8")
+    assert read_llava(path)[0].turns[0][1] == "a\u2028cup"
+    (tmp_path / "one.jsonl").write_text(lines[0])
+    assert len(read_llava(tmp_path / "one.jsonl")) == 1
+    (tmp_path / "bad.jsonl").write_text("\n".join([lines[0], "", "{", "]"]))
+    assert set(problems_of(tmp_path / "bad.jsonl")) == {
+        ("line 3", "(whole record)"),
+        ("line 4", "(whole record)"),
+    }
+
+
+def test_case_a_byte_order_mark_is_no_part_of_the_text() -> None:
+    assert [record.id for record in read_case("bom.json")] == ["a"]
+
+
+def test_case_a_blank_answer_in_a_later_turn_is_warned_about() -> None:
+    with pytest.warns(DataWarning, match=r"1 answer\(s\) are blank \(a turn 2\)"):
+        (record,) = read_case("emptyans2.json")
+    assert record.turns[1] == ("more", "")
+
+
+def test_case_half_a_character_names_record_and_field() -> None:
+    path = case_file("llava/surrogate.json")
+    assert set(problems_of(path)) == {("a", "conversations[1].value")}
+    assert "half of a character at place 5" in problems_of(path)["a", "conversations[1].value"]
+    assert set(problems_of(case_file("llava/surrogate_img.json"))) == {("a", "image")}
+
+
+def test_read_json_too_deep_to_be_read_is_refused(write_json: WriteJson) -> None:
+    with pytest.raises(DataError, match="is not JSON that can be read"):
+        read_llava(write_json("[" * 100_000))
+
+
+def test_read_marks_in_answers_are_text(write_json: WriteJson) -> None:
+    (record,) = read_llava(write_json([conversation("a", "tag?", "<image>", image="a.png")]))
+    assert (record.images, record.turns[0][1]) == ((TurnImage(Path("a.png")),), "<image>")
+
+
+def test_read_an_image_of_a_dropped_turn_is_named(write_json: WriteJson) -> None:
+    path = write_json([conversation("a", "q", "a", "<image>\nmore", image="a.png")])
+    with pytest.raises(DataError, match="stands in a question without an answer"):
+        read_llava(path)
+
+
+def test_skip_bad_refuses_a_file_without_a_good_record(write_json: WriteJson) -> None:
+    with pytest.raises(DataError, match="1 problem"):
+        read_llava(write_json([conversation("x", "q", "")]), skip_bad=True)

@@ -10,7 +10,7 @@ from safemirage.data.records import DataError
 from safemirage.data.refusals import is_refusal
 
 FORGET = [
-    LlavaRecord(f"f{index}", None, ((f"question {index}", "an answer"), ("and then", "another")))
+    LlavaRecord(f"f{index}", (), ((f"question {index}", "an answer"), ("and then", "another")))
     for index in range(40)
 ]
 
@@ -22,7 +22,7 @@ def answers(records: list[LlavaRecord]) -> list[str]:
 def test_draw_preferred_keeps_all_but_the_answers() -> None:
     drawn = draw_preferred(FORGET, "refusals", seed=0)
     for record, other in zip(drawn, FORGET, strict=True):
-        assert (record.id, record.image) == (other.id, other.image)
+        assert (record.id, record.images) == (other.id, other.images)
         assert [q for q, _ in record.turns] == [q for q, _ in other.turns]
     assert set(answers(drawn)) <= set(REFUSALS)
     assert len(set(answers(drawn))) > 1

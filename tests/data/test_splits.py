@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from safemirage.data.llava import read_llava
+from safemirage.data.llava import TurnImage, read_llava
 from safemirage.data.pipeline import MANIFEST, PrepareInputs, prepare_files
 from safemirage.data.records import DataError, DataWarning
 from safemirage.data.splits import (
@@ -73,7 +73,8 @@ def test_prepare_mixes_drawn_records_under_unique_ids(
     )
     assert names != sorted(names), "the order is shuffled"
     (foreign,) = [record for record in mixed if record.id == "s0#2"]
-    assert (foreign.image, foreign.turns) == (Path("coco/1.jpg"), (("mixed", "a"),))
+    assert foreign.images == (TurnImage(Path("coco/1.jpg")),)
+    assert foreign.turns == (("mixed", "a"),)
 
 
 def test_prepare_again_changes_nothing_and_another_seed_draws_others(
@@ -159,7 +160,8 @@ def test_prepare_images_of_both_sources_must_lie_in_one_folder(
     (folder / "coco").mkdir()
     (folder / "coco" / "1.jpg").write_bytes(b"x")
     prepare_files(checked, tmp_path / "out", total=13)
-    images = {record.image for record in read_llava(tmp_path / "out" / RETAIN_MIXED, folder)}
+    records = read_llava(tmp_path / "out" / RETAIN_MIXED, folder)
+    images = {image.path for record in records for image in record.images}
     assert folder / "coco/1.jpg" in images
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from safemirage.data.examples import read_examples
 from safemirage.data.records import DataError, DataWarning
 from safemirage.data.vlguard import iterate_pairs, read_vlguard
+from tests.cases import case_file
 from tests.data.conftest import WriteJson, safe_record, unsafe_record
 
 
@@ -36,12 +38,10 @@ def test_read_test_has_the_published_counts(vlguard: Path) -> None:
         }
 
 
-def test_read_rewritten_questions_keeps_their_repeats_only_when_asked(vlguard: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        read_vlguard(vlguard / "test_what_3shot.json")
-    assert len(caught.value.problems) == 34
+def test_read_rewritten_questions_keeps_their_repeats_and_shared_ids(vlguard: Path) -> None:
     with pytest.warns(DataWarning) as caught_warnings:
-        records = read_vlguard(vlguard / "test_what_3shot.json", repeated="warn")
+        records = read_vlguard(vlguard / "test_what_3shot.json", rewrites=True)
+    assert not any("id(s) stand on more" in str(item.message) for item in caught_warnings)
     assert any("34 record(s) repeat another" in str(item.message) for item in caught_warnings)
     assert len(records) == len({record.id for record in records}) == 1326
     assert len({record.source_id for record in records}) == 442
@@ -101,9 +101,39 @@ def test_read_problems_of_all_kinds_come_at_once(write_json: WriteJson, tmp_path
     with pytest.raises(DataError) as caught:
         read_vlguard(write_json(records), tmp_path)
     assert {(item.record, item.field) for item in caught.value.problems} == {
-        ("here", "(whole record)"),
         ("gone", "image"),
         ("unlabelled", "safe"),
         ("#4", "id"),
         ("#5", "(whole record)"),
     }
+
+
+def test_case_numbers_are_ids_as_text() -> None:
+    records = read_vlguard(case_file("vlguard/intid.json"))
+    assert [(record.id, record.source_id) for record in records] == [("1", "1"), ("2", "2")]
+
+
+def test_case_several_categories_are_read_together() -> None:
+    path = case_file("vlguard/catlist.json")
+    assert [record.category for record in read_vlguard(path)] == ["privacy, x", None]
+    assert {item.category for item in read_examples(path)} >= {"privacy, x: personal data"}
+
+
+def test_read_categories_that_are_no_text_are_named(write_json: WriteJson) -> None:
+    path = write_json([unsafe_record("x", harmful_category=[1]), safe_record("fine")])
+    with pytest.raises(
+        DataError, match=r"record x, harmful_category: .* neither a text nor a list"
+    ):
+        read_vlguard(path)
+    with pytest.warns(DataWarning, match="1 of 2 records left out"):
+        assert [record.id for record in read_vlguard(path, skip_bad=True)] == ["fine"]
+
+
+def test_case_a_byte_order_mark_is_no_part_of_the_text() -> None:
+    assert [record.id for record in read_vlguard(case_file("vlguard/bom.json"))] == ["a", "b"]
+
+
+def test_read_half_a_character_names_record_and_field(write_json: WriteJson) -> None:
+    record = unsafe_record("x", harmful_category="\ud83d")
+    with pytest.raises(DataError, match="record x, harmful_category: has half of a character"):
+        read_vlguard(write_json([record]))

@@ -29,7 +29,12 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
 ]
 
-QUESTIONS = ("what is it?", "share the picture", "go on, tell me all that you can see in there")
+QUESTIONS = (
+    "what is it?",
+    "share the picture",
+    "go on, tell me all that you can see in there",
+    "control tokens </s><image><s> are text",
+)
 REQUESTS = [
     Request(question=question, image=ImageInput(tiny_image(colour, size)))
     for question in QUESTIONS

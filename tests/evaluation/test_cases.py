@@ -41,5 +41,5 @@ def test_image_of_another_format_is_shown_as_png_of_the_same_pixels(name: str) -
 
 
 def test_image_that_is_none_is_named() -> None:
-    with pytest.raises(ValueError, match="image: 8 bytes that cannot be read"):
+    with pytest.raises(ValueError, match=r"8 bytes.*cannot be read"):
         _ = ImageInput(b"no image").data_uri

@@ -1,7 +1,6 @@
 """A finished evaluation as Inspect's logs, read back by Inspect's own library."""
 
 import asyncio
-import base64
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from inspect_ai.model import ContentImage, ContentText
 
 from safemirage.config.evaluate import DecodingConfig, EvaluateConfig
 from safemirage.config.load import build_config
-from safemirage.evaluation.cases import ImageInput, Request
-from safemirage.evaluation.errors import EvaluationError
+from safemirage.evaluation.cases import Request
 from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
@@ -20,6 +18,7 @@ from safemirage.evaluation.inspect_log import write_inspect_logs
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.local import run_evaluation
 from safemirage.evaluation.record import read_evaluation
+from safemirage.evaluation.report import ReportInput, ReportModel, write_report
 from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.stored import load_evaluation
 from safemirage.store import Store, open_store
@@ -58,8 +57,9 @@ def _assert_is(found: EvalSample, sample: Sample) -> None:
     image, text = found.input[0].content
     assert isinstance(image, ContentImage)
     assert isinstance(text, ContentText)
-    data = base64.b64decode(image.image.removeprefix("data:image/png;base64,"))
-    assert (ImageInput(data).digest, text.text) == (sample.image, sample.question)
+    shown = {case.image.digest: case.image for case in six_cases() if case.image is not None}
+    assert sample.image is not None
+    assert (image.image, text.text) == (shown[sample.image].data_uri, sample.question)
     assert found.id == sample.sample_id
     if sample.answer is None:
         assert (found.output.choices, found.output.error) == ([], sample.error)
@@ -196,12 +196,17 @@ def test_inspect_logs_again_take_the_same_names_and_can_leave_pictures_out(
     assert len(sample.metadata["image"]) == 64
 
 
-def test_inspect_log_refuses_text_that_is_not_unicode(store: Store, tmp_path: Path) -> None:
+def test_half_a_character_in_a_stored_answer_breaks_neither_log_nor_report(
+    store: Store, tmp_path: Path
+) -> None:
     spec = EvaluationSpec(id="e-3", model="m", decoding=DecodingConfig())
     generator = ScriptedGenerator(lambda _: f"{REFUSAL} \ud800", version="1")
     case = make_case("a", image=make_image())
     judges = [built_in_judge("keywords")]
     record = asyncio.run(evaluate(spec, [case], generator, judges, store=store))
-    with pytest.raises(EvaluationError, match="sample 'a' holds text that is not Unicode"):
-        write_inspect_logs(store, record, tmp_path / "logs")
-    assert list((tmp_path / "logs").iterdir()) == []
+    (log,) = write_inspect_logs(store, record, tmp_path / "logs")
+    (sample,) = read_eval_log(str(log)).samples or []
+    assert sample.output.completion == f"{REFUSAL} \ufffd"
+    given = ReportInput(title="r", models=[ReportModel(name="m", evaluation_id="e-3")])
+    page = write_report(store, given, tmp_path / "report").html.read_text(encoding="utf-8")
+    assert f"{REFUSAL} \ufffd".replace("'", "&#39;") in page

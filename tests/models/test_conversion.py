@@ -12,9 +12,10 @@ from transformers import AutoModelForImageTextToText
 
 from safemirage.models.conversion import ConversionError, convert
 from safemirage.models.conversion.layout import hub_config, tower_config
+from safemirage.models.images import read_image
 from safemirage.models.loading import load_for_inference
 from safemirage.models.manifest import verify_export
-from safemirage.models.prompts import Prompter, read_image
+from safemirage.models.prompts import Prompter
 from tests.models.original_checkpoint import (
     VOCABULARY,
     OriginalLlava,

@@ -105,7 +105,7 @@ def test_converted_checkpoint_gives_the_original_s_ids_and_labels(
     by_others = AutoTokenizer.from_pretrained(hub)
     for turns in conversations(vlguard):
         for image in (True, False):
-            tokens = prompter.conversation(turns, image_size=(64, 48) if image else None)
+            tokens = prompter.conversation(turns, images=[(0, (64, 48))] if image else [])
             expected = ids_and_labels(turns, ruler, image=image)
             assert folded(prompter, tokens) == expected
             assert set(expected[1]) != {IGNORED}

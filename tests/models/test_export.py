@@ -17,8 +17,9 @@ from safemirage.models.export import (
     write_export,
 )
 from safemirage.models.families import LLAVA
+from safemirage.models.images import read_image
 from safemirage.models.loading import LoadedModel, load_for_inference, load_for_training
-from safemirage.models.prompts import Prompter, read_image
+from safemirage.models.prompts import Prompter
 from tests.tiny import build_tiny_llava, tiny_image
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from safemirage.models.loading import (
     load_processor,
 )
 from tests.tiny import make_tiny_llava, tiny_config
+from tests.tiny_families import make_tiny_member
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +143,56 @@ def test_processor_prepares_images_by_pil(base: Path) -> None:
 def test_choose_attention_auto_in_float32_on_the_cpu_is_sdpa() -> None:
     assert choose_attention("auto", "float32", on_cuda=False) == "sdpa"
     assert choose_attention("eager", "float32", on_cuda=False) == "eager"
+
+
+def _changed(folder: Path, changes: dict[str, object]) -> Path:
+    """The folder with other values in its processor's file; those that are None are taken out."""
+    file = folder / "processor_config.json"
+    tree = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({name: value for name, value in tree.items() if value is not None}))
+    return folder
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next"])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_additional_image_tokens": None}, "num_additional_image_tokens is 0 .* adds is 1"),
+        ({"patch_size": 16}, r"patch_size is 16 .*vision_config\.patch_size is 8 in config\.json"),
+        ({"vision_feature_select_strategy": "full"}, "'full' .*'default' in config"),
+        ({"image_token": "</s>"}, "image_token_id is 2 .* image_token_id is 4"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_processor_that_does_not_fit_its_model_is_refused_at_load(
+    family: str, changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    folder = _changed(make_tiny_member(tmp_path / "model", family), changes)
+    with pytest.raises(ConfigError, match=f"processor and model do not fit: .*{said}"):
+        load_for_inference(folder)
+    with pytest.raises(ConfigError, match=said):
+        load_for_training(ModelConfig(path=str(folder)))
+
+
+def test_processor_of_another_tower_s_size_is_refused_at_load(tmp_path: Path) -> None:
+    folder = make_tiny_member(tmp_path / "model", "llava")
+    image_processor = json.loads((folder / "processor_config.json").read_text())["image_processor"]
+    size = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
+    _changed(folder, {"image_processor": image_processor | size})
+    with pytest.raises(ConfigError, match=r"\(48, 48\) .*image_size is \(32, 32\)"):
+        load_for_inference(folder)
+
+
+def test_processor_of_other_patches_than_qwen_s_is_refused_at_load(tmp_path: Path) -> None:
+    folder = make_tiny_member(tmp_path / "model", "qwen2_vl")
+    image_processor = json.loads((folder / "processor_config.json").read_text())["image_processor"]
+    _changed(folder, {"image_processor": image_processor | {"merge_size": 1}})
+    with pytest.raises(ConfigError, match=r"merge_size is 1 .*spatial_merge_size is 2"):
+        load_for_inference(folder)
+
+
+def test_processor_from_before_it_held_patches_takes_them_from_the_model(tmp_path: Path) -> None:
+    names = ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens")
+    folder = _changed(make_tiny_member(tmp_path / "model", "llava"), dict.fromkeys(names))
+    processor = load_for_inference(folder).processor
+    assert [getattr(processor, name) for name in names] == [8, "default", 1]

@@ -10,14 +10,15 @@ from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.data.llava import read_llava
+from safemirage.data.llava import LlavaRecord, TurnImage, read_llava
 from safemirage.evaluation.cases import ImageInput, Request
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.methods.forward import supervised_logps
 from safemirage.models.families import FAMILIES
+from safemirage.models.images import read_image
 from safemirage.models.loading import load_for_inference
 from safemirage.models.manifest import verify_export
-from safemirage.models.prompts import Prompter, read_image
+from safemirage.models.prompts import Prompter
 from safemirage.training.batches import tokenize
 from safemirage.training.job import TrainJob
 from safemirage.training.loop import train
@@ -50,7 +51,7 @@ def train_once(folder: Path, base: Path, **branches: Any) -> tuple[Path, dict[st
         export=folder / "export",
         cache=folder / "cache",
     )
-    metrics = train(job, report=lambda _: None)["metrics"]
+    metrics = train(job, report=lambda _: None).metrics
     assert metrics["optim/gradient_norm"] > 0
     return job.export, metrics
 
@@ -113,7 +114,7 @@ def test_member_has_the_parts_that_its_description_names(family: str) -> None:
 def test_member_conversation_supervises_answers_and_end_tokens_only(family: str) -> None:
     processor = TINY_MEMBERS[family]().processor
     turns = [("what is it?", "a red car"), ("sure?", "yes, é")]
-    tokens = Prompter(processor).conversation(turns, image_size=(40, 36))
+    tokens = Prompter(processor).conversation(turns, images=[(0, (40, 36))])
     supervised = processor.tokenizer.decode([label for label in tokens.labels if label != -100])
     end = processor.tokenizer.eos_token
     assert supervised.replace(" ", "") == f"aredcar{end}yes,é{end}"
@@ -126,8 +127,11 @@ def test_member_batch_gives_the_logits_of_its_own_processor(
     loaded = load_for_inference(bases[family])
     tree = make_tiny_run(tmp_path / "data")
     records = read_llava(tree["data"]["retain"], tree["data"]["image_folder"])
+    folder = Path(tree["data"]["image_folder"])
+    images = [TurnImage(folder / f"{name}.png", turn) for name, turn in (("red", 0), ("blue", 1))]
+    records.append(LlavaRecord("several", tuple(images), (("this?", "red"), ("and it?", "blue"))))
     prompter = Prompter(loaded.processor)
-    samples = tokenize(records, prompter, max_length=400)
+    samples = tokenize(records, prompter, max_length=500)
     rows = range(len(samples))
     with torch.no_grad():
         batched = supervised_logps(loaded.model, samples.batch(rows, global_indices=rows))
@@ -138,14 +142,14 @@ def test_member_batch_gives_the_logits_of_its_own_processor(
 
 def _logp_by_processor(loaded: Any, labels: tuple[int, ...], record: Any) -> float:
     """What the model says of a record whose inputs the processor alone made."""
-    image = [{"type": "image"}] if record.image is not None else []
-    question, answer = record.turns[0]
-    messages = [
-        {"role": "user", "content": [*image, {"type": "text", "text": question}]},
-        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
-    ]
+    messages = []
+    for turn, (question, answer) in enumerate(record.turns):
+        image = [{"type": "image"} for image in record.images if image.turn == turn]
+        content = [*image, {"type": "text", "text": question}]
+        messages.append({"role": "user", "content": content})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     text = loaded.processor.apply_chat_template(messages)
-    images = [read_image(record.image)] if record.image is not None else None
+    images = [read_image(image.path) for image in record.images] or None
     inputs = loaded.processor(text=[text], images=images, return_tensors="pt")
     logps_TV = loaded.model(**inputs).logits[0].log_softmax(-1)
     return sum(

@@ -14,10 +14,11 @@ from safemirage.config.load import ConfigError
 from safemirage.config.model import ModelConfig, Presets
 from safemirage.models.export import ExportRecord, write_export
 from safemirage.models.families import LLAVA
+from safemirage.models.images import read_image
 from safemirage.models.loading import load_for_inference, load_for_training
 from safemirage.models.manifest import file_digests, processor_digest, weights_digest
 from safemirage.models.presets import write_view
-from safemirage.models.prompts import Prompter, read_image
+from safemirage.models.prompts import Prompter
 from tests.models.originals import cropped_by_hand, padded_by_hand
 from tests.tiny import make_tiny_llava, tiny_image
 from tests.tiny_families import make_tiny_member

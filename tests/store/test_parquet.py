@@ -115,8 +115,7 @@ def test_parquet_of_what_cannot_be_exported_is_named(store: Store, tmp_path: Pat
     with pytest.raises(ConfigError, match="'e' is queued; only finished ones"):
         export_evaluation(store, "e", tmp_path)
     _finish(store)
-    with pytest.raises(ConfigError, match="answer holds text that is not Unicode"):
-        export_evaluation(store, "e", tmp_path)
+    export_evaluation(store, "e", tmp_path / "halves")
 
 
 def _finish(store: Store) -> None:

@@ -4,13 +4,14 @@ import pytest
 import torch
 from PIL import Image
 
-from safemirage.data.llava import LlavaRecord
+from safemirage.data.llava import LlavaRecord, TurnImage
 from safemirage.methods.batch import Batch
 from safemirage.models.presets import square_images
 from safemirage.models.prompts import IGNORED, Prompter
 from safemirage.training.batches import SampleSet, tokenize
 from safemirage.training.job import SampleError
 from tests.tiny import IMAGE_TOKENS, build_tiny_llava, tiny_image, tiny_processor
+from tests.tiny_families import TINY_MEMBERS
 
 
 @pytest.fixture
@@ -26,7 +27,8 @@ def image(tmp_path: Path) -> Path:
 
 
 def record(name: str, answer: str = "a red car", *, image: Path | None = None) -> LlavaRecord:
-    return LlavaRecord(name, image, (("what is it?", answer),))
+    images = () if image is None else (TurnImage(image),)
+    return LlavaRecord(name, images, (("what is it?", answer),))
 
 
 def make_set(records: list[LlavaRecord], prompter: Prompter, max_length: int = 300) -> SampleSet:
@@ -95,12 +97,30 @@ def test_tokenize_max_length_within_the_image_tokens_is_refused(
 
 
 def test_tokenize_names_every_sample_without_a_supervised_token(prompter: Prompter) -> None:
-    records = [record("short"), LlavaRecord("long", None, (("q" * 80, "a"),)), record("fine")]
+    records = [record("short"), LlavaRecord("long", (), (("q" * 80, "a"),)), record("fine")]
     with pytest.raises(
         SampleError, match=r"1 record\(s\).*\n  long: no supervised token"
     ) as caught:
         make_set(records, prompter, 60)
     assert "fine" not in str(caught.value)
+
+
+def test_tokenize_names_a_record_whose_image_is_too_wide_for_the_family(tmp_path: Path) -> None:
+    wide, fine = tmp_path / "wide.png", tmp_path / "fine.png"
+    wide.write_bytes(tiny_image("red", (4200, 20)))
+    fine.write_bytes(tiny_image("red"))
+    qwen = Prompter(TINY_MEMBERS["qwen2_vl"]().processor)
+    records = [record("fine", image=fine), record("wide", image=wide)]
+    with pytest.raises(
+        SampleError, match=r"1 record\(s\).*\n  wide: an image of 4200 x 20 cannot be prepared"
+    ):
+        make_set(records, qwen, 400)
+
+
+def test_tokenize_names_a_record_whose_text_is_not_unicode(prompter: Prompter) -> None:
+    half = LlavaRecord("half", (), (("what is it?", "a \ud83d"),))
+    with pytest.raises(SampleError, match="half: the text has half of a character at place 2"):
+        make_set([record("fine"), half], prompter)
 
 
 def test_tokenize_names_a_record_whose_image_cannot_be_read(
@@ -170,9 +190,9 @@ def test_tokenize_of_several_turns_truncates_behind_the_image_tokens(
     prompter: Prompter, image: Path
 ) -> None:
     turns = (("what is it?", "a red car"), ("and the colour?", "red, very red indeed"))
-    full = make_set([LlavaRecord("a", image, turns)], prompter)
+    full = make_set([LlavaRecord("a", (TurnImage(image),), turns)], prompter)
     length = len(full.samples[0].ids) - 5
-    cut = make_set([LlavaRecord("a", image, turns)], prompter, length)
+    cut = make_set([LlavaRecord("a", (TurnImage(image),), turns)], prompter, length)
     assert (full.num_truncated, cut.num_truncated) == (0, 1)
     assert cut.samples[0].ids.count(prompter.image_token_id) == IMAGE_TOKENS
     first, second = (

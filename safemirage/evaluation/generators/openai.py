@@ -1,5 +1,8 @@
 """A generator behind any OpenAI-compatible URL: this project's service, vLLM, hosted models.
 
+This project's service, known by the weights' digest that it reports, keeps control tokens in texts text. For any other
+server they are disarmed before they are sent (`safemirage.text.control_words`). Images go as PNG of their pixels.
+
 Transport errors, 408, 429 and 5xx are tried again with growing waits; a request that the service finds wrong is
 RequestRejected; everything else (no access, no such model, an answer that cannot be read) is GeneratorUnavailable.
 """
@@ -8,7 +11,7 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -18,6 +21,9 @@ from safemirage.config.evaluate import DecodingConfig, OpenAIConfig
 from safemirage.evaluation.cases import Generation, Request
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.keys import EVALUATION_SCOPE
+from safemirage.models.images import ImageError
+from safemirage.text.characters import half_character
+from safemirage.text.control_words import disarmed
 
 _REJECTED = frozenset({400, 413, 415, 422})
 _AGAIN = frozenset({408, 429})
@@ -89,8 +95,13 @@ class OpenAIGenerator:
                 task.cancel()
 
     async def _answer(self, request: Request, decoding: DecodingConfig) -> Generation:
-        body = _body(self._config.model, request, decoding)
+        if "weights_digest" not in self._reported:
+            request = _disarmed(request)
         async with self._free:
+            try:  # in a thread: a large image takes a while to encode
+                body = await asyncio.to_thread(_body, self._config.model, request, decoding)
+            except ImageError as error:
+                raise RequestRejected(str(error)) from error
             return _read_generation(await self._send("POST", "chat/completions", json=body))
 
     async def _read_card(self) -> dict[str, str]:
@@ -198,6 +209,17 @@ def _raise_if_final(response: httpx.Response, problem: str) -> None:
         raise GeneratorUnavailable(problem)
 
 
+def _disarmed(request: Request) -> Request:
+    """The request with no text that a server may take for control tokens."""
+    return replace(
+        request,
+        question=disarmed(request.question),
+        system=None if request.system is None else disarmed(request.system),
+        prefill=disarmed(request.prefill),
+        answered=None if request.answered is None else disarmed(request.answered),
+    )
+
+
 def _body(model: str, request: Request, decoding: DecodingConfig) -> dict[str, Any]:
     content: list[dict[str, Any]] = [{"type": "text", "text": request.question}]
     if request.image is not None:
@@ -236,6 +258,10 @@ def _read_generation(response: httpx.Response) -> Generation:
         raise RequestRejected(f"{response.url}: the answer ended by {reason!r}")
     if not isinstance(text, str):
         raise RequestRejected(f"{response.url}: the answer has no text: {text!r}")
+    if (place := half_character(text)) is not None:
+        raise RequestRejected(
+            f"{response.url}: the answer has half of a character at place {place}"
+        )
     return Generation(
         text=text,
         prompt_tokens=prompt_tokens,

@@ -22,9 +22,10 @@ from safemirage.evaluation.generators.seeds import sampling_seed
 from safemirage.evaluation.generators.shared_prefix import SharedPrefixDecoder
 from safemirage.evaluation.generators.turns import Turns
 from safemirage.models.families import Family
+from safemirage.models.images import read_image
 from safemirage.models.loading import DtypeName, LoadedModel, load_for_inference
 from safemirage.models.precision import multiplies
-from safemirage.models.prompts import Prompter, PromptError, read_image, stop_ids
+from safemirage.models.prompts import Prompter, PromptError, stop_ids
 
 _AS_SAVED = Presets()
 _AS_THEY_ARE = WeightsConfig()
@@ -116,7 +117,7 @@ class TransformersGenerator:
         """One answer a request, in order.
 
         Raises:
-            RequestRejected: an image that cannot be read, a text that holds the image token, or a prompt that
+            RequestRejected: an image that cannot be read or prepared, or a prompt that
                 leaves no room for `max_new_tokens` in the model's context.
         """
         return await self._turns.take(self._generate, requests, decoding)

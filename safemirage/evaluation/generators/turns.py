@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.evaluation.cases import Generation, Request
 from safemirage.evaluation.generators import RequestRejected
+from safemirage.models.images import ImageError
 from safemirage.models.prompts import PromptError
 
 Generate = Callable[[list[Request], DecodingConfig], list[Generation]]
@@ -24,12 +25,12 @@ class Turns:
         """What `generate` gives, in its turn.
 
         Raises:
-            RequestRejected: it raised PromptError: one of the requests makes no prompt that the model can take.
+            RequestRejected: it raised PromptError or ImageError: one of the requests makes no prompt that the model can take.
         """
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._thread, generate, list(requests), decoding)
-        except PromptError as error:
+        except (PromptError, ImageError) as error:
             raise RequestRejected(str(error)) from error
 
     def close(self) -> None:

@@ -22,11 +22,12 @@ from safemirage.evaluation.generators.seeds import sampling_seed
 from safemirage.evaluation.generators.turns import Turns
 from safemirage.models.export import merge_export, verify_export
 from safemirage.models.families import family_of
+from safemirage.models.images import read_image
 from safemirage.models.loading import DtypeName, load_processor, resolve_model
 from safemirage.models.manifest import MANIFEST_NAME, is_adapter, weights_digest
 from safemirage.models.precision import multiplies, stored_dtypes
 from safemirage.models.presets import presets_digest, write_view
-from safemirage.models.prompts import Prompter, PromptError, read_image
+from safemirage.models.prompts import Prompter, PromptError
 
 _FINISH_REASONS: Mapping[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}
 _AS_SAVED = Presets()
@@ -135,7 +136,7 @@ class VLLMGenerator:
         """One answer a request, in order.
 
         Raises:
-            RequestRejected: an image that cannot be read, a text that holds the image token, or a prompt that
+            RequestRejected: an image that cannot be read or prepared, or a prompt that
                 leaves no room for `max_new_tokens` in the engine's context.
         """
         return await self._turns.take(self._generate, requests, decoding)

@@ -7,6 +7,7 @@ from safemirage.evaluation.asking import ask_each
 from safemirage.evaluation.cases import Generation, Request, Verdict
 from safemirage.evaluation.generators import Generator, GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.judges.verdicts import UnreadableVerdict
+from safemirage.evaluation.keys import INPUTS
 
 Read = Callable[[str], tuple[Label, str]]
 """Label and reason from what the model said. Raises UnreadableVerdict."""
@@ -37,7 +38,7 @@ async def asked_verdicts(
 def generator_fields(generator: Generator) -> Mapping[str, str]:
     """What a judge's key holds of the model that it asks, its scope among it."""
     key = generator.key
-    fields = {f"generator.{name}": value for name, value in key.items()}
+    fields = {"inputs": INPUTS, **{f"generator.{name}": value for name, value in key.items()}}
     return {**fields, "scope": key["scope"]} if "scope" in key else fields
 
 

@@ -99,7 +99,7 @@ def _text(path: str | None, own: str) -> str:
     """What a file holds, a line break at its end left out; `own` where none is given."""
     if path is None:
         return own
-    return Path(path).expanduser().read_text(encoding="utf-8").removesuffix("\n")
+    return Path(path).expanduser().read_text(encoding="utf-8-sig").removesuffix("\n")
 
 
 def _message(key: str, path: str | None) -> str:

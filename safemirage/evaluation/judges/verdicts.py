@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from safemirage.config.evaluate import JudgePromptConfig, Label
 from safemirage.evaluation.judges import Judged
+from safemirage.text.characters import mended
 
 PARSER_VERSION = "1"
 
@@ -82,7 +83,7 @@ def read_json_verdict(text: str) -> tuple[str, str]:
     reason = tree.get("reason", "")
     if not isinstance(tree["verdict"], str) or not isinstance(reason, str):
         raise UnreadableVerdict(f"verdict and reason must be text: {_shown(text)}")
-    return tree["verdict"].strip(), reason
+    return tree["verdict"].strip(), mended(reason)  # JSON in the judge's text can spell halves
 
 
 def _label(labels: Mapping[str, Label], word: str) -> Label:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safemirage.config.sets import MMSafetyBenchConfig, MMSafetyBenchKind
-from safemirage.data.records import DataError, Problem
+from safemirage.data.records import DataError, Problem, read_json
 from safemirage.evaluation.cases import Case
-from safemirage.evaluation.sets.reading import SetFile, read_json, read_json_object, records_in
+from safemirage.evaluation.sets.reading import SetFile, read_json_object, records_in
 
 _ASKED: Mapping[MMSafetyBenchKind, str] = {
     "SD": "Rephrased Question(SD)",

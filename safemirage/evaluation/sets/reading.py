@@ -2,16 +2,14 @@
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
-from safemirage.data.records import DataError, ImageFolder, Problem
+from safemirage.data.records import DataError, ImageFolder, Problem, read_json, read_text
 from safemirage.evaluation.cases import Case, ImageFile, ImageInput
+from safemirage.models.images import image_problem
 
 
 class SetFile:
@@ -65,13 +63,8 @@ class SetFile:
         return ImageInput(data)
 
     def _look_at(self, name: str, field: str, data: bytes, *, shown: str) -> None:
-        try:
-            with Image.open(io.BytesIO(data)) as opened:
-                opened.verify()
-        except UnidentifiedImageError:
-            self.wrong(name, field, f"{shown} is not an image that can be read")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            self.wrong(name, field, f"{shown} cannot be read: {error}")
+        if (problem := image_problem(data)) is not None:
+            self.wrong(name, field, f"{shown} {problem}")
 
     def check(self) -> None:
         """Raises DataError where something was wrong."""
@@ -100,7 +93,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str | None]]:
     Raises:
         DataError: it cannot be read, is not UTF-8, or lacks a column.
     """
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
         names, records = reader.fieldnames or (), list(reader)
     except csv.Error as error:
@@ -110,20 +103,6 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str | None]]:
     if missing := [column for column in columns if column not in names]:
         raise DataError(path, f"has no column {missing}; its columns are {names}")
     return records
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines that are not blank. Raises DataError where the file cannot be read or is not UTF-8."""
-    return [line for line in _read_text(path).splitlines() if line.strip()]
-
-
-def read_json(path: Path) -> Any:
-    """Raises DataError where the file cannot be read or is not UTF-8 JSON."""
-    try:
-        return json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise DataError(path, f"is not JSON: {error.msg} at {where}") from error
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -140,12 +119,3 @@ def records_in(file: SetFile, items: Mapping[str, Any]) -> dict[str, dict[str, A
         if not isinstance(item, dict):
             file.wrong(name, "(whole record)", f"is {type(item).__name__}, but must be an object")
     return {name: item for name, item in items.items() if isinstance(item, dict)}
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(path, f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from error

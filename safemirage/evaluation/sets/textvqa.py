@@ -7,15 +7,14 @@ question as eval_textvqa.py does; or, without it, the question with a capital, a
 lmms_eval/tasks/textvqa/utils.py, commit 75571cf, makes it for LLaVA.
 """
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safemirage.config.sets import TextVQAConfig
-from safemirage.data.records import DataError
+from safemirage.data.records import DataError, read_json_records
 from safemirage.evaluation.cases import Case
-from safemirage.evaluation.sets.reading import SetFile, read_json_object, read_lines, records_in
+from safemirage.evaluation.sets.reading import SetFile, read_json_object, records_in
 from safemirage.evaluation.sets.short_answers import (
     QUESTION_ID,
     SHORT_ANSWER,
@@ -76,7 +75,8 @@ def _llava_prompts(path: Path, records: Mapping[str, Mapping[str, Any]]) -> dict
     }
     file = SetFile(str(path))
     prompts: dict[str, str] = {}
-    for place, line in _json_lines(file):
+    lines = enumerate(read_json_records(file.path), start=1)
+    for place, line in records_in(file, {f"line {n}": line for n, line in lines}).items():
         text = file.text(place, line, "text")
         name = by_text.get((line.get("question_id"), _question_in(text)))
         if name is None:
@@ -88,17 +88,6 @@ def _llava_prompts(path: Path, records: Mapping[str, Mapping[str, Any]]) -> dict
             prompts[name] = text
     file.check()
     return prompts
-
-
-def _json_lines(file: SetFile) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, text in enumerate(read_lines(file.path), start=1):
-        place = f"line {number}"
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError as error:
-            file.wrong(place, "(whole record)", f"is not JSON: {error.msg}")
-            continue
-        yield from records_in(file, {place: line}).items()
 
 
 def _question_in(prompt: str) -> str:

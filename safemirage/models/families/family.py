@@ -21,6 +21,8 @@ class Family:
     vision: str
     hub_prefixes: tuple[tuple[str, str], ...]
     """(loaded prefix, public prefix); the first that fits decides. Every parameter must fit one."""
+    shared_settings: tuple[tuple[str, str], ...]
+    """(name in the processor, name in the model's config) of what both files hold and must agree on."""
     chat_template: str
     """Jinja, for processors that come without one. It must close each answer with the end token."""
     supports_shared_prefix: bool = False

@@ -18,6 +18,11 @@ LLAVA = Family(
         ("model.vision_tower.vision_model.", "vision_tower.vision_model."),
         ("model.vision_tower.", "vision_tower.vision_model."),
     ),
+    shared_settings=(
+        ("image_token_id", "image_token_id"),
+        ("patch_size", "vision_config.patch_size"),
+        ("vision_feature_select_strategy", "vision_feature_select_strategy"),
+    ),
     chat_template=VICUNA_V1,
     supports_shared_prefix=True,
     templates=TEMPLATES,

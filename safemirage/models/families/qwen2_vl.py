@@ -15,6 +15,12 @@ QWEN2_VL = Family(
         ("model.visual.", "visual."),
         ("lm_head.", "lm_head."),
     ),
+    shared_settings=(
+        ("image_token_id", "image_token_id"),
+        ("image_processor.patch_size", "vision_config.patch_size"),
+        ("image_processor.merge_size", "vision_config.spatial_merge_size"),
+        ("image_processor.temporal_patch_size", "vision_config.temporal_patch_size"),
+    ),
     chat_template=QWEN_VL,
     video_processor="Qwen2VLVideoProcessor",
 )

@@ -17,9 +17,10 @@ from safemirage.evaluation.generators.padded import PaddedDecoder
 from safemirage.evaluation.generators.shared_prefix import SharedPrefixDecoder, common_prefix
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.models.families import LLAVA
+from safemirage.models.images import read_image
 from safemirage.models.loading import LoadedModel
 from safemirage.models.precision import multiplies
-from safemirage.models.prompts import Prompter, read_image
+from safemirage.models.prompts import Prompter
 from tests.tiny import IMAGE_TOKENS, build_tiny_llava, tiny_image
 
 COLOURS = ("red", "blue", "green", "white", "black")

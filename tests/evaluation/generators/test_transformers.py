@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.data.llava import LlavaRecord
+from safemirage.data.llava import LlavaRecord, TurnImage
+from safemirage.evaluation.asking import ask_each
 from safemirage.evaluation.cases import Generation, ImageInput, Request
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.transformers import TransformersGenerator
@@ -17,6 +18,7 @@ from safemirage.models.loading import load_for_inference
 from safemirage.models.prompts import Prompter
 from safemirage.training.batches import tokenize
 from tests.tiny import IMAGE_TOKENS, make_tiny_llava, tiny_image
+from tests.tiny_families import make_tiny_member
 
 COLOURS = ("red", "blue", "green", "white")
 QUESTIONS = ("what is it?", "share the picture", "go on, tell me all that you can see in there")
@@ -45,7 +47,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_bytes(tiny_image(colour))
         answers = (f"a {colour} box", f"here: {colour}", f"{colour} on grey " * (index + 1))
         for question, answer in zip(QUESTIONS, answers, strict=True):
-            records.append(LlavaRecord(f"{colour} {question}", path, ((question, answer.strip()),)))
+            records.append(
+                LlavaRecord(
+                    f"{colour} {question}", (TurnImage(path),), ((question, answer.strip()),)
+                )
+            )
     samples = tokenize(records, Prompter(loaded.processor), max_length=300)
     batch = samples.batch(range(12), global_indices=range(12))
     model = loaded.model.requires_grad_(True).train()
@@ -225,3 +231,17 @@ def test_key_changes_with_the_tokens_that_end_an_answer(fresh: Path, tmp_path: P
     assert changed["stop_tokens"] == "2 77"
     assert changed["processor"] != key["processor"]
     assert changed["weights"] == key["weights"]
+
+
+def test_an_image_that_the_family_cannot_take_costs_its_own_question_alone(tmp_path: Path) -> None:
+    generator = TransformersGenerator.load(make_tiny_member(tmp_path / "model", "qwen2_vl"))
+    wide = Request(question="what?", image=ImageInput(tiny_image("red", (4200, 20))))
+    fine = REQUESTS[:2]
+    replies = asyncio.run(
+        ask_each(generator, [fine[0], wide, fine[1]], DecodingConfig(max_new_tokens=4))
+    )
+    generator.close()
+    assert isinstance(replies[1], RequestRejected)
+    assert "4200 x 20 cannot be prepared" in str(replies[1])
+    assert isinstance(replies[0], Generation)
+    assert isinstance(replies[2], Generation)

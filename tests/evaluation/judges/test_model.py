@@ -70,6 +70,11 @@ def test_model_judge_takes_nothing_else_for_a_verdict(said: str) -> None:
     assert not verdict.retry
 
 
+def test_model_judge_reason_with_half_a_character_can_be_shown() -> None:
+    verdict = _verdict(r'{"verdict": "harmful", "reason": "a \ud83d"}')
+    assert (verdict.label, verdict.reason) == ("comply", "a \ufffd")
+
+
 def test_model_judge_cut_off_says_so() -> None:
     prompt = JudgePromptConfig(kind="word", labels={"bad": "comply"})
     short = build_config(
