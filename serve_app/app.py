@@ -31,6 +31,7 @@ from safemirage.settings import Settings, read_settings
 from serve_app.auth import read_tokens
 from serve_app.checkpoints import checkpoints_class
 from serve_app.deployments import Api, Evaluations
+from serve_app.heads import proxy_environment
 
 APP = "safemirage"
 _START_TIMEOUT_S = 180.0
@@ -129,7 +130,10 @@ def start_service(config: ServeConfig, settings: Settings) -> RunningService:
     else:
         _check_port(config.host, config.port)
     instance = uuid.uuid4().hex
-    serve.start(http_options=HTTPOptions(host=config.host, port=config.port))
+    serve.start(
+        http_options=HTTPOptions(host=config.host, port=config.port),
+        controller_options={"runtime_env": {"env_vars": proxy_environment(config.limits)}},
+    )
     serve.run(
         application(config, settings, instance=instance),
         name=APP,

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -173,6 +174,24 @@ def test_chats_in_crowds_equal_chats_alone(service: Service) -> None:
             max_tokens=8,
         )
         assert together[number] == alone.choices[0].message.content
+
+
+def test_slow_heads_and_bodies_are_not_waited_for(service: Service) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    )
+
+    def said(start: str) -> bytes:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(start.encode())
+            pieces = iter(lambda: connection.recv(4096), b"")
+            return b"".join(pieces)
+
+    assert said("") == b""
+    assert said(head[:40]) == b""
+    assert said(head).startswith(b"HTTP/1.1 408")
 
 
 def test_no_deployment_backs_off_below_what_the_api_admits(service: Service) -> None:
