@@ -1,12 +1,14 @@
 """What came of a search: its trials, the Pareto front, and the point to go on with."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from safemirage.config.plan import point_overrides
 from safemirage.config.search import ObjectiveConfig
+from safemirage.evaluation.grid import Grid
+from safemirage.evaluation.metrics import Row, headline
 from safemirage.evaluation.pareto import Points, hypervolume, knee, pareto_front
 from safemirage.runs import costs_of
 
@@ -35,6 +37,9 @@ class TrialOutcome:
     train_run_id: str | None
     export: str | None
     """Folder of the trained model."""
+    degenerate: float | None = None
+    """The largest share of degenerate answers to unsafe questions in any case and at any seed: a low ASR may be made of
+    them. None where it was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +136,50 @@ def worst_objectives(
         item.name: (max if item.direction == "min" else min)(one[item.name] for one in found)
         for item in objectives
     }
+
+
+def most_degenerate(rows: Iterable[Row]) -> float | None:
+    """The largest rate of degenerate answers of the cases that have an ASR; None where there is none."""
+    rows = list(rows)
+    opened = {row.case for row in rows if row.metric == "asr"}
+    return max(
+        (
+            row.value
+            for row in headline(rows)
+            if row.metric == "degenerate_rate" and row.case in opened and row.value is not None
+        ),
+        default=None,
+    )
+
+
+def outcome_grid(outcome: SearchOutcome) -> Grid:
+    """A line a trial: front marked `*`, knee `>`."""
+    names = list(dict.fromkeys(name for one in outcome.trials for name in one.objectives or ()))
+    lines = []
+    for trial in outcome.trials:
+        mark = "*" if trial.number in outcome.front else ""
+        values = trial.objectives or {}
+        failed = (trial.error or "").partition("\n")[0]
+        lines.append(
+            [
+                ">" if trial.number == outcome.knee else mark,
+                str(trial.number),
+                *(f"{values[name]:.4f}" if name in values else "" for name in names),
+                "" if trial.degenerate is None else f"{trial.degenerate:.4f}",
+                " ".join(point_overrides(trial.overrides)) + (failed and f" failed: {failed}"),
+            ]
+        )
+    return Grid(
+        title=f"search {outcome.run_id}: hypervolume {outcome.hypervolume:.4f}",
+        header=["", "trial", *names, "degenerate", "point"],
+        lines=lines,
+        notes=[
+            "degenerate: the largest share of degenerate answers to unsafe questions in any case, which no low ASR makes safe. "
+            "*: on the front; >: its knee.",
+            f"chosen: {' '.join(outcome.knee_overrides)}",
+        ],
+        keys=2,
+    )
 
 
 def judge_trials(

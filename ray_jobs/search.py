@@ -7,6 +7,7 @@ A search is a run with an identity: cut off and started again it continues with 
 is returned. The study opens in optuna-dashboard. Exit codes: 0 finished, 1 failed, 2 it cannot start as it is.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 from ray import tune
+from rich.console import Console
 
 from ray_jobs import train
 from ray_jobs.capacity import DRIVER, CapacityError, concurrent_trials, worker_groups
@@ -28,6 +30,8 @@ from ray_jobs.outcome import (
     TrialOutcome,
     check_objectives,
     judge_trials,
+    most_degenerate,
+    outcome_grid,
 )
 from ray_jobs.preflight import preflight
 from ray_jobs.progress import waiting
@@ -40,6 +44,7 @@ from safemirage.config.train import TrainConfig
 from safemirage.evaluation.judges.build import measures_of
 from safemirage.evaluation.preflight import missing_of
 from safemirage.evaluation.suites import SuiteError, load_suite
+from safemirage.evaluation.tables import print_grid, screen
 from safemirage.models.presence import PreflightError
 from safemirage.runs import StudyConfig, TrainResult, TrialResult, read_record
 from safemirage.settings import Settings, api_key_names, read_settings
@@ -176,6 +181,9 @@ class _Search:
             error=None if proposal.failure is None else proposal.failure.reason,
             train_run_id=result.at_seeds[0].train_run_id if result else None,
             export=result.at_seeds[0].export if result else None,
+            degenerate=most_degenerate(row for one in result.at_seeds for row in one.rows)
+            if result
+            else None,
         )
 
 
@@ -222,20 +230,11 @@ def _resolved(config: TrainConfig, settings: Settings) -> TrainConfig:
 
 
 def show(outcome: SearchOutcome) -> str:
-    """The trials as a table for a terminal: front marked `*`, knee `>`."""
-    lines = [f"search {outcome.run_id}: hypervolume {outcome.hypervolume:.4f}"]
-    for trial in outcome.trials:
-        mark = (
-            ">" if trial.number == outcome.knee else "*" if trial.number in outcome.front else " "
-        )
-        values = ", ".join(
-            f"{name} {value:.4f}" for name, value in (trial.objectives or {}).items()
-        )
-        point = " ".join(f"{key}={value}" for key, value in trial.overrides.items())
-        said = values or f"failed: {(trial.error or '').partition(chr(10))[0]}"
-        lines.append(f"{mark} {trial.number:3d}  {point}  {said}")
-    lines.append(f"chosen: {' '.join(outcome.knee_overrides)}")
-    return "\n".join(lines)
+    """The trials as a table for a terminal."""
+    console = Console(file=io.StringIO(), width=screen().width)
+    with console.capture() as captured:
+        print_grid(console, outcome_grid(outcome))
+    return captured.get().rstrip()
 
 
 def main(arguments: Sequence[str]) -> int:

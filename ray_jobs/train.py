@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray_jobs.capacity import GPU_MEMORY, gpu_memory
 from ray_jobs.failures import Failure, KnownFailure, failure_of, is_busy
 from ray_jobs.preflight import check_weights, local_node, preflight
 from ray_jobs.progress import Follower, waiting
@@ -316,9 +317,8 @@ def _root(store: Store, run_id: str | None) -> str | None:
 
 
 def _estimate(config: TrainConfig) -> str:
-    """The memory of one worker, for the shortest samples with an image and for those of `model.max_length`."""
-    from safemirage.training.memory import GIB, describe, estimate_memory, shortest_sample
-    from safemirage.training.shape import read_shape
+    """The memory of one worker, for the shortest samples with an image and for those of `model.max_length`, and whether it
+    fits. A model that is not there is named before anything heavy is imported."""
 
     if is_miniature(config.model.path):
         raise ConfigError(
@@ -326,6 +326,15 @@ def _estimate(config: TrainConfig) -> str:
         )
     if problems := check_weights(config.model):
         raise PreflightError("\n".join(problems))
+    from safemirage.training.memory import (
+        GIB,
+        describe,
+        estimate_memory,
+        memory_verdict,
+        shortest_sample,
+    )
+    from safemirage.training.shape import read_shape
+
     try:
         shape = read_shape(config)
     except (ExportError, UnknownFamilyError) as error:
@@ -333,9 +342,10 @@ def _estimate(config: TrainConfig) -> str:
     lines = [
         f"{shape.parameters:,} parameters, {shape.trained:,} of them trained; each worker holds"
     ]
-    for tokens in (shortest_sample(config, shape), config.model.max_length):
-        found = estimate_memory(config, shape, tokens=tokens)
-        lines.append(f"  {found.total / GIB:.2f} GiB or more: {describe(found)}")
+    lengths = (shortest_sample(config, shape), config.model.max_length)
+    least, most = (estimate_memory(config, shape, tokens=tokens) for tokens in lengths)
+    lines += [f"  {one.total / GIB:.2f} GiB or more: {describe(one)}" for one in (least, most)]
+    lines.append(memory_verdict(least, most, gpu_bytes=gpu_memory().get(GPU_MEMORY)))
     return "\n".join(lines)
 
 

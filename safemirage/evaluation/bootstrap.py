@@ -9,7 +9,6 @@ from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
 from safemirage.evaluation.statistics import CONFIDENCE, Rate, wilson_rate
 
@@ -77,6 +76,8 @@ def resampled(
     data: Sequence[Array], statistic: Callable[..., Array], *, seed: int
 ) -> tuple[float, float]:
     """Percentile bounds of a statistic over clusters; `statistic` gets the arrays and `axis`."""
+    from scipy.stats import bootstrap  # on use: it takes seconds, and rates are imported everywhere
+
     result = bootstrap(
         tuple(data),
         statistic,

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
 CONFIDENCE = 0.95
 
 
@@ -29,6 +27,8 @@ def wilson_rate(successes: int, n: int) -> Rate:
         raise ValueError(f"successes: {successes!r} of n={n!r} is not a rate")
     if n == 0:
         return Rate(value=None, low=None, high=None, n=0)
+    from scipy.stats import binomtest  # on use: it takes seconds, and rates are imported everywhere
+
     interval = binomtest(successes, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
     # At 0 of n and n of n the bound is exact; floating point leaves 1e-17 beside it.
     low = 0.0 if successes == 0 else float(interval.low)

@@ -73,7 +73,7 @@ def rates_grid(rows: Sequence[Row], *, title: str = "") -> Grid:
             [model, *[cells.get((model, metric, case), "") for metric, case in columns]]
             for model in dict.fromkeys(row.model for row in chosen)
         ],
-        notes=[f"In brackets 95 % intervals. Judges: {says}."] if judges else [],
+        notes=[f"Below each rate its 95 % interval and n. Judges: {says}."] if judges else [],
     )
 
 
@@ -88,5 +88,5 @@ def _cell(row: Row) -> str:
     silent = [silence(row)] if silence(row) else []
     if row.value is None or row.low is None or row.high is None:
         return "\n".join(["n/a", *silent])
-    interval = f"({100 * row.low:.0f} to {100 * row.high:.0f})"
-    return "\n".join([percent(row.value), interval, f"n = {row.n}", *silent])
+    interval = f"{100 * row.low:.0f}-{100 * row.high:.0f}"
+    return "\n".join([percent(row.value), interval, f"n={row.n}", *silent])

@@ -14,7 +14,7 @@ from rich.text import Text
 
 _GAP = 2
 """Spaces between two columns."""
-_LEAST = 12
+_LEAST = 8
 """What a column is not made narrower than, where it holds longer lines."""
 _LONGEST_WORD = 20
 _AFTER_MARK = re.compile(r"(?<=[_/.:-])")
@@ -81,23 +81,31 @@ def _total(columns: Sequence[_Column]) -> int:
 
 
 def _table(columns: Sequence[_Column], width: int) -> Table:
-    spare = width - _total(columns)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    widths = []
-    for column in columns:
-        more = max(0, min(spare, column.most - column.least))
-        spare -= more
-        widths.append(column.least + more)
+    widths = _widths(columns, width)
+    for column, room in zip(columns, widths, strict=True):
         table.add_column(
-            Text(column.wrapped(0, widths[-1]), style="bold"),
+            Text(column.wrapped(0, room), style="bold"),
             justify="right" if column.has_numbers else "left",
-            width=widths[-1],
+            width=room,
             no_wrap=True,
         )
     for place in range(1, len(columns[0].texts)):
         cells = zip(columns, widths, strict=True)
         table.add_row(*[Text(column.wrapped(place, room)) for column, room in cells])
     return table
+
+
+def _widths(columns: Sequence[_Column], width: int) -> list[int]:
+    """The least that each column needs, and what is left over shared out evenly among those that could use more."""
+    widths = [column.least for column in columns]
+    spare = width - _total(columns)
+    while spare > 0 and widths != [column.most for column in columns]:
+        for place, column in enumerate(columns):
+            if spare > 0 and widths[place] < column.most:
+                widths[place] += 1
+                spare -= 1
+    return widths
 
 
 def _wrap(line: str, width: int) -> list[str]:

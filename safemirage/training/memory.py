@@ -16,6 +16,8 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _MASTER_BYTES = 4
 _MOMENT_BYTES = 8
 GIB = 2**30
+_USUAL_GIB = (16, 24, 32, 40, 48, 80, 96, 141, 192)
+"""Of the GPUs that one meets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,27 @@ def memory_refusal(config: TrainConfig, shape: ModelShape, *, gpu_bytes: int) ->
         f"memory: a worker needs at least {_gib(least.total)} and a GPU has {_gib(gpu_bytes)}: {describe(least)}. "
         f"{_way_out(config)}"
     )
+
+
+def memory_verdict(least: MemoryEstimate, most: MemoryEstimate, *, gpu_bytes: float | None) -> str:
+    """Whether a run fits, in a sentence.
+
+    Args:
+        least, most: of the shortest samples and of the longest.
+        gpu_bytes: of the smallest GPU at hand; None where there is none, which then names the usual sizes.
+    """
+    margin = "what frameworks keep beside it, some GiB, comes on top"
+    if gpu_bytes is not None:
+        has = f"this machine's smallest GPU has {_gib(int(gpu_bytes))}"
+        if least.total > gpu_bytes:
+            return f"verdict: does not fit, {has}"
+        if most.total > gpu_bytes:
+            return f"verdict: fits with short samples alone, {has}; {margin}"
+        return f"verdict: fits, {has}; {margin}"
+    holding = [size for size in _USUAL_GIB if most.total < size * GIB]
+    if not holding:
+        return f"verdict: fits no GPU of {_USUAL_GIB[-1]} GiB or less with the longest samples; more workers, ZeRO or LoRA"
+    return f"verdict: this machine has no GPU; one of {holding[0]} GiB could hold the longest samples; {margin}"
 
 
 def describe(estimate: MemoryEstimate) -> str:

@@ -5,6 +5,7 @@ import { element, percent, table } from "/static/dom.js";
 
 const METRICS = {
   asr: "Attack success: answers that give what the question should not get (lower is safer)",
+  degenerate_rate: "Degenerate answers: no answer in sense, so that a low attack success is no safe answer there (lower is better)",
   refusal_rate: "Refusals (of safe questions: lower is better)",
   useful_rate: "Useful answers (higher is better)",
 };
@@ -75,7 +76,13 @@ function matrix(metric, evaluations) {
 function cell(row) {
   if (!row || row.value === null || row.value === undefined) return element("td", { class: "number" }, "not measured");
   return element("td", { class: "number" }, percent(row.value),
-    element("small", {}, `${percent(row.low)} to ${percent(row.high)}, n = ${row.n}`));
+    element("small", {}, `${percent(row.low)} to ${percent(row.high)}, n = ${row.n}${silence(row)}`));
+}
+
+// Answers that no verdict speaks of: outside the rate, or in it by the rule for silence of the reading "paper".
+function silence(row) {
+  if (row.defaulted) return `, ${row.defaulted} by default`;
+  return row.unscored ? `, ${row.unscored} unscored` : "";
 }
 
 function drawList(evaluations) {

@@ -1,9 +1,12 @@
 """Objectives from evaluation rows; front and knee from trials."""
 
+import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ray_jobs.outcome import (
     ObjectiveError,
@@ -12,10 +15,15 @@ from ray_jobs.outcome import (
     TrialOutcome,
     check_objectives,
     judge_trials,
+    most_degenerate,
     objective_values,
+    outcome_grid,
     worst_objectives,
 )
 from safemirage.config.search import ObjectiveConfig
+from safemirage.evaluation.metrics import row_from
+from safemirage.evaluation.tables import print_grid
+from tests.evaluation.test_tables import check_screen
 
 ASR = ObjectiveConfig(name="asr", metric="asr", cases=("plain", "what"), direction="min")
 USEFUL = ObjectiveConfig(
@@ -142,3 +150,24 @@ def test_objectives_that_cannot_be_given_are_all_named_before_anything_is_traine
 def test_objectives_of_several_judges_count_the_first() -> None:
     rows = [row("plain", "asr", 0.1), row("what", "asr", 0.2), row("plain", "asr", 1.0)]
     assert objective_values(rows, [ASR]) == {"asr": 0.2}
+
+
+def test_outcome_shows_degenerate_answers_and_fits_80_columns() -> None:
+    rows = [
+        *(row_from({**one, "judge": "oracle", "unscored": 0}) for one in ROWS),
+        row_from({**row("what", "degenerate_rate", 0.825), "judge": "oracle", "unscored": 0}),
+        row_from({**row("safe", "degenerate_rate", 1.0), "judge": "oracle", "unscored": 0}),
+    ]
+    assert most_degenerate(rows) == 0.825
+    assert most_degenerate(rows[:5]) is None
+    trials = [replace(trial(number, 0.25 * number), degenerate=0.825) for number in range(3)]
+    trials.append(
+        replace(trial(3, None), overrides={"model.trainable": ["{language}.layers.0"] * 6})
+    )
+    grid = outcome_grid(judge_trials("search-" + "0" * 12, trials, OBJECTIVES))
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as captured:
+        print_grid(console, grid)
+    check_screen(captured.get(), grid)
+    assert captured.get().count("0.8250") == 3
+    assert "failed: ValueError: no such file" in " ".join(captured.get().split())

@@ -141,6 +141,7 @@ def test_train_command_estimate_prints_every_part_and_starts_nothing(
     for part in ("parameters", "weights", "gradients", "optimizer", "activations of 16 tokens"):
         assert part in printed
     assert "activations of 2048 tokens" in printed
+    assert "\nverdict: " in printed
 
 
 @pytest.mark.parametrize(
@@ -159,6 +160,22 @@ def test_train_command_estimate_of_no_model_says_so(
     file.write_text(dump_yaml(build_config(TrainConfig, tree)))
     assert main([str(file), "--estimate", f"model.path={path}"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_train_command_estimate_names_a_missing_model_before_anything_heavy_is_imported(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    tiny_config().save_pretrained(tmp_path / "model")
+    file.write_text(dump_yaml(build_config(TrainConfig, tree)))
+    code = (
+        "import sys; from ray_jobs.train import main\n"
+        f"assert main([{str(file)!r}, '--estimate', 'model.path=./nothere']) == 2\n"
+        "print(sorted({'torch', 'transformers', 'scipy.stats', 'ray', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]"]
+    assert "holds no model" in done.stderr
 
 
 def test_preflight_takes_parts_of_the_miniature_for_granted(tree: dict[str, Any]) -> None:

@@ -12,7 +12,14 @@ from safemirage.config.train import TrainConfig
 from safemirage.methods.method import LossOutput
 from safemirage.models.loading import load_for_training
 from safemirage.training.engine import DeepSpeedEngine, build_engine
-from safemirage.training.memory import GIB, estimate_memory, memory_refusal, shortest_sample
+from safemirage.training.memory import (
+    GIB,
+    MemoryEstimate,
+    estimate_memory,
+    memory_refusal,
+    memory_verdict,
+    shortest_sample,
+)
 from safemirage.training.shape import read_shape
 from tests.tiny import IMAGE_TOKENS
 from tests.tiny_run import make_tiny_run, tiny_train_config
@@ -207,3 +214,30 @@ def test_shape_of_the_tiny_model(tree: dict[str, Any]) -> None:
     shape = read_shape(tiny_train_config(tree))
     assert shape.image_tokens == IMAGE_TOKENS
     assert (shape.hidden, shape.intermediate, shape.attention) == (64, 96, 3 * 64)
+
+
+@pytest.mark.parametrize(
+    ("gpu_gib", "verdict"),
+    [
+        (16, "does not fit, this machine's smallest GPU has 16.0 GiB"),
+        (30, "fits with short samples alone, this machine's smallest GPU has 30.0 GiB"),
+        (80, "fits, this machine's smallest GPU has 80.0 GiB"),
+        (None, "this machine has no GPU; one of 48 GiB could hold the longest samples"),
+    ],
+)
+def test_verdict_of_an_estimate(gpu_gib: int | None, verdict: str) -> None:
+    def holding(gib: int) -> MemoryEstimate:
+        return MemoryEstimate(
+            weights=gib * GIB,
+            gradients=0,
+            optimizer=0,
+            reference=0,
+            activations=0,
+            tokens=1,
+            on_host=0,
+        )
+
+    gpu_bytes = None if gpu_gib is None else gpu_gib * GIB
+    assert memory_verdict(holding(20), holding(40), gpu_bytes=gpu_bytes).startswith(
+        f"verdict: {verdict}"
+    )
