@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
+import configs
 from safemirage.config.data import DataConfig
 from safemirage.config.evaluate import EvaluateConfig, ModelJudgeConfig, OpenAIConfig
-from safemirage.config.load import ConfigError, build_config
+from safemirage.config.load import ConfigError, build_config, load_config
 from safemirage.databases import full, sqlite_url
 from safemirage.settings import Secrets, Settings, api_key_names, read_settings
 from safemirage.store import open_store
@@ -151,6 +152,16 @@ def test_relative_inputs_are_looked_up_in_the_data_folder(tmp_path: Path) -> Non
     assert getattr(found, "path", "") == str(tmp_path / "data" / "exports" / "mixed")
     data = settings.located(DataConfig(retain="miniature:train/sft.json", image_folder="/images"))
     assert (data.retain, data.image_folder) == ("miniature:train/sft.json", "/images")
+
+
+def test_image_folders_are_located_as_data_are(tmp_path: Path) -> None:
+    settings = read(tmp_path / "storage", SAFEMIRAGE_DATA=str(tmp_path))
+    files = Path(configs.__file__).parent / "evaluate"
+    for file in files.glob("*.yaml"):
+        located = settings.located(load_config(EvaluateConfig, file))
+        for suite in (located.vlguard, located.set):
+            images = getattr(suite, "images", None)
+            assert images is None or images.startswith(f"{tmp_path}/data/")
 
 
 def test_inputs_inside_a_list_are_located_too(tmp_path: Path) -> None:

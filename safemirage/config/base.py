@@ -43,6 +43,11 @@ def data_path(default: Any = ...) -> Any:
     return _input("data", default)
 
 
+def image_folder() -> Any:
+    """A field that names a folder of images: looked up as data are; out of the identity, as the images count by content."""
+    return field(metadata={"input": "data", "identity": False})
+
+
 def _input(kind: str, default: Any) -> Any:
     if default is ...:
         return field(metadata={"input": kind})

@@ -1,19 +1,14 @@
 """Public data sets as suites of an evaluation: their own files, as they are published. docs/sets.md says where."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, data_path
+from safemirage.config.base import Strict, data_path, image_folder
 
 MMSafetyBenchKind = Literal["SD", "SD_TYPO", "TYPO"]
 """A generated picture of the harm, the same with the words below it, the words alone."""
-
-
-def _images() -> str:
-    """A folder of images, which count by content."""
-    return field(metadata={"identity": False})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +18,7 @@ class MMSafetyBenchConfig(Strict):
     name: Literal["mm_safetybench"] = "mm_safetybench"
     questions: str = data_path()
     """Folder data/processed_questions: a JSON file a scenario."""
-    images: str = _images()
+    images: str = image_folder()
     """Folder data/imgs: <scenario>/<kind>/<question id>.jpg."""
     kinds: Annotated[tuple[MMSafetyBenchKind, ...], Field(min_length=1)] = ("SD", "SD_TYPO", "TYPO")
     tiny: str | None = data_path(None)
@@ -37,7 +32,7 @@ class FigStepConfig(Strict):
     name: Literal["figstep"] = "figstep"
     questions: str = data_path()
     """data/question/safebench.csv, or SafeBench-Tiny.csv."""
-    images: str = _images()
+    images: str = image_folder()
     """Folder data/images/SafeBench, or SafeBench-Tiny: the typographic pictures."""
     attacks: Annotated[tuple[Literal["figstep", "plain"], ...], Field(min_length=1)] = (
         "figstep",
@@ -77,7 +72,7 @@ class MOSSBenchConfig(Strict):
     name: Literal["mossbench"] = "mossbench"
     information: str = data_path()
     """data/images_information/information.json."""
-    images: str = _images()
+    images: str = image_folder()
     """Folder that its image paths start in: data."""
 
 
@@ -88,7 +83,7 @@ class TextVQAConfig(Strict):
     name: Literal["textvqa"] = "textvqa"
     annotations: str = data_path()
     """TextVQA_0.5.1_val.json."""
-    images: str = _images()
+    images: str = image_folder()
     """Folder train_images: <image_id>.jpg."""
     questions: str | None = data_path(None)
     """LLaVA's llava_textvqa_val_v051_ocr.jsonl, whose prompts hold the words that an OCR system read in the picture.
@@ -104,7 +99,7 @@ class ScienceQAConfig(Strict):
     """problems.json."""
     splits: str = data_path()
     """pid_splits.json."""
-    images: str = _images()
+    images: str = image_folder()
     """Folder of the split's pictures: <question id>/image.png."""
     split: Literal["train", "val", "test", "minitrain", "minival", "minitest"] = "test"
 
@@ -118,7 +113,7 @@ class VQAv2Config(Strict):
     """v2_OpenEnded_mscoco_val2014_questions.json, or that of a test set."""
     annotations: str | None = data_path(None)
     """v2_mscoco_val2014_annotations.json. None: a test set, for `safemirage submission`."""
-    images: str = _images()
+    images: str = image_folder()
     """Folder val2014 or test2015: COCO_<folder>_<image id, 12 digits>.jpg."""
 
 
@@ -129,7 +124,7 @@ class VizWizConfig(Strict):
     name: Literal["vizwiz"] = "vizwiz"
     annotations: str = data_path()
     """val.json, or test.json, which has no answers and is for `safemirage submission`."""
-    images: str = _images()
+    images: str = image_folder()
     """Folder of the split's pictures, as `image` names them."""
 
 

@@ -1,11 +1,11 @@
 """VLGuard as a suite: its test file, files of rewritten questions, starts put into the model's mouth."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, data_path
+from safemirage.config.base import Strict, data_path, image_folder
 
 VLGuardSubset = Literal["unsafe", "safe_unsafe", "safe_safe"]
 """Questions about unsafe images, unsafe questions about safe images, safe questions about safe images."""
@@ -39,7 +39,7 @@ class VLGuardConfig(Strict):
 
     test: str = data_path()
     """VLGuard's test.json."""
-    images: str | None = field(metadata={"identity": False})
+    images: str | None = image_folder()
     """Folder of its image paths; the images count by content. null: no case has an image, which only suits
     answers that are not a model's."""
     subsets: Annotated[tuple[VLGuardSubset, ...], Field(min_length=1)] = (
