@@ -139,7 +139,8 @@ def test_engine_that_is_lost_starts_again_and_ends_no_other_models_evaluation(
     monkeypatch.setattr("ray_jobs.engines.Engine", Mortal)
     models = [str(make_tiny_llava(tmp_path / name, 0)) for name in ("killed", "full", "once")]
     killed, full, finished = evaluated(
-        load_configs(BASE, models, suites[:1], SMALL), Placement(cpus=0.5, gpus=0)
+        load_configs(BASE, models, suites[:1], SMALL, read_settings()),
+        Placement(cpus=0.5, gpus=0),
     )
     assert killed.error.startswith("GeneratorUnavailable: the engine's process was lost 3 times")
     assert full.error.startswith("GenerationError: OutOfMemoryError: CUDA out of memory")
