@@ -56,7 +56,7 @@ def test_snapshots_and_export_are_evaluated_while_the_run_goes_on(
     name = next(name for name in found.data.metrics if name.startswith("watch/"))
     history = client.get_metric_history(found.info.run_id, name)
     assert [metric.step for metric in history] == [0, 3, 6]
-    folder = next(settings.storage.runs.glob(f"{record.id}-*"))
+    folder = settings.storage.runs / record.id
     assert not list((folder / "snapshots").iterdir())
     lines = (folder / "watch.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 3, 6]
