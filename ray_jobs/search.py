@@ -100,7 +100,8 @@ class _Search:
         done = False
         try:
             outcome = self._outcome(handle)
-            tracker.log_metrics(handle.id, {"hypervolume": outcome.hypervolume})
+            tracker.log_metrics(handle.id, _metrics(outcome))
+            tracker.log_table(handle.id, "trials.json", _table(outcome))
             tracker.set_tags(handle.id, {"safemirage.chosen": " ".join(outcome.knee_overrides)})
             done = True
         finally:
@@ -185,6 +186,33 @@ class _Search:
             if result
             else None,
         )
+
+
+def _metrics(outcome: SearchOutcome) -> dict[str, float]:
+    """What the search came to, and the objectives of the point that it chose."""
+    chosen = outcome.knee_trial.objectives or {}
+    finished = sum(trial.state == "finished" for trial in outcome.trials)
+    return {
+        "hypervolume": outcome.hypervolume,
+        "trials/finished": float(finished),
+        "trials/failed": float(len(outcome.trials) - finished),
+        **{f"chosen/{name}": value for name, value in chosen.items()},
+    }
+
+
+def _table(outcome: SearchOutcome) -> list[dict[str, Any]]:
+    return [
+        {
+            "trial": trial.number,
+            "state": trial.state,
+            **trial.overrides,
+            **(trial.objectives or {}),
+            "front": trial.number in outcome.front,
+            "chosen": trial.number == outcome.knee,
+            "training": trial.train_run_id,
+        }
+        for trial in outcome.trials
+    ]
 
 
 def _settled(study: Study) -> list[Proposal]:

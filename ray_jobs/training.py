@@ -1,5 +1,6 @@
 """What runs where in a training run: the workers' function, and the callback in Ray Train's controller."""
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -66,6 +67,8 @@ def report(report: Report) -> None:
     Checkpoints stay what the loop made them: Ray's own list of them is a file that a kill in mid-write, or a full
     disk, leaves empty, and with an empty list a run can neither go on nor start anew.
     """
+    # Ray logs each report in full, on every rank; the run's own line says how far it is.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     last = report.steps[-1] if report.steps else {}
     values = {
         **last,

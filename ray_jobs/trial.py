@@ -24,12 +24,12 @@ from ray_jobs.study import failure_result, objective_key, trial_run_id
 from ray_jobs.train import run_training
 from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
 from safemirage.config.load import to_tree
-from safemirage.config.plan import SearchPlan
+from safemirage.config.plan import SearchPlan, point_overrides
 from safemirage.config.search import Point
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import is_miniature
 from safemirage.evaluation.local import run_evaluation
-from safemirage.evaluation.metrics import row_from
+from safemirage.evaluation.metrics import headline, row_from
 from safemirage.runs import SeedResult, TrainResult, TrialConfig, TrialResult, read_record
 from safemirage.settings import Settings
 from safemirage.storage import Storage
@@ -90,13 +90,16 @@ def _objectives(point: Point, setting: TrialSetting) -> dict[str, float]:
 def _work(handle: RunHandle, *, point: Point, setting: TrialSetting) -> dict[str, Any]:
     plan = setting.plan
     at_seeds = tuple(
-        _at_seed(handle, train, setting=setting) for train in plan.runs(plan.trial(point))
+        _at_seed(handle, train, point=point, setting=setting)
+        for train in plan.runs(plan.trial(point))
     )
     objectives = worst_objectives([one.objectives for one in at_seeds], plan.config.objectives)
     return to_tree(TrialResult(objectives=objectives, at_seeds=at_seeds))
 
 
-def _at_seed(handle: RunHandle, train: TrainConfig, *, setting: TrialSetting) -> SeedResult:
+def _at_seed(
+    handle: RunHandle, train: TrainConfig, *, point: Point, setting: TrialSetting
+) -> SeedResult:
     plan = setting.plan
     handle.progress({"stage": "training"})
     run = run_training(train, settings=setting.settings, parent_run=handle.id)
@@ -108,14 +111,30 @@ def _at_seed(handle: RunHandle, train: TrainConfig, *, setting: TrialSetting) ->
     objectives = objective_values(rows, plan.config.objectives)
     # The trial in MLflow is its training, which has the search for its parent.
     tracker = open_tracker(setting.settings, plan.base.tracking.experiment)
-    tracker.log_metrics(run.id, {f"selection/{key}": value for key, value in objectives.items()})
-    return SeedResult(
+    found = SeedResult(
         seed=train.seed,
         objectives=objectives,
         train_run_id=run.id,
         export=trained.export,
         rows=tuple(map(row_from, rows)),
     )
+    # A point that another search has trained is shown here too.
+    shown = " ".join(
+        [*point_overrides(point), *([f"seed={train.seed}"] if plan.config.seeds else [])]
+    )
+    tracker.nest(run.id, parent_id=setting.search_id, name=shown)
+    tracker.log_metrics(run.id, _selection_metrics(found))
+    return found
+
+
+def _selection_metrics(found: SeedResult) -> dict[str, float]:
+    """The objectives, and every rate that they are made of by case; where judges share a rate the first one counts."""
+    rates = {
+        f"selection/{row.case}/{row.metric}": row.value
+        for row in headline(found.rows)
+        if row.value is not None
+    }
+    return {**rates, **{f"selection/{name}": value for name, value in found.objectives.items()}}
 
 
 def selection_suite(plan: SearchPlan, *, seed: int, storage: Storage) -> str:

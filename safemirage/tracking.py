@@ -1,4 +1,4 @@
-"""Experiment tracking: MLflow, and a tracker that keeps nothing. The only module that imports mlflow.
+"""Experiment tracking by MLflow. The only module that imports mlflow.
 
     tracker = open_tracker(storage, "safemirage")
     tracker.start("npo-12ab", name="npo", config=tree)
@@ -7,6 +7,7 @@
 Runs are found by their tag `safemirage.run_id`, so a run that is resumed goes on where its curves ended.
 """
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,10 +43,17 @@ class Tracker(Protocol):
     ) -> None:
         """Makes the run known, or goes on with it; `parent_id` is the run it is part of (a search)."""
 
+    def nest(self, run_id: str, *, parent_id: str, name: str) -> None:
+        """Shows a run below another, under a name that tells it from the others there. A run has one parent: of several
+        searches that came to the same training, the last has it."""
+
     def log_steps(self, run_id: str, steps: Steps) -> None: ...
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Metrics of the run as a whole."""
+
+    def log_table(self, run_id: str, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table of the run, which replaces an earlier one of that name."""
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None: ...
 
@@ -53,30 +61,6 @@ class Tracker(Protocol):
         """The highest step that was logged; 0 if none."""
 
     def finish(self, run_id: str, *, failed: bool = False) -> None: ...
-
-
-class NullTracker:
-    """Keeps nothing."""
-
-    def start(
-        self, run_id: str, *, name: str, config: Mapping[str, Any], parent_id: str | None = None
-    ) -> None:
-        pass
-
-    def log_steps(self, run_id: str, steps: Steps) -> None:
-        pass
-
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        pass
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        pass
-
-    def last_step(self, run_id: str) -> int:
-        return 0
-
-    def finish(self, run_id: str, *, failed: bool = False) -> None:
-        pass
 
 
 class MlflowTracker:
@@ -108,6 +92,10 @@ class MlflowTracker:
         self._client.log_text(created, dump_yaml(config), CONFIG_FILE)
         self._log_params(created, config)
 
+    def nest(self, run_id: str, *, parent_id: str, name: str) -> None:
+        self._client.update_run(self._id(run_id), name=name)
+        self.set_tags(run_id, {PARENT_TAG: self._id(parent_id)})
+
     def log_steps(self, run_id: str, steps: Steps) -> None:
         from mlflow.entities import Metric
 
@@ -123,6 +111,14 @@ class MlflowTracker:
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         self.log_steps(run_id, [{"step": 0, **metrics}])
+
+    def log_table(self, run_id: str, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        # As MLflow's page shows a table; its own `log_table` adds to one that is there, and needs pandas.
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        data = [[row.get(name) for name in columns] for row in rows]
+        self._client.log_dict(self._id(run_id), {"columns": columns, "data": data}, file)
+        tag = json.dumps([{"path": file, "type": "json"}])
+        self.set_tags(run_id, {"mlflow.loggedArtifacts": tag})
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag

@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -96,6 +97,31 @@ def test_tracker_tags_can_change(settings: Settings) -> None:
     tracker.set_tags("a", {"checkpoint_uri": "one"})
     tracker.set_tags("a", {"checkpoint_uri": "two"})
     assert runs(settings)[0].data.tags["checkpoint_uri"] == "two"
+
+
+def test_tracker_shows_a_run_of_before_below_a_new_parent(settings: Settings) -> None:
+    tracker = open_tracker(settings, "safemirage")
+    tracker.start("first", name="betas", config={})
+    tracker.start("trained", name="npo", config={}, parent_id="first")
+    tracker.start("second", name="betas", config={})
+    tracker.nest("trained", parent_id="second", name="method.beta=0.1")
+    by_id = {run.data.tags[RUN_TAG]: run for run in runs(settings)}
+    trained = by_id["trained"]
+    assert trained.data.tags["mlflow.parentRunId"] == by_id["second"].info.run_id
+    assert trained.info.run_name == "method.beta=0.1"
+
+
+def test_tracker_table_is_replaced_by_a_newer_one(settings: Settings) -> None:
+    tracker = open_tracker(settings, "safemirage")
+    tracker.start("a", name="a", config={})
+    tracker.log_table("a", "trials.json", [{"trial": 0, "asr": 0.5}])
+    tracker.log_table("a", "trials.json", [{"trial": 0, "asr": 0.5}, {"trial": 1, "error": "no"}])
+    client, (run,) = MlflowClient(settings.tracking_uri), runs(settings)
+    file = client.download_artifacts(run.info.run_id, "trials.json")
+    assert json.loads(Path(file).read_text()) == {
+        "columns": ["trial", "asr", "error"],
+        "data": [[0, 0.5, None], [1, None, "no"]],
+    }
 
 
 def test_tracker_unknown_run_is_an_error(settings: Settings) -> None:

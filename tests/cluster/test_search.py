@@ -241,7 +241,16 @@ def assert_tracked(bench: Bench, search_id: str, trainings: list[RunRecord]) -> 
     assert set(runs) == {training.id for training in trainings}
     for run in (runs[training.id] for training in trainings if training.state == "finished"):
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert set(run.data.metrics) >= {"selection/asr", "selection/useful", "loss"}
+        assert set(run.data.metrics) >= {
+            "selection/asr",
+            "selection/useful",
+            "selection/unsafe_plain/asr",
+            "loss",
+        }
+    assert {run.info.run_name for run in runs.values()} == {f"{BETA}=0.1", f"{BETA}=0.5"}
+    assert set(parent.data.metrics) >= {"chosen/asr", "chosen/useful", "trials/finished"}
+    table = client.download_artifacts(parent.info.run_id, "trials.json")
+    assert len(json.loads(Path(table).read_text())["data"]) == 2
 
 
 def assert_opens_in_optuna_dashboard(bench: Bench, search_id: str) -> None:
@@ -268,6 +277,7 @@ def test_search_shows_a_failed_trial_with_its_error_and_goes_on(bench: Bench) ->
     assert f"data.forget: '{missing}' is no file" in (outcome.trials[0].error or "")
     assert outcome.front == (outcome.trials[1].number,)
     assert f"{FORGET}={missing}  failed: " in output
+    assert "Reporting training result" not in output
     assert [training.config["seed"] for training in bench.runs("train")][-2:] == [3, 5]
     assert_worst_of_seeds(bench, outcome.trials[1])
     assert_shown_on_the_page(bench, outcome)
