@@ -29,7 +29,7 @@ from safemirage.config.load import dump_yaml
 from safemirage.config.serve import CheckpointsConfig, ServeConfig
 from safemirage.evaluation.cases import ImageInput, Request
 from safemirage.evaluation.generators.transformers import TransformersGenerator
-from safemirage.storage import open_storage
+from safemirage.settings import Settings
 from tests.cluster.serving import TOKEN, write_tiny_export
 from tests.tiny import tiny_image
 
@@ -41,7 +41,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        storage = open_storage(Path(folder) / "storage")
+        storage = Settings.at(Path(folder) / "storage").storage
         write_tiny_export(storage, MODEL, 0, num_layers=options.layers)
         generator = TransformersGenerator.load(storage.exports / MODEL, batch_size=options.clients)
         with _service(Path(folder), options.engine, options.clients) as url:
