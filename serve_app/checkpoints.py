@@ -36,7 +36,12 @@ class LoadedExport:
 
     def __init__(self, generator: _Closable, config: CheckpointsConfig) -> None:
         self.key = dict(generator.key)
-        self.gatherer = Gatherer(generator, batch=config.batch, wait_s=config.gather_s)
+        # Calls of vLLM join those that run; any other engine answers one call after the other.
+        self.answering = (
+            generator
+            if config.engine == "vllm"
+            else Gatherer(generator, batch=config.batch, wait_s=config.gather_s)
+        )
 
 
 def open_export(folder: Path, config: CheckpointsConfig) -> _Closable:
@@ -93,7 +98,7 @@ class Checkpoints:
     ) -> list[Generation]:
         """One answer a request, in order; single requests of several callers share a pass."""
         loaded = await self.load(reference)
-        return await loaded.gatherer.generate(requests, decoding)
+        return await loaded.answering.generate(requests, decoding)
 
 
 def checkpoints_class(models: int) -> type[Checkpoints]:

@@ -50,6 +50,10 @@ class Answered:
 
     key: dict[str, str]
     answers: list[list[Generation]]
+    joined: list[Generation]
+    """The first of `answers` again, each asked for by a call of its own, all at once."""
+    steps: int
+    """Of the engine for `joined`."""
     refusal: str
 
 
@@ -61,10 +65,20 @@ def answer_by_vllm(folder: Path, decodings: Sequence[DecodingConfig], presets: P
 
     async def ask() -> Answered:
         answers = [await generator.generate(REQUESTS, decoding) for decoding in decodings]
+        steps: list[None] = []
+        step = generator._llm.llm_engine.step
+        generator._llm.llm_engine.step = lambda: steps.append(None) or step()
+        calls = [
+            asyncio.create_task(generator.generate([request], decodings[0])) for request in REQUESTS
+        ]
+        gone = asyncio.create_task(generator.generate(REQUESTS, DecodingConfig(max_new_tokens=200)))
+        await asyncio.sleep(0)
+        gone.cancel()
+        joined = [one for call in calls for one in await call]
         try:
             await generator.generate(REQUESTS[:1], DecodingConfig(max_new_tokens=600))
         except RequestRejected as error:
-            return Answered(dict(generator.key), answers, str(error))
+            return Answered(dict(generator.key), answers, joined, len(steps), str(error))
         raise AssertionError("a prompt that leaves no room was taken")
 
     try:
@@ -115,6 +129,9 @@ def test_export_answers_alike_in_vllm_and_in_transformers(tmp_path: Path) -> Non
     expected = by_transformers(folder)
     assert given.answers[0] == expected
     assert len({one.text for one in expected}) >= 10
+    assert given.joined == expected
+    # A call at a time takes each answer's own steps; calls that join take those of the longest and a few at first.
+    assert given.steps < 3 * GREEDY.max_new_tokens < sum(one.completion_tokens for one in expected)
     first, again, other_seed = given.answers[1:]
     assert first == again != other_seed
     assert given.refusal.endswith("max_new_tokens=600 do not fit the engine's context of 512")

@@ -18,8 +18,9 @@ from transformers import AutoConfig
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.model import Presets
 from safemirage.evaluation.cases import Generation, Request
+from safemirage.evaluation.generators import RequestRejected
+from safemirage.evaluation.generators.joining import Engine
 from safemirage.evaluation.generators.seeds import sampling_seed
-from safemirage.evaluation.generators.turns import Turns
 from safemirage.models.export import merge_export, verify_export
 from safemirage.models.families import family_of
 from safemirage.models.images import read_image
@@ -55,8 +56,8 @@ class _Prompt:
 class VLLMGenerator:
     """One engine a process, which vLLM sets up for itself: give it a process of its own.
 
-    All requests of a call go to the engine at once, which takes in as many as its cache holds. It keeps images it has
-    encoded, and prefixes, from call to call.
+    All requests of a call go to the engine at once, beside those of other calls, and it takes in as many as its cache
+    holds. It keeps images it has encoded, and prefixes, from call to call.
     """
 
     def __init__(
@@ -67,12 +68,12 @@ class VLLMGenerator:
         key: Mapping[str, str],
         view: "tempfile.TemporaryDirectory[str] | None" = None,
     ) -> None:
-        self._engine = engine
+        self._llm = engine
         self._prompter = prompter
         self._view = view
         self._key = dict(key)
         self._context: int = engine.llm_engine.model_config.max_model_len
-        self._turns = Turns("vllm")
+        self._engine = Engine(engine)
 
     @classmethod
     def load(
@@ -139,35 +140,43 @@ class VLLMGenerator:
             RequestRejected: an image that cannot be read or prepared, or a prompt that
                 leaves no room for `max_new_tokens` in the engine's context.
         """
-        return await self._turns.take(self._generate, requests, decoding)
-
-    def close(self) -> None:
-        """Wait for the running call, then stop the engine."""
-        self._turns.close()
-        self._engine.llm_engine.engine_core.shutdown()
-        if self._view is not None:
-            self._view.cleanup()
-
-    def _generate(self, requests: list[Request], decoding: DecodingConfig) -> list[Generation]:
-        images = {r.image.digest: r.image for r in requests if r.image is not None}
-        opened = {digest: read_image(image.data) for digest, image in images.items()}
-        prompts = [
-            self._prompt(place, request, opened, decoding) for place, request in enumerate(requests)
-        ]
-        # By image: the prompts that can share a computed prefix stand side by side.
-        prompts.sort(key=lambda prompt: prompt.image)
-        if not prompts:
+        if not requests:
             return []
-        outputs = self._engine.generate(
-            [prompt.inputs for prompt in prompts],
-            [self._sampling(prompt, decoding) for prompt in prompts],
-            use_tqdm=False,
-        )
+        prompts: list[_Prompt] = []
+
+        def enqueue() -> list[str]:
+            prompts.extend(self._prompts(requests, decoding))
+            ids: list[str] = self._llm.enqueue(
+                [prompt.inputs for prompt in prompts],
+                [self._sampling(prompt, decoding) for prompt in prompts],
+                use_tqdm=False,
+            )
+            return ids
+
+        try:
+            outputs = await self._engine.answers(enqueue)
+        except PromptError as error:
+            raise RequestRejected(str(error)) from error
         answers = {
             prompt.place: self._generation(prompt, output.outputs[0])
             for prompt, output in zip(prompts, outputs, strict=True)
         }
         return [answers[place] for place in range(len(requests))]
+
+    def close(self) -> None:
+        """Wait for the calls that run, then stop the engine."""
+        self._engine.close()
+        if self._view is not None:
+            self._view.cleanup()
+
+    def _prompts(self, requests: Sequence[Request], decoding: DecodingConfig) -> list[_Prompt]:
+        """By image: the prompts that can share a computed prefix stand side by side."""
+        images = {r.image.digest: r.image for r in requests if r.image is not None}
+        opened = {digest: read_image(image.data) for digest, image in images.items()}
+        prompts = [
+            self._prompt(place, request, opened, decoding) for place, request in enumerate(requests)
+        ]
+        return sorted(prompts, key=lambda prompt: prompt.image)
 
     def _prompt(
         self, place: int, request: Request, opened: Mapping[str, Any], decoding: DecodingConfig
