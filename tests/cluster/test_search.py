@@ -276,7 +276,7 @@ def test_search_shows_a_failed_trial_with_its_error_and_goes_on(bench: Bench) ->
     assert [trial.state for trial in outcome.trials] == ["failed", "finished"]
     assert f"data.forget: '{missing}' is no file" in (outcome.trials[0].error or "")
     assert outcome.front == (outcome.trials[1].number,)
-    assert f"{FORGET}={missing}  failed: " in output
+    assert f'{FORGET}="{missing}" failed: ' in output
     assert "Reporting training result" not in output
     assert [training.config["seed"] for training in bench.runs("train")][-2:] == [3, 5]
     assert_worst_of_seeds(bench, outcome.trials[1])
