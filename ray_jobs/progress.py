@@ -1,4 +1,4 @@
-"""Follows a run in its driver: from the controller's file into MLflow and the run's record, and onto the screen."""
+"""Follows a run in its driver: from the first worker's file into MLflow and the run's record, and onto the screen."""
 
 import threading
 import time
@@ -6,14 +6,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ray_jobs.journal import read_lines
+from safemirage.runs import read_record
 from safemirage.store.runs import RunHandle, RunRecord
 from safemirage.tracking import Tracker
+from safemirage.training.job import Report
 
 _POLL_S = 1.0
 _LINE_EVERY_S = 15.0
@@ -69,26 +71,27 @@ class Follower:
 
     def _look(self, *, final: bool = False) -> None:
         for report in self._new_reports():
-            steps = [step for step in report["steps"] if step["step"] > self._logged]
+            steps = [step for step in report.steps if step["step"] > self._logged]
             if steps:
                 self._tracker.log_steps(self._handle.id, steps)
                 self._logged = int(steps[-1]["step"])
                 last = steps[-1]
-                total, loss = report["total_steps"], last["loss"]
+                total, loss = report.total_steps, last["loss"]
                 # What a step takes beside its computing (reports, checkpoints) is not in it.
                 rate = last["speed/samples_per_s"]
                 self._handle.progress(
                     {"done": self._logged, "total": total, "loss": loss, "samples_per_s": rate}
                 )
                 self._screen.show(self._logged, total=total, loss=loss, rate=rate)
-            if report["checkpoint"] is not None:
-                self._tracker.set_tags(self._handle.id, {"checkpoint_uri": report["checkpoint"]})
-            if report["snapshot"] is not None and self._on_snapshot is not None:
-                self._on_snapshot(Path(report["snapshot"]))
+            if report.checkpoint is not None:
+                uri = str(report.checkpoint)
+                self._tracker.set_tags(self._handle.id, {"checkpoint_uri": uri})
+            if report.snapshot is not None and self._on_snapshot is not None:
+                self._on_snapshot(report.snapshot)
         if final:
             self._screen.show_last()
 
-    def _new_reports(self) -> list[dict[str, Any]]:
+    def _new_reports(self) -> list[Report]:
         """Those whose lines are whole since the last call."""
         if not self._file.is_file():
             return []
@@ -97,8 +100,7 @@ class Follower:
             text = stream.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._offset += len(whole)
-        reports: list[dict[str, Any]] = read_lines(whole)
-        return reports
+        return [read_record(Report, line, of=str(self._file)) for line in read_lines(whole)]
 
 
 class _Screen:

@@ -57,7 +57,7 @@ def run_training(
 
     Args:
         parent_run: id of the run that asks for it (a trial).
-        callbacks: of Ray Train, run in its controller beside our own.
+        callbacks: of Ray Train, run in its controller.
 
     Raises:
         PreflightError: lists everything that is missing.
@@ -215,12 +215,16 @@ class _Training:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         from ray_jobs.capacity import worker_resources
-        from ray_jobs.training import ReportWriter, work, worker_runtime_env
+        from ray_jobs.training import work, worker_runtime_env
 
         workers = self._config.workers
         return TorchTrainer(
             work,
-            train_loop_config={"job": self._job(), "secrets": self._settings.secrets},
+            train_loop_config={
+                "job": self._job(),
+                "reports": str(self._reports()),
+                "secrets": self._settings.secrets,
+            },
             torch_config=TorchConfig(backend="nccl" if workers.gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=workers.count,
@@ -232,7 +236,7 @@ class _Training:
                 storage_path=str(self._storage.runs),
                 # Which failures are tried again is settled in `_fit`: Ray would restart a run out of memory, too.
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-                callbacks=[ReportWriter(self._reports()), *callbacks],
+                callbacks=[*callbacks],
                 worker_runtime_env=worker_runtime_env(self._config, self._settings),
             ),
         )

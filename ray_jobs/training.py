@@ -1,15 +1,14 @@
-"""What runs where in a training run: the workers' function, and the callback in Ray Train's controller."""
+"""What runs in the workers of a training run, and what they have of the driver's environment."""
 
-import logging
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train import Checkpoint, UserCallback
 
 from ray_jobs.capacity import worker_resources
 from ray_jobs.failures import failure_of
@@ -55,52 +54,25 @@ def work(settings: Mapping[str, Any]) -> dict[str, Any]:
     from safemirage.training.loop import train
 
     job: TrainJob = settings["job"]
+    file = Path(settings["reports"])
     try:
-        return {"summary": to_tree(train(job, report=report))}
+        return {"summary": to_tree(train(job, report=partial(report, file=file)))}
     except _TOGETHER as error:
         return {"failure": asdict(failure_of(error))}
 
 
-def report(report: Report) -> None:
-    """Passes a report of the loop on to Ray. A barrier among the workers.
+def report(report: Report, *, file: Path) -> None:
+    """Adds a line to the run's file, for the driver to follow, and tells Ray that this worker is so far: a barrier among
+    the workers.
 
-    Checkpoints stay what the loop made them: Ray's own list of them is a file that a kill in mid-write, or a full
-    disk, leaves empty, and with an empty list a run can neither go on nor start anew.
+    Ray logs whatever it is given in full, on every rank, so it gets the step alone. Checkpoints stay what the loop made
+    them: Ray's own list of them is a file that a kill in mid-write, or a full disk, leaves empty, and with an empty list
+    a run can neither go on nor start anew.
     """
-    # Ray logs each report in full, on every rank; the run's own line says how far it is.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
-    last = report.steps[-1] if report.steps else {}
-    values = {
-        **last,
-        "history": list(report.steps),
-        "total_steps": report.total_steps,
-        "checkpoint": None if report.checkpoint is None else str(report.checkpoint),
-        "snapshot": None if report.snapshot is None else str(report.snapshot),
-        "pid": os.getpid(),
-    }
-    ray.train.report(values)
-
-
-class ReportWriter(UserCallback):
-    """Runs in the controller: appends each report to a file, for the driver to follow.
-
-    The controller imports neither torch nor mlflow, and never waits for a database.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def after_report(
-        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
-    ) -> None:
-        first = metrics[0]
-        line = {
-            "steps": first["history"],
-            "total_steps": first["total_steps"],
-            "checkpoint": first["checkpoint"],
-            "snapshot": first["snapshot"],
-        }
-        append_line(self._file, line)
+    if ray.train.get_context().get_world_rank() == 0:
+        append_line(file, report.tree())
+    step = int(report.steps[-1]["step"]) if report.steps else 0
+    ray.train.report({"step": step, "pid": os.getpid()})
 
 
 def worker_runtime_env(config: TrainConfig, settings: Settings) -> dict[str, Any]:

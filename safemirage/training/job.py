@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safemirage.config.base import Strict
 from safemirage.config.train import TrainConfig
@@ -22,6 +23,12 @@ class Report:
     """One that is whole from now on."""
     snapshot: Path | None = None
     """An export of the model as it is after the last of the steps; whole from now on."""
+
+    def tree(self) -> dict[str, Any]:
+        """The report as JSON."""
+        places = {"checkpoint": self.checkpoint, "snapshot": self.snapshot}
+        shown = {name: None if place is None else str(place) for name, place in places.items()}
+        return {"steps": list(self.steps), "total_steps": self.total_steps, **shown}
 
 
 @dataclass(frozen=True, kw_only=True)
