@@ -92,6 +92,7 @@ def folded(prompter: Prompter, tokens: Tokens) -> tuple[list[int], list[int]]:
 
 
 @pytest.mark.filterwarnings("ignore::safemirage.data.records.DataWarning")
+@pytest.mark.timeout(300)  # some 500 conversations, twice
 @pytest.mark.parametrize(("model_type", "legacy"), [("llava", False), ("llava_llama", True)])
 def test_converted_checkpoint_gives_the_original_s_ids_and_labels(
     tmp_path: Path, vlguard: Path, model_type: str, legacy: bool
