@@ -32,8 +32,7 @@ class ReproduceConfig(Strict):
     seed: int = 0
     """Seed of the world and of every run in it."""
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
-    judges: tuple[str, ...] = ("oracle", "useful", "keywords", "refusal_rules")
-    """`refusal_rules` tells degenerate answers apart, which an ASR of 0 may be made of."""
+    judges: tuple[str, ...] = ("oracle", "useful", "keywords")
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=16))
     serve: str = "../serve/local.yaml"
     """Serve file, relative to this one."""
