@@ -141,6 +141,7 @@ def _run_job(demo: Demo, cluster: ClusterAddress) -> int:
         except KeyboardInterrupt:
             console.print("Interrupted. The same command continues where this stopped.")
             job.send_signal(signal.SIGINT)
+            job.wait()  # the thread that reads its output then comes to the output's end
             return 130
     return job.returncode
 
