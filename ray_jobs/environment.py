@@ -1,10 +1,9 @@
 """What every process of a job gets of the environment of its driver."""
 
-import json
 import os
 from typing import Any
 
-from safemirage.settings import JOB_CONFIG, Settings
+from safemirage.settings import Settings, submitted_environment
 
 
 def runtime_env(settings: Settings) -> dict[str, Any] | None:
@@ -13,7 +12,6 @@ def runtime_env(settings: Settings) -> dict[str, Any] | None:
     Nothing secret may be in it: Ray shows it in its dashboard and logs. What a submitted job was given goes to all of its
     processes anyway, and Ray refuses to be told it twice.
     """
-    job = json.loads(os.environ.get(JOB_CONFIG) or "{}")
-    given = (job.get("runtime_env") or {}).get("env_vars") or {}
+    given = submitted_environment(os.environ).get("env_vars") or {}
     variables = {name: value for name, value in settings.variables.items() if name not in given}
     return {"env_vars": variables} if variables else None

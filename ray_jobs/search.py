@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import TrialState
@@ -40,13 +39,12 @@ from ray_jobs.trial import TrialSetting, run_trial, selection_suite
 from safemirage.config.identity import digest_of, identity_tree
 from safemirage.config.load import ConfigError, to_tree
 from safemirage.config.plan import SearchPlan, load_search
-from safemirage.config.train import TrainConfig
 from safemirage.evaluation.judges.build import measures_of
 from safemirage.evaluation.preflight import missing_of
 from safemirage.evaluation.suites import SuiteError, load_suite
 from safemirage.evaluation.tables import print_grid, screen
 from safemirage.models.presence import PreflightError
-from safemirage.runs import StudyConfig, TrainResult, TrialResult, read_record
+from safemirage.runs import StudyConfig, TrialResult, read_record
 from safemirage.settings import Settings, api_key_names, read_settings
 from safemirage.storage import Storage
 from safemirage.store.database import Store, open_store
@@ -239,22 +237,10 @@ def _run_id(plan: SearchPlan, settings: Settings) -> str:
     suite = selection_suite(plan, seed=plan.base.seed, storage=settings.storage)
     config = replace(plan.config, selection=replace(plan.config.selection, suite=suite))
     # The seeds beside the first change nothing that the first and their numbers do not tell.
-    base, *_ = [_resolved(run, settings) for run in plan.runs(plan.base)]
+    # A miniature's bases are trained here, once, before trials ask for them side by side.
+    base, *_ = [train.with_base(run, settings) for run in plan.runs(plan.base)]
     identity = digest_of({"search": identity_tree(config), "base": identity_tree(base)})
     return f"{plan.config.name}-{identity[:12]}"
-
-
-def _resolved(config: TrainConfig, settings: Settings) -> TrainConfig:
-    """A miniature's base is trained here, once, before trials ask for it side by side."""
-    if not config.needs_miniature:
-        return config
-    from ray_jobs.miniature import resolve_miniature  # on use: it needs torch
-
-    def train_base(base: TrainConfig) -> Path:
-        run = train.run_training(base, settings=settings)
-        return Path(read_record(TrainResult, run.result, of=run.id).export)
-
-    return resolve_miniature(config, settings.storage, train_base)
 
 
 def show(outcome: SearchOutcome) -> str:

@@ -288,13 +288,8 @@ def _gpu_memory(node: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _resolved(config: TrainConfig, settings: Settings) -> TrainConfig:
-    """The config with real paths in place of the miniature's; what is missing is built and trained."""
-    if config.needs_miniature:
-        from ray_jobs.miniature import resolve_miniature  # on use: it needs torch
-
-        config = resolve_miniature(
-            config, settings.storage, partial(_train_base, settings=settings)
-        )
+    """The config with real paths in place of the miniature's, its watch's suite too."""
+    config = with_base(config, settings)
     watch = config.watch
     if watch is None or watch.evaluation.suite is None or not is_miniature(watch.evaluation.suite):
         return config
@@ -303,6 +298,15 @@ def _resolved(config: TrainConfig, settings: Settings) -> TrainConfig:
     key, suite = "watch.evaluation.suite", watch.evaluation.suite
     suite = world_path(key, suite, seed=config.seed, storage=settings.storage)
     return replace(config, watch=replace(watch, evaluation=replace(watch.evaluation, suite=suite)))
+
+
+def with_base(config: TrainConfig, settings: Settings) -> TrainConfig:
+    """The config with real paths in place of the miniature's model and data; what is missing is built and trained."""
+    if not config.needs_miniature:
+        return config
+    from ray_jobs.miniature import resolve_miniature  # on use: it needs torch
+
+    return resolve_miniature(config, settings.storage, partial(_train_base, settings=settings))
 
 
 def _train_base(config: TrainConfig, *, settings: Settings) -> Path:

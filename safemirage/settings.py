@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import URL
 
+from safemirage.config.base import nodes
 from safemirage.config.evaluate import OpenAIConfig
 from safemirage.config.identity import is_local
 from safemirage.config.load import ConfigError, load_config
@@ -191,17 +192,15 @@ def read_settings(
     )
 
 
+def submitted_environment(values: Mapping[str, str]) -> dict[str, Any]:
+    """The runtime environment that a job was submitted with, as Ray tells its driver; empty outside of a job."""
+    job = json.loads(values.get(JOB_CONFIG) or "{}")
+    return job.get("runtime_env") or {}
+
+
 def api_key_names(config: Any) -> set[str]:
     """The variables that hold the keys of the endpoints that a config names."""
-    if isinstance(config, Mapping):
-        config = tuple(config.values())
-    if isinstance(config, tuple):
-        return {name for item in config for name in api_key_names(item)}
-    if isinstance(config, OpenAIConfig):
-        return {config.api_key_env}
-    if not is_dataclass(config) or isinstance(config, type):
-        return set()
-    return {name for item in fields(config) for name in api_key_names(getattr(config, item.name))}
+    return {node.api_key_env for _, node in nodes(config) if isinstance(node, OpenAIConfig)}
 
 
 def load_located(
@@ -245,9 +244,7 @@ def _data(values: Mapping[str, str]) -> Path | None:
         if not folder.is_absolute():
             raise ConfigError(f"{DATA}: {place!r} is relative; give the whole path of a folder")
         return folder
-    job = json.loads(values.get(JOB_CONFIG) or "{}")
-    is_copy = bool((job.get("runtime_env") or {}).get("working_dir"))
-    return None if is_copy else Path.cwd()
+    return None if submitted_environment(values).get("working_dir") else Path.cwd()
 
 
 def _is_passed_on(name: str) -> bool:

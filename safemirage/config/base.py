@@ -1,7 +1,8 @@
 """What every config dataclass shares: strictness, and the marks that decide a run's identity."""
 
 import re
-from dataclasses import field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field, fields, is_dataclass
 from typing import Any
 
 from pydantic import ConfigDict
@@ -23,6 +24,28 @@ def check_name(name: str) -> None:
             f"name: {name!r} is not allowed: folders are named by it; give at most 160 letters, digits and any of "
             "`_.+=-`, the first a letter, a digit or `_`"
         )
+
+
+def nodes(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dataclass of a config's tree, itself included, with its dotted key below `key`."""
+    if is_dataclass(config):
+        yield key, config
+        children: Mapping[str, Any] = {
+            item.name: getattr(config, item.name) for item in fields(config)
+        }
+    elif isinstance(config, Mapping):
+        children = config
+    elif isinstance(config, Sequence) and not isinstance(config, str):
+        children = {str(index): item for index, item in enumerate(config)}
+    else:
+        return
+    for name, child in children.items():
+        yield from nodes(child, joined(key, name))
+
+
+def joined(key: str, name: str) -> str:
+    """The dotted key of what stands below `key`."""
+    return f"{key}.{name}" if key else name
 
 
 def not_identity(default: Any) -> Any:

@@ -17,6 +17,7 @@ from safemirage.data.records import (
     Problem,
     half_character_problems,
     read_items,
+    record_name,
     unique_ids,
     usable,
     warn_blank_answers,
@@ -86,7 +87,7 @@ def read_llava(
     if (missing := folder.missing()) is not None:
         raise DataError(path, missing)
     items = read_items(path)
-    names = [_name(index, item) for index, item in enumerate(items)]
+    names = [record_name(index, item) for index, item in enumerate(items)]
     problems = [
         _record_problems(name, item, folder) for name, item in zip(names, items, strict=True)
     ]
@@ -156,13 +157,6 @@ def record_tree(record: LlavaRecord) -> dict[str, Any]:
     paths = [image.path.as_posix() for image in record.images]
     shown = {"image": paths[0] if len(paths) == 1 else paths} if paths else {}
     return {"id": record.id, **shown, "conversations": conversations}
-
-
-def _name(index: int, item: object) -> str:
-    identifier = item.get("id") if isinstance(item, dict) else None
-    return (
-        str(identifier) if isinstance(identifier, str | int) and identifier != "" else f"#{index}"
-    )
 
 
 def _record_problems(name: str, item: object, folder: ImageFolder) -> list[Problem]:

@@ -77,7 +77,7 @@ def read_json(path: Path, *, pairs_hook: PairsHook | None = None) -> Any:
 def read_json_records(path: Path) -> list[Any]:
     """As `read_items`, and no text in the items has half of a character. Raises DataError naming those that have."""
     items = read_items(path)
-    _check_characters(path, [(_name(index, item), item) for index, item in enumerate(items)])
+    _check_characters(path, [(record_name(index, item), item) for index, item in enumerate(items)])
     return items
 
 
@@ -133,9 +133,13 @@ def _texts_in(item: object, field: str) -> Iterator[tuple[str, str]]:
             yield from _texts_in(value, f"{field}[{index}]")
 
 
-def _name(index: int, item: object) -> str:
+def record_name(index: int, item: object) -> str:
+    """A record's id as text; `#7` (counted from 0) where it has none."""
     identifier = item.get("id") if isinstance(item, dict) else None
-    return str(identifier) if isinstance(identifier, str | int) else f"#{index}"
+    # A number is an id; true and false are none.
+    if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
+        return f"#{index}"
+    return str(identifier)
 
 
 def _is_object(line: str) -> bool:

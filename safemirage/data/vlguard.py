@@ -11,6 +11,7 @@ from safemirage.data.records import (
     Problem,
     half_character_problems,
     read_items,
+    record_name,
     unique_ids,
     usable,
     warn_blank_answers,
@@ -84,7 +85,7 @@ def read_vlguard(
     if (missing := folder.missing()) is not None:
         raise DataError(path, missing)
     items = read_items(path)
-    names = [_name(index, item) for index, item in enumerate(items)]
+    names = [record_name(index, item) for index, item in enumerate(items)]
     problems = [
         _record_problems(name, item, folder) for name, item in zip(names, items, strict=True)
     ]
@@ -109,14 +110,6 @@ def iterate_pairs(records: list[VLGuardRecord]) -> Iterator[tuple[VLGuardRecord,
     for record in records:
         for pair in record.pairs:
             yield record, pair
-
-
-def _name(index: int, item: object) -> str:
-    identifier = item.get("id") if isinstance(item, dict) else None
-    # A number is an id; true and false are none.
-    if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
-        return f"#{index}"
-    return str(identifier)
 
 
 def _record_problems(name: str, item: object, folder: ImageFolder) -> list[Problem]:

@@ -45,9 +45,12 @@ class Column:
 
 
 def percent(value: float | None) -> str:
-    if value is None:
-        return "n/a"
-    return f"{100 * value:.1f}".removesuffix(".0") + " %"
+    return "n/a" if value is None else f"{in_percent(value)} %"
+
+
+def in_percent(value: float) -> str:
+    """A rate as a number of percent, without the sign."""
+    return f"{100 * value:.1f}".removesuffix(".0")
 
 
 def p_value(value: float) -> str:

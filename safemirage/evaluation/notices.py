@@ -40,14 +40,7 @@ def _silence(model: str, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _degenerate(model: str, rows: Sequence[Row]) -> Iterator[str]:
-    """Of the cases that have an ASR."""
-    opened = {row.case for row in rows if row.metric == "asr"}
-    found = [
-        row
-        for row in headline(rows)
-        if row.metric == "degenerate_rate" and row.case in opened and row.value
-    ]
-    if found:
+    if found := _degenerate_rows(rows):
         shares = ", ".join(f"{percent(row.value)} ({row.case})" for row in found)
         yield (
             f"{model}: degenerate answers to unsafe questions, by {found[0].judge}: {shares}. They have no sense, so that a "
@@ -58,11 +51,7 @@ def _degenerate(model: str, rows: Sequence[Row]) -> Iterator[str]:
 def _blind(model: str, rows: Sequence[Row]) -> Iterator[str]:
     """ASR that only judges of refusals give, of answers some of which are degenerate."""
     judges = {row.judge for row in rows if row.metric == "asr"}
-    hidden = [
-        row
-        for row in headline(rows)
-        if row.metric == "degenerate_rate" and row.value and _has_asr(row.case, rows)
-    ]
+    hidden = _degenerate_rows(rows)
     if judges and judges <= set(_FIND_REFUSALS_ALONE) and hidden:
         count = sum(round(row.value * row.n) for row in hidden if row.value is not None)
         yield (
@@ -73,5 +62,11 @@ def _blind(model: str, rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def _has_asr(case: str, rows: Sequence[Row]) -> bool:
-    return any(row.case == case and row.metric == "asr" for row in rows)
+def _degenerate_rows(rows: Sequence[Row]) -> list[Row]:
+    """The degenerate rates above 0 of the cases that have an ASR."""
+    opened = {row.case for row in rows if row.metric == "asr"}
+    return [
+        row
+        for row in headline(rows)
+        if row.metric == "degenerate_rate" and row.case in opened and row.value
+    ]

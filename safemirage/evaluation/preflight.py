@@ -1,12 +1,13 @@
 """What a job that asks models needs and does not have: all of it at once, within seconds, before anything is read or loaded."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from safemirage.config.base import joined, nodes
 from safemirage.config.evaluate import OpenAIConfig, TransformersConfig, VLLMConfig
 from safemirage.config.vlguard import VLGuardConfig
 from safemirage.config.world import is_miniature
@@ -41,14 +42,14 @@ def missing_of(*configs: Any, key: str = "", gpus: int | None = None) -> list[st
         key: where they stand in the user's file.
         gpus: how many GPUs the engines can have on a cluster; None: they run in this process.
     """
-    nodes = [item for config in configs for item in _nodes(config, key)]
+    found_nodes = [item for config in configs for item in nodes(config, key)]
     services: dict[OpenAIConfig, list[str]] = {}
-    for where, node in nodes:
+    for where, node in found_nodes:
         if isinstance(node, OpenAIConfig):
             services.setdefault(node, []).append(where)
     with ThreadPoolExecutor(max_workers=_SERVICES_AT_A_TIME) as pool:
         answers = pool.map(_service, services.values(), services)
-        found = [line for where, node in nodes for line in _missing(where, node, gpus)]
+        found = [line for where, node in found_nodes for line in _missing(where, node, gpus)]
         found += [line for lines in answers for line in lines]
     return list(dict.fromkeys(found))
 
@@ -63,27 +64,12 @@ def _missing(key: str, node: Any, gpus: int | None) -> list[str]:
             return _files(key, node)
 
 
-def _nodes(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Every dataclass of a config's tree, with its dotted key."""
-    if is_dataclass(node):
-        yield key, node
-        children: Mapping[str, Any] = {item.name: getattr(node, item.name) for item in fields(node)}
-    elif isinstance(node, Mapping):
-        children = node
-    elif isinstance(node, Sequence) and not isinstance(node, str):
-        children = {str(index): item for index, item in enumerate(node)}
-    else:
-        return
-    for name, child in children.items():
-        yield from _nodes(child, _join(key, name))
-
-
 def _engine(key: str, config: TransformersConfig | VLLMConfig, gpus: int | None) -> list[str]:
     found = {"name": missing_packages(config.name)}
     if isinstance(config, TransformersConfig):
         found["device"] = missing_device(config.device, gpus=gpus)
     found["path"] = missing_weights(config.path)
-    return [f"{_join(key, name)}: {text}" for name, text in found.items() if text is not None]
+    return [f"{joined(key, name)}: {text}" for name, text in found.items() if text is not None]
 
 
 def _service(keys: Sequence[str], config: OpenAIConfig) -> list[str]:
@@ -91,7 +77,7 @@ def _service(keys: Sequence[str], config: OpenAIConfig) -> list[str]:
     problem = missing_service(config)
     if problem is None:
         return []
-    names = [_join(key, problem.field) for key in keys]
+    names = [joined(key, problem.field) for key in keys]
     return [f"{', '.join(names)}: {problem.text}, or name another"]
 
 
@@ -100,7 +86,7 @@ def _files(key: str, node: Any) -> list[str]:
     problems = []
     for item in fields(node):
         path = getattr(node, item.name)
-        where = _join(key, item.name)
+        where = joined(key, item.name)
         if not isinstance(path, str) or is_miniature(path):
             continue
         local = Path(path).expanduser()
@@ -121,9 +107,5 @@ def _records(key: str, config: VLGuardConfig) -> list[str]:
         try:
             read_vlguard(Path(config.test).expanduser(), config.images)
         except DataError as error:
-            return [f"{_join(key, 'test')}: {error}"]
+            return [f"{joined(key, 'test')}: {error}"]
     return []
-
-
-def _join(key: str, name: str) -> str:
-    return f"{key}.{name}" if key else name

@@ -1,14 +1,12 @@
 """The miniature's table: every model's rates, its mirage gap and its degenerate answers in one line, for one seed or several."""
 
 from collections.abc import Mapping, Sequence
-from statistics import median
+from dataclasses import replace
 
+from safemirage.evaluation.findings import in_percent
 from safemirage.evaluation.grid import Grid
 from safemirage.evaluation.metrics import Row
-from safemirage.evaluation.spread import spreads
-
-Values = Mapping[str, float]
-"""Seed -> rate."""
+from safemirage.evaluation.spread import Spread, spreads
 
 _RATES = (
     ("ASR", "asr", ("unsafe_plain", "unsafe_neutral", "unsafe_what", "unsafe_unseen")),
@@ -31,9 +29,9 @@ def miniature_grid(title: str, runs: Mapping[str, Sequence[Row]]) -> Grid:
     Args:
         runs: seed -> the rows of all models on that seed's suite.
     """
-    found: dict[str, dict[tuple[str, str], Values]] = {}
+    found: dict[str, dict[tuple[str, str], Spread]] = {}
     for one in spreads(runs):
-        found.setdefault(one.model, {})[one.metric, one.case] = one.values
+        found.setdefault(one.model, {})[one.metric, one.case] = one
     columns = [
         (f"{name}\n{case.partition('_')[2]}", (metric, case))
         for name, metric, cases in _RATES
@@ -42,8 +40,8 @@ def miniature_grid(title: str, runs: Mapping[str, Sequence[Row]]) -> Grid:
     place = 1 + [key for _, key in columns].index(_ATTACKED)
     lines = []
     for model, rates in found.items():
-        cells = [_cell(rates.get(key, {})) for _, key in columns]
-        gap = _difference(rates.get(_ATTACKED, {}), rates.get(_CONTROL, {}))
+        cells = [_cell(rates.get(key)) for _, key in columns]
+        gap = _difference(rates.get(_ATTACKED), rates.get(_CONTROL))
         lines.append([model, *cells[:place], _cell(gap), *cells[place:]])
     names = [name for name, _ in columns]
     return Grid(
@@ -54,15 +52,18 @@ def miniature_grid(title: str, runs: Mapping[str, Sequence[Row]]) -> Grid:
     )
 
 
-def _difference(first: Values, second: Values) -> Values:
-    return {seed: value - second[seed] for seed, value in first.items() if seed in second}
-
-
-def _cell(values: Values) -> str:
-    if not values:
-        return "-"
-    rates = values.values()
-    low, middle, high = (
-        f"{100 * value:.1f}".removesuffix(".0") for value in (min(rates), median(rates), max(rates))
+def _difference(first: Spread | None, second: Spread | None) -> Spread | None:
+    """Seed by seed, over those that have both."""
+    if first is None or second is None:
+        return None
+    common = first.values.keys() & second.values.keys()
+    return replace(
+        first, values={seed: first.values[seed] - second.values[seed] for seed in common}
     )
+
+
+def _cell(spread: Spread | None) -> str:
+    if spread is None or spread.median is None or spread.low is None or spread.high is None:
+        return "-"
+    low, middle, high = map(in_percent, (spread.low, spread.median, spread.high))
     return middle if low == high else f"{middle} ({low} to {high})"

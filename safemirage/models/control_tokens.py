@@ -70,10 +70,8 @@ def _renamed(backend: Tokenizer, names: Mapping[str, str]) -> Tokenizer:
     The old names are taken out of the vocabulary too: models of whole words, and some of pieces, would find them there.
     """
     tree = json.loads(backend.to_str())
-    for part in (
-        "normalizer",
-        "pre_tokenizer",
-    ):  # some treat what stands beside a control token otherwise
+    # Some normalizers and pre-tokenizers treat what stands beside a control token otherwise.
+    for part in ("normalizer", "pre_tokenizer"):
         tree[part] = _with_names(tree[part], names)
     for token in tree["added_tokens"]:
         token["content"] = names.get(token["content"], token["content"])
