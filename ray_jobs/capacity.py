@@ -7,8 +7,11 @@ together, so a trial that took a CPU for its driver could wait for its own worke
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from safemirage.config.evaluate import GeneratorConfig, TransformersConfig, VLLMConfig
 from safemirage.config.train import WorkersConfig
+from safemirage.models.presence import cuda_devices
 
 Resources = Mapping[str, float]
 DRIVER = {"node:__internal_head__": 0.001}
@@ -24,6 +27,28 @@ _ROUNDING = 1e-9
 
 class CapacityError(ValueError):
     """The cluster can never run what was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What one engine reserves."""
+
+    cpus: float
+    gpus: float
+
+    @property
+    def resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+
+def default_placement(model: GeneratorConfig, cpus: float | None, gpus: float | None) -> Placement:
+    """A GPU for an engine that computes on one; else a CPU."""
+    on_gpu = isinstance(model, TransformersConfig) and model.device.startswith("cuda")
+    if isinstance(model, VLLMConfig):
+        on_gpu = cuda_devices() > 0
+    return Placement(
+        cpus=1.0 if cpus is None else cpus, gpus=float(on_gpu) if gpus is None else gpus
+    )
 
 
 def worker_resources(workers: WorkersConfig) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What every process of a job gets of the environment of its driver."""
+"""Joining a cluster, and what every process of a job gets of the environment of its driver."""
 
 import os
 from typing import Any
@@ -15,3 +15,13 @@ def runtime_env(settings: Settings) -> dict[str, Any] | None:
     given = submitted_environment(os.environ).get("env_vars") or {}
     variables = {name: value for name, value in settings.variables.items() if name not in given}
     return {"env_vars": variables} if variables else None
+
+
+def connect(settings: Settings) -> None:
+    """Joins the cluster of RAY_ADDRESS, else starts one for this process."""
+    import ray  # on use: jobs check their configs first, and an evaluation may run without Ray
+
+    # The controller looks after its workers, and takes their reports, this often.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if not ray.is_initialized():
+        ray.init(runtime_env=runtime_env(settings), logging_level="warning")

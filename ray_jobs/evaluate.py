@@ -16,20 +16,19 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ray_jobs.capacity import Placement, concurrent_engines, default_placement
+from ray_jobs.environment import connect
 from ray_jobs.preflight import local_node
 from safemirage.config.evaluate import (
     EvaluateConfig,
     GeneratorConfig,
     OpenAIConfig,
-    TransformersConfig,
-    VLLMConfig,
     suite_name,
 )
 from safemirage.config.load import ConfigError
@@ -39,22 +38,9 @@ from safemirage.evaluation.many import OnProgressOf, Outcome, judging_models, ru
 from safemirage.evaluation.metrics import Row, row_from
 from safemirage.evaluation.preflight import require
 from safemirage.evaluation.tables import print_rates, screen
-from safemirage.models.presence import cuda_devices
 from safemirage.progress import OnProgress
 from safemirage.settings import Settings, load_located, read_settings
 from safemirage.store.database import open_store
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """What one engine reserves."""
-
-    cpus: float
-    gpus: float
-
-    @property
-    def resources(self) -> dict[str, float]:
-        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
 
 def load_configs(
@@ -109,10 +95,8 @@ def run(
     if placement is None:
         open_model, engines = open_generator, 1
     else:
-        from ray_jobs.capacity import concurrent_engines
         from ray_jobs.engines import open_engine
         from ray_jobs.nodes import possible_resources
-        from ray_jobs.train import connect
 
         connect(settings)
         nodes = possible_resources()
@@ -130,16 +114,6 @@ def run(
                 on_progress_of=on_progress_of,
             )
         )
-
-
-def default_placement(model: GeneratorConfig, cpus: float | None, gpus: float | None) -> Placement:
-    """A GPU for an engine that computes on one; else a CPU."""
-    on_gpu = isinstance(model, TransformersConfig) and model.device.startswith("cuda")
-    if isinstance(model, VLLMConfig):
-        on_gpu = cuda_devices() > 0
-    return Placement(
-        cpus=1.0 if cpus is None else cpus, gpus=float(on_gpu) if gpus is None else gpus
-    )
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from safemirage.data.records import DataError
 from safemirage.evaluation.generators import GenerationError, GeneratorUnavailable
 from safemirage.models.families import UnknownFamilyError
 from safemirage.models.manifest import ExportError
+from safemirage.store.execution import RunFailed
 from safemirage.store.leases import LeaseLost
-from safemirage.store.runs import RunFailed
 from safemirage.tracking import is_server_fault
 from safemirage.training.job import (
     CheckpointError,

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ray_jobs.journal import read_lines
 from safemirage.runs import read_record
-from safemirage.store.runs import RunHandle, RunRecord
+from safemirage.store.execution import RunHandle
+from safemirage.store.runs import RunRecord
 from safemirage.tracking import Tracker
 from safemirage.training.job import Report
 

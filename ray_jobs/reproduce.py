@@ -44,7 +44,8 @@ from safemirage.miniature.world import build_world
 from safemirage.runs import EvaluateResult, TrainResult, WorldResult, read_record
 from safemirage.settings import Settings, read_settings
 from safemirage.store.database import Store, open_store
-from safemirage.store.runs import RunHandle, RunRecord, run_once
+from safemirage.store.execution import RunHandle, run_once
+from safemirage.store.runs import RunRecord
 from serve_app.app import ServiceError, start_service
 from serve_app.auth import TOKEN, TOKENS_FILE
 

@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 from ray import tune
 from rich.console import Console
 
-from ray_jobs import train
 from ray_jobs.capacity import DRIVER, CapacityError, concurrent_trials, worker_groups
+from ray_jobs.environment import connect
 from ray_jobs.failures import failure_of
 from ray_jobs.nodes import free_resources, possible_resources
 from ray_jobs.outcome import (
@@ -35,6 +35,7 @@ from ray_jobs.outcome import (
 from ray_jobs.preflight import preflight
 from ray_jobs.progress import waiting
 from ray_jobs.study import Proposal, Study, StudySearch, open_studies, studies_url, trial_run_id
+from ray_jobs.train import with_base
 from ray_jobs.trial import TrialSetting, run_trial, selection_suite
 from safemirage.config.identity import digest_of, identity_tree
 from safemirage.config.load import ConfigError, to_tree
@@ -48,7 +49,7 @@ from safemirage.runs import StudyConfig, TrialResult, read_record
 from safemirage.settings import Settings, api_key_names, read_settings
 from safemirage.storage import Storage
 from safemirage.store.database import Store, open_store
-from safemirage.store.runs import RunHandle, run_once
+from safemirage.store.execution import RunHandle, run_once
 from safemirage.tracking import open_tracker
 
 
@@ -238,7 +239,7 @@ def _run_id(plan: SearchPlan, settings: Settings) -> str:
     config = replace(plan.config, selection=replace(plan.config.selection, suite=suite))
     # The seeds beside the first change nothing that the first and their numbers do not tell.
     # A miniature's bases are trained here, once, before trials ask for them side by side.
-    base, *_ = [train.with_base(run, settings) for run in plan.runs(plan.base)]
+    base, *_ = [with_base(run, settings) for run in plan.runs(plan.base)]
     identity = digest_of({"search": identity_tree(config), "base": identity_tree(base)})
     return f"{plan.config.name}-{identity[:12]}"
 
@@ -258,7 +259,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         plan = load_search(arguments[0], arguments[1:])
         settings = read_settings(secrets=api_key_names(plan.config))
-        train.connect(settings)
+        connect(settings)
         outcome = run_search(plan, settings=settings)
     except (ConfigError, CapacityError, ObjectiveError, SuiteError) as error:
         print(error, file=sys.stderr)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_jobs.capacity import GPU_MEMORY, gpu_memory
+from ray_jobs.environment import connect
 from ray_jobs.failures import Failure, KnownFailure, failure_of, is_busy
 from ray_jobs.preflight import check_weights, local_node, preflight
 from ray_jobs.progress import Follower, waiting
@@ -30,7 +31,8 @@ from safemirage.models.presence import PreflightError
 from safemirage.runs import TrainResult, read_record
 from safemirage.settings import Settings, load_located, read_settings
 from safemirage.store.database import Store, open_store
-from safemirage.store.runs import RunHandle, RunRecord, run_once
+from safemirage.store.execution import RunHandle, run_once
+from safemirage.store.runs import RunRecord
 from safemirage.tracking import Tracker, open_tracker
 from safemirage.training.job import TrainJob
 
@@ -93,18 +95,6 @@ def run_training(
             parent_id=parent_run,
             on_wait=waiting(run_id),
         )
-
-
-def connect(settings: Settings) -> None:
-    """Joins the cluster of RAY_ADDRESS, else starts one for this process."""
-    import ray
-
-    # The controller looks after its workers, and takes their reports, this often.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    if not ray.is_initialized():
-        from ray_jobs.environment import runtime_env
-
-        ray.init(runtime_env=runtime_env(settings), logging_level="warning")
 
 
 class _Training:
@@ -276,8 +266,6 @@ def _gpu_memory(node: Mapping[str, Any]) -> dict[str, float]:
     """Asked on the node itself, which needs no free GPU for it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from ray_jobs.capacity import gpu_memory
 
     if not node["Resources"].get("GPU"):
         return {}

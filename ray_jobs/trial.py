@@ -34,7 +34,7 @@ from safemirage.runs import SeedResult, TrainResult, TrialConfig, TrialResult, r
 from safemirage.settings import Settings
 from safemirage.storage import Storage
 from safemirage.store.database import open_store
-from safemirage.store.runs import RunHandle, run_once
+from safemirage.store.execution import RunHandle, run_once
 from safemirage.tracking import open_tracker
 
 _PAUSE_S = 5.0

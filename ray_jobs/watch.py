@@ -14,9 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ray_jobs.capacity import CapacityError, concurrent_engines
+from ray_jobs.capacity import CapacityError, concurrent_engines, default_placement
 from ray_jobs.engines import open_engine
-from ray_jobs.evaluate import default_placement
 from ray_jobs.journal import append_line, read_lines
 from safemirage.config.evaluate import OpenAIConfig
 from safemirage.config.identity import digest_of

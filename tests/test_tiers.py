@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,37 @@ def test_tiers_bad_import_is_found(module: str, source: str) -> None:
 )
 def test_tiers_good_import_is_let_through(module: str, source: str) -> None:
     assert violations(module, source) == []
+
+
+def circle(sources: Mapping[str, str]) -> list[str]:
+    """Modules of which each imports the next and the last the first, inside functions too; empty where there are none."""
+    graph = {
+        module: {
+            target if target in sources else target.rpartition(".")[0]
+            for target, _ in imports(ast.parse(source))
+        }
+        & sources.keys() - {module}
+        for module, source in sources.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_tiers_no_modules_import_each_other_in_a_circle() -> None:
+    assert circle({module: path.read_text() for module, path in modules().items()}) == []
+
+
+def test_tiers_circle_through_a_function_is_found() -> None:
+    sources = {
+        "own.first": "from own.second import a",
+        "own.second": "def f():\n    from own import third",
+        "own.third": "import own.first",
+    }
+    assert set(circle(sources)) == sources.keys()
+    assert circle({**sources, "own.third": ""}) == []
 
 
 _IMPORT_EACH = """

@@ -32,7 +32,7 @@ from safemirage.progress import OnNamedProgress
 from safemirage.runs import TrainResult, read_record
 from safemirage.storage import Storage
 from safemirage.store.database import Store
-from safemirage.store.runs import RunHandle, run_once
+from safemirage.store.execution import RunHandle, run_once
 from safemirage.training.job import Report, TrainJob
 from safemirage.training.loop import train
 from safemirage.training.order import draw_subset

@@ -10,10 +10,10 @@ import pytest
 import ray
 import torch
 
-from ray_jobs.capacity import CapacityError
+from ray_jobs.capacity import CapacityError, Placement
 from ray_jobs.cluster import ClusterAddress
 from ray_jobs.engines import Engine
-from ray_jobs.evaluate import Placement, load_configs, main, run
+from ray_jobs.evaluate import load_configs, main, run
 from safemirage.config.evaluate import DecodingConfig, EvaluateConfig, TransformersConfig
 from safemirage.config.load import ConfigError
 from safemirage.evaluation.cases import Generation, Request
