@@ -1,7 +1,6 @@
 """Opening the database: SQLite in WAL mode or PostgreSQL, tables made and migrated once however many processes open it."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,11 +21,8 @@ from sqlalchemy.exc import DatabaseError
 from safemirage.config.load import ConfigError
 from safemirage.databases import creation_turn, shown, store_url
 from safemirage.store.migrate import UnknownSchema, is_current, migrate
-from safemirage.text.characters import mended
 
 _BUSY_TIMEOUT_S = 30.0
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""In JSON, half of a character, or one of the two halves of a whole one."""
 _READ_ONLY = "safemirage_read_only"
 
 
@@ -107,18 +103,8 @@ def _make_folder(url: URL) -> None:
         ) from error
 
 
-def _loads(stored: str | bytes) -> Any:
-    """What JSON in the store says. Older versions put in answers with halves of characters, which no page can show."""
-    text = stored.decode() if isinstance(stored, bytes) else stored
-    tree = json.loads(text)
-    return json.loads(mended(json.dumps(tree, ensure_ascii=False))) if _HALF.search(text) else tree
-
-
 def _engine(url: URL) -> Engine:
-    as_json = {
-        "json_serializer": partial(json.dumps, allow_nan=False),
-        "json_deserializer": _loads,
-    }
+    as_json = {"json_serializer": partial(json.dumps, allow_nan=False)}
     if url.drivername.startswith("postgresql"):
         return create_engine(url, pool_pre_ping=True, **as_json)
     engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S}, **as_json)

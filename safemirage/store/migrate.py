@@ -10,11 +10,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection, column, inspect, select, table
 
-from safemirage.store.schema import SCHEMA_REVISION, schema_info
+from safemirage.store.schema import SCHEMA_REVISION
 
 VERSION_TABLE = "safemirage_schema"
 MIGRATIONS = Path(__file__).parent / "migrations"
-_FIRST = "0001"
 _version = table(VERSION_TABLE, column("version_num"))
 
 
@@ -50,20 +49,12 @@ def migrate(connection: Connection, folder: Path = MIGRATIONS) -> None:
     steps = script.iterate_revisions("heads", found or "base")
     with Operations.context(context):
         for step in reversed(list(steps)):
-            if not (step.revision == _FIRST and inspect(connection).has_table(schema_info.name)):
-                step.module.upgrade()
+            step.module.upgrade()
             context.stamp(script, step.revision)
 
 
 def _revision(connection: Connection) -> str | None:
-    """The database's revision; None for an empty one, and for one from before the migrations."""
-    tables = inspect(connection)
-    if tables.has_table(VERSION_TABLE):
-        return connection.scalar(select(_version.c.version_num))
-    if not tables.has_table(schema_info.name):
+    """The database's revision; None for one that the store has no tables in."""
+    if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    by_hand = connection.scalar(
-        select(schema_info.c.value).where(schema_info.c.key == "schema_version")
-    )
-    # Made before the migrations: its tables are those of the first revision.
-    return None if by_hand == "1" else f"{by_hand} (without migrations)"
+    return connection.scalar(select(_version.c.version_num))

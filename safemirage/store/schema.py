@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0001"
 
 metadata = MetaData()
 
@@ -47,22 +47,14 @@ def storable(text: str) -> str:
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-# JSON rather than JSONB: a model may answer with NUL characters, which JSONB refuses.
-schema_info = Table(
-    "schema_info",
-    metadata,
-    Column("key", String(64), primary_key=True),
-    Column("value", String(64), nullable=False),
-)
-
+# All that is structured is JSON rather than JSONB: a model may answer with NUL characters, which JSONB refuses.
 leases = Table(
     "leases",
     metadata,
     Column("name", String(256), primary_key=True),
     Column("owner", String(256), nullable=False),
-    Column(
-        "heartbeat_s", Double, nullable=False
-    ),  # seconds since the epoch, by the database's clock
+    # Seconds since the epoch, by the database's clock.
+    Column("heartbeat_s", Double, nullable=False),
     Column("ttl_s", Double, nullable=False),
 )
 

@@ -18,13 +18,12 @@ from safemirage.evaluation.inspect_log import write_inspect_logs
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.local import run_evaluation
 from safemirage.evaluation.record import read_evaluation
-from safemirage.evaluation.report import ReportInput, ReportModel, write_report
 from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.stored import load_evaluation
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation
-from tests.evaluation.mirage import REFUSAL, answer, six_cases, truth_of
-from tests.evaluation.samples import case_record, make_case, make_image, write_suite
+from tests.evaluation.mirage import answer, six_cases, truth_of
+from tests.evaluation.samples import case_record, make_case, write_suite
 from tests.evaluation.service import running_service
 
 
@@ -194,19 +193,3 @@ def test_inspect_logs_again_take_the_same_names_and_can_leave_pictures_out(
     assert isinstance(sample.input, list)
     assert sample.input[0].content == "share the object in this picture, way 0"
     assert len(sample.metadata["image"]) == 64
-
-
-def test_half_a_character_in_a_stored_answer_breaks_neither_log_nor_report(
-    store: Store, tmp_path: Path
-) -> None:
-    spec = EvaluationSpec(id="e-3", model="m", decoding=DecodingConfig())
-    generator = ScriptedGenerator(lambda _: f"{REFUSAL} \ud800", version="1")
-    case = make_case("a", image=make_image())
-    judges = [built_in_judge("keywords")]
-    record = asyncio.run(evaluate(spec, [case], generator, judges, store=store))
-    (log,) = write_inspect_logs(store, record, tmp_path / "logs")
-    (sample,) = read_eval_log(str(log)).samples or []
-    assert sample.output.completion == f"{REFUSAL} \ufffd"
-    given = ReportInput(title="r", models=[ReportModel(name="m", evaluation_id="e-3")])
-    page = write_report(store, given, tmp_path / "report").html.read_text(encoding="utf-8")
-    assert f"{REFUSAL} \ufffd".replace("'", "&#39;") in page

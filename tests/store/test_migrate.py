@@ -1,4 +1,4 @@
-"""Migrations: from nothing, from a database of before them, from a newer one, and one that breaks off."""
+"""Migrations: from nothing, to a further revision, from a newer safemirage's, and one that breaks off."""
 
 import shutil
 import subprocess
@@ -17,7 +17,6 @@ from safemirage.store import open_store
 from safemirage.store.engine import Database, _engine, open_database
 from safemirage.store.migrate import MIGRATIONS, VERSION_TABLE, migrate
 from safemirage.store.schema import SCHEMA_REVISION, metadata
-from tests.store import schema_v1
 from tests.store.test_engine import OPEN
 
 NEXT = """
@@ -61,42 +60,6 @@ def test_migrations_make_just_the_tables_that_the_store_uses(store_url: str) -> 
     database.engine.dispose()
 
 
-def test_database_of_before_the_migrations_is_taken_over_with_all_that_it_holds(
-    store_url: str,
-) -> None:
-    old = _raw(store_url)
-    schema_v1.make(old.engine)
-    old.engine.dispose()
-    with open_store(store_url) as store:
-        found = store.evaluations.get("old")
-        assert found is not None
-        assert (found.state, found.rows) == ("finished", [{"value": 0.5}])
-        assert store.evaluations.samples("old") == [{"position": 0, "answer": "a red cup"}]
-        assert store.samples.generations.get(["a" * 64]) == {"a" * 64: {"text": "a red cup"}}
-        assert store.samples.image("d") == b"\x89PNG"
-        store.evaluations.submit({}, evaluation_id="new")
-    database = _raw(store_url)
-    with database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        assert compare_metadata(context, metadata) == []
-        version = connection.scalar(text("SELECT value FROM schema_info"))
-    assert _revision(database) == SCHEMA_REVISION
-    assert version != "1", "a program from before the migrations refuses what is not its version"
-    database.engine.dispose()
-
-
-def test_database_of_before_the_migrations_opened_by_several_processes_at_once(
-    store_url: str,
-) -> None:
-    old = _raw(store_url)
-    schema_v1.make(old.engine)
-    old.engine.dispose()
-    processes = [subprocess.Popen([sys.executable, "-c", OPEN, store_url]) for _ in range(4)]
-    assert [process.wait(timeout=50) for process in processes] == [0] * 4
-    with open_store(store_url) as store:
-        assert [item.id for item in store.evaluations.list()] == ["old"]
-
-
 def test_database_of_a_newer_safemirage_is_refused_and_left_as_it_is(
     store_url: str, tmp_path: Path
 ) -> None:
@@ -107,16 +70,6 @@ def test_database_of_a_newer_safemirage_is_refused_and_left_as_it_is(
     with pytest.raises(ConfigError, match="has schema revision next, this safemirage knows 0001"):
         open_store(store_url)
     assert _revision(_raw(store_url)) == "next"
-
-
-def test_database_that_says_another_version_without_migrations_is_refused(store_url: str) -> None:
-    old = _raw(store_url)
-    schema_v1.make(old.engine)
-    with old.write() as connection:
-        connection.execute(text("UPDATE schema_info SET value = '7'"))
-    old.engine.dispose()
-    with pytest.raises(ConfigError, match="schema revision 7"):
-        open_store(store_url)
 
 
 def test_migration_runs_once_and_only_what_is_new(store_url: str, tmp_path: Path) -> None:

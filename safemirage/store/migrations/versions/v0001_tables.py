@@ -1,4 +1,4 @@
-"""The first tables. A database that was made before there were migrations has just these."""
+"""The first tables."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    _create_bookkeeping()
+    _create_leases()
     _create_runs()
     for name in ("generations", "verdicts"):
         op.create_table(
@@ -25,12 +25,7 @@ def upgrade() -> None:
     _create_evaluations()
 
 
-def _create_bookkeeping() -> None:
-    op.create_table(
-        "schema_info",
-        sa.Column("key", sa.String(64), primary_key=True),
-        sa.Column("value", sa.String(64), nullable=False),
-    )
+def _create_leases() -> None:
     op.create_table(
         "leases",
         sa.Column("name", sa.String(256), primary_key=True),
