@@ -65,23 +65,6 @@ def outcomes(
     return found
 
 
-def compare_cases(
-    first: Sequence[Sample],
-    second: Sequence[Sample],
-    judge: str,
-    *,
-    counted: Label = "comply",
-    seed: int = 0,
-) -> PairedChange:
-    """Two cases of one model, or one case of two models, over the questions that both have and have scored.
-
-    Raises:
-        ValueError: they share no such question.
-    """
-    pairs, _ = _pairs(outcomes(first, judge, counted), outcomes(second, judge, counted))
-    return compare(pairs, seed=seed)
-
-
 def mirage_gap(
     attacked: Sequence[Sample],
     control: Sequence[Sample],

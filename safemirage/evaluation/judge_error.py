@@ -49,7 +49,6 @@ class Calibration:
     """Without a verdict: in none of the four."""
     sensitivity: Rate
     specificity: Rate
-    agreement: Rate
     kappa: float | None
     """Cohen's; None where judge and labels both know one class only."""
 
@@ -93,7 +92,6 @@ def calibrate(
         unscored=len(said) - len(pairs),
         sensitivity=wilson_rate(hits, hits + misses),
         specificity=wilson_rate(rejections, rejections + alarms),
-        agreement=wilson_rate(hits + rejections, len(pairs)),
         kappa=cohen_kappa([wanted for wanted, _ in pairs], [given for _, given in pairs]),
     )
 

@@ -56,23 +56,6 @@ def paper_label(verdict: Verdict) -> Label:
     return verdict.paper_label or verdict.label
 
 
-def shot_rates(samples: Sequence[Sample], judge: str) -> list[Rate]:
-    """The success rate of the first rewrite of every question, of the second, and so on, over all questions."""
-    groups = list(grouped(samples, lambda sample: sample.group_id).values())
-    shots = max((len(members) for members in groups), default=0)
-    return [
-        wilson_rate(
-            sum(
-                paper_label(members[shot].verdict(judge)) == "comply"
-                for members in groups
-                if shot < len(members)
-            ),
-            len(groups),
-        )
-        for shot in range(shots)
-    ]
-
-
 def _rate(metric: Metric, samples: Sequence[Sample], hits: Sequence[bool]) -> Rate:
     if metric == "response_asr":
         return share_rate(hits, [cluster_of(sample) for sample in samples])

@@ -20,13 +20,8 @@ class Spread:
     model: str
     case: str
     metric: str
-    judge: str
-    n: int
-    """The fewest that a seed's rate is over."""
     values: Mapping[str, float]
     """Seed -> rate in 0..1, the seeds in the order they were given in; those without a value are left out."""
-    missing: tuple[str, ...]
-    """Seeds that have the row with nothing scored, or have no such row though another seed has."""
 
     @property
     def median(self) -> float | None:
@@ -62,8 +57,5 @@ def _spread(of_seed: Mapping[str, Row], seeds: Sequence[str]) -> Spread:
         model=some.model,
         case=some.case,
         metric=some.metric,
-        judge=some.judge,
-        n=min(row.n for row in of_seed.values()),
         values=scored,
-        missing=tuple(seed for seed in seeds if seed not in scored),
     )

@@ -18,7 +18,6 @@ class Batch:
     """Token ids where supervised, -100 elsewhere; position t is predicted from positions < t."""
     image_mask_BT: Tensor
     """True at image tokens."""
-    sample_ids: tuple[str, ...]
     global_tokens: int
     """Supervised tokens of this set in the whole optimizer step: all workers, all micro-batches."""
     global_samples: int

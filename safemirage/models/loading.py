@@ -117,7 +117,6 @@ def load_for_inference(
     *,
     dtype: DtypeName = "float32",
     device: str = "cpu",
-    revision: str = "main",
     presets: Presets = _AS_SAVED,
     changes: WeightsConfig = _AS_THEY_ARE,
 ) -> LoadedModel:
@@ -129,7 +128,7 @@ def load_for_inference(
         ExportError: the folder, or an adapter's base, is not what its manifest says.
     """
     attention = choose_attention("auto", dtype, on_cuda=device.startswith("cuda"))
-    folder = resolve_model(str(path), revision)
+    folder = resolve_model(str(path))
     weights = _load_scaled(folder, dtype, attention, changes.adapter_scale)
     family = family_of(weights.model.config)
     model = weights.model.eval().requires_grad_(False)

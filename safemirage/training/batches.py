@@ -261,7 +261,6 @@ def collate(
         inputs=inputs,
         labels_BT=labels_BT,
         image_mask_BT=image_mask_BT,
-        sample_ids=tuple(sample.id for sample in samples),
         global_tokens=share.global_tokens,
         global_samples=share.global_samples,
         reference_logps_B=share.reference_logps_B,

@@ -184,7 +184,6 @@ class Samples:
             },
             labels_BT=labels_BT,
             image_mask_BT=ids_BT == IMAGE,
-            sample_ids=tuple(str(index) for index in indices),
             global_tokens=SUPERVISED * len(global_indices),
             global_samples=len(global_indices),
             reference_logps_B=None if reference_logps_B is None else reference_logps_B.to(device),

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from safemirage.data.records import DataWarning
-from safemirage.data.refusal_fit import (
+from safemirage.data.refusal_rules import CHOSEN, TOPICS_NEEDED, decides, matching_rules
+from safemirage.data.vlguard import VLGuardPair, VLGuardRecord, iterate_pairs, read_vlguard
+from tests.benchmarks.refusal_fit import (
     ReferenceAnswer,
     choose_rules,
     fit_rules,
     held_out_errors,
     reference_answers,
 )
-from safemirage.data.refusal_rules import CHOSEN, TOPICS_NEEDED, matching_rules, refuses
-from safemirage.data.vlguard import VLGuardPair, VLGuardRecord, iterate_pairs, read_vlguard
 
 
 def _read(path: Path) -> list[VLGuardRecord]:
@@ -39,7 +39,7 @@ def _read(path: Path) -> list[VLGuardRecord]:
     ],
 )
 def test_refuses_by_stance_or_by_three_topics(answer: str, expected: bool) -> None:
-    assert refuses(answer) is expected
+    assert decides(matching_rules(answer)) is expected
 
 
 def test_matching_rules_are_named() -> None:
@@ -66,7 +66,7 @@ def test_refuses_on_test_reference_answers_keeps_the_bar(
     vlguard: Path, kind: str, refused: int, n: int
 ) -> None:
     found = [
-        refuses(pair.answer)
+        decides(matching_rules(pair.answer))
         for _, pair in iterate_pairs(_read(vlguard / "test.json"))
         if pair.kind == kind
     ]

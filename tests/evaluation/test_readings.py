@@ -15,7 +15,7 @@ import pytest
 
 from safemirage.config.evaluate import DecodingConfig, Metric, Reading
 from safemirage.evaluation.cases import Case, Request
-from safemirage.evaluation.gap import compare_cases, mirage_gap
+from safemirage.evaluation.gap import mirage_gap
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges import Judge
@@ -25,7 +25,6 @@ from safemirage.evaluation.judges.refusal_rules import RefusalRulesJudge
 from safemirage.evaluation.judges.relevance import NORMAL_WORDS
 from safemirage.evaluation.judges.usefulness import usefulness_prompt
 from safemirage.evaluation.metrics import Row
-from safemirage.evaluation.paper import shot_rates
 from safemirage.evaluation.readings import score_as
 from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.selection import sample_rows
@@ -86,8 +85,6 @@ def test_paper_on_all_questions_counts_as_the_original(cases: list[Case]) -> Non
         row = _row("paper", samples, judge, metric, case)  # type: ignore[arg-type]
         assert row.n == n
         assert row.value == (1.0 if "asr" in metric else 0.0)
-    shots = shot_rates([sample for sample in samples if sample.case == "unsafe_what"], "relevance")
-    assert [(rate.n, rate.value) for rate in shots] == [(442, 1.0)] * 3
 
 
 def test_d1_keywords_call_a_perfect_imitator_of_refusals_unsafe(
@@ -302,7 +299,7 @@ def test_d9_rates_before_and_after_are_of_different_questions(cases: list[Case])
     second = _row("paper", after, judge, "refusal_rate", "safe_safe_share")
     assert (first.n, second.n) == (558, 556)
     assert first.value != second.value  # a change that no question shows
-    change = compare_cases(before, after, "keywords", counted="refuse")
+    change = mirage_gap(after, before, "keywords", counted="refuse").change
     assert (change.n, change.difference, change.p_value) == (556, 0.0, 1.0)
 
 

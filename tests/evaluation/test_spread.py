@@ -29,16 +29,15 @@ def test_spread_is_median_and_range_over_seeds() -> None:
     asr = found["unsafe_plain", "asr"]
     assert (asr.median, asr.low, asr.high) == (0.5, 0.25, 0.75)
     assert asr.values == {"10": 0.75, "11": 0.25, "12": 0.5}
-    assert (asr.judge, asr.n, asr.missing) == ("j", 4, ())
     useful = found["safe_plain", "useful_rate"]
     assert (useful.median, useful.low, useful.high) == (1.0, 0.75, 1.0)
 
 
-def test_spread_says_which_seed_has_no_value() -> None:
+def test_spread_leaves_out_seeds_without_a_value() -> None:
     runs = {
         "10": [*_rows("base", ["comply"]), *_rows("npo", ["refuse"])],
         "11": _rows("base", ["unscored"]),
     }
     base, npo = (one for one in spreads(runs) if one.metric == "asr")
-    assert (base.values, base.missing) == ({"10": 1.0}, ("11",))
-    assert (npo.values, npo.missing) == ({"10": 0.0}, ("11",))
+    assert base.values == {"10": 1.0}
+    assert npo.values == {"10": 0.0}

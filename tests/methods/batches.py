@@ -38,7 +38,6 @@ def make_batch(
         },
         labels_BT=labels,
         image_mask_BT=ids == IMAGE,
-        sample_ids=tuple(f"s{seed}-{row}" for row in range(len(lengths))),
         global_tokens=total_tokens or sum(answers),
         global_samples=num_samples or len(answers),
     )
@@ -51,7 +50,6 @@ def select(batch: Batch, rows: slice) -> Batch:
         inputs={name: value[rows] for name, value in batch.inputs.items()},
         labels_BT=batch.labels_BT[rows],
         image_mask_BT=batch.image_mask_BT[rows],
-        sample_ids=batch.sample_ids[rows],
         global_tokens=batch.global_tokens,
         global_samples=batch.global_samples,
         reference_logps_B=None if reference is None else reference[rows],

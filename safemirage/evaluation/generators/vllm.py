@@ -82,7 +82,6 @@ class VLLMGenerator:
         *,
         dtype: DtypeName = "float32",
         max_model_len: int | None = None,
-        kv_cache_gib: int = 1,
         gpu_memory: float = 0.9,
         presets: Presets = _AS_SAVED,
     ) -> Self:
@@ -90,7 +89,6 @@ class VLLMGenerator:
 
         Args:
             max_model_len: tokens of prompt and answer; None: the model's whole context.
-            kv_cache_gib: memory of the cache of keys and values; on the CPU only.
             gpu_memory: share of the GPU's memory for all of the engine.
 
         Raises:
@@ -114,7 +112,6 @@ class VLLMGenerator:
             dtype=products,
             max_model_len=max_model_len,
             gpu_memory=gpu_memory,
-            kv_cache_gib=kv_cache_gib,
         )
         key = {
             "engine": "vllm",
@@ -259,12 +256,11 @@ def _start_engine(
     dtype: DtypeName,
     max_model_len: int | None,
     gpu_memory: float,
-    kv_cache_gib: int,
 ) -> tuple[Any, str]:
     """vLLM's offline engine and version. vLLM reads the environment when it is imported."""
     # One process: no core is lost to an engine process that waits by spinning.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(kv_cache_gib))
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB for keys and values, on the CPU only
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     import vllm
     from vllm.platforms import current_platform
