@@ -41,7 +41,7 @@ endif
 	@touch $@
 
 demo: env
-	@$(BIN)/python -m ray_jobs.demo --seed $(SEED) $(if $(KEEP),--keep)
+	@$(BIN)/safemirage demo --seed $(SEED) $(if $(KEEP),--keep)
 
 test: env
 	$(PYTEST) -m "not slow and not gpu"

@@ -7,9 +7,9 @@ together, so a trial that took a CPU for its driver could wait for its own worke
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from safemirage.config.evaluate import GeneratorConfig, TransformersConfig, VLLMConfig
+from safemirage.config.load import ConfigError
 from safemirage.config.train import WorkersConfig
 from safemirage.models.presence import cuda_devices
 
@@ -25,30 +25,17 @@ _ROUNDING = 1e-9
 """Ray keeps resources in steps of 1e-4; a sum of shares may miss the whole by the rounding of floats."""
 
 
-class CapacityError(ValueError):
+class CapacityError(ConfigError):
     """The cluster can never run what was asked for."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """What one engine reserves."""
-
-    cpus: float
-    gpus: float
-
-    @property
-    def resources(self) -> dict[str, float]:
-        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
-
-
-def default_placement(model: GeneratorConfig, cpus: float | None, gpus: float | None) -> Placement:
-    """A GPU for an engine that computes on one; else a CPU."""
+def engine_resources(model: GeneratorConfig, cpus: float | None, gpus: float | None) -> Resources:
+    """What an engine reserves: a CPU, and a GPU if it computes on one, where nothing else is said."""
     on_gpu = isinstance(model, TransformersConfig) and model.device.startswith("cuda")
     if isinstance(model, VLLMConfig):
         on_gpu = cuda_devices() > 0
-    return Placement(
-        cpus=1.0 if cpus is None else cpus, gpus=float(on_gpu) if gpus is None else gpus
-    )
+    num_gpus = float(on_gpu) if gpus is None else gpus
+    return {"CPU": 1.0 if cpus is None else cpus, **({"GPU": num_gpus} if num_gpus else {})}
 
 
 def worker_resources(workers: WorkersConfig) -> dict[str, float]:

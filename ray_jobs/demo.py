@@ -1,12 +1,9 @@
-"""`make demo`: the whole chain on a Ray of its own, submitted by `ray job submit` and followed to its end.
-
-    python -m ray_jobs.demo [--seed N] [--keep] [a.b=c ...]
+"""`safemirage demo`: the whole chain on a Ray of its own, submitted by `ray job submit` and followed to its end.
 
 Everything it makes lies under runs/demo/seed-N. Interrupted and started again, it continues. A running cluster is
 used where RAY_ADDRESS is set. Nothing is left running, but with --keep service and dashboards stay until Ctrl-C.
 """
 
-import argparse
 import json
 import os
 import secrets
@@ -14,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +24,8 @@ from safemirage.settings import Settings
 
 CONFIG = "configs/reproduce/miniature.yaml"
 PROJECT = Path(__file__).parents[1]
+IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
+"""Else the packages are installed, for a job too, and nothing is uploaded."""
 console = Console()
 
 
@@ -52,8 +51,15 @@ class Demo:
         return f"http://{LOOPBACK}:{self.port}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    demo = _parse(arguments)
+def run_command(overrides: Sequence[str], *, seed: int, keep: bool) -> int:
+    """What `safemirage demo` does; returns its exit code."""
+    demo = Demo(
+        seed=seed,
+        keep=keep,
+        overrides=tuple(overrides),
+        settings=Settings.at(Path("runs", "demo", f"seed-{seed}")),
+        port=free_ports(1)[0],
+    )
     _write_token(demo.token_file)
     with ExitStack() as stack:
         cluster = _joined_cluster() or stack.enter_context(
@@ -68,28 +74,6 @@ def main(arguments: list[str] | None = None) -> int:
             if demo.keep:
                 _hold(demo)
     return code
-
-
-def _parse(arguments: list[str] | None) -> Demo:
-    parser = argparse.ArgumentParser(
-        prog="make demo", description=__doc__.splitlines()[0] if __doc__ else ""
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the world and of every run in it"
-    )
-    parser.add_argument(
-        "--keep", action="store_true", help="hold service and dashboards until Ctrl-C"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="overrides of the config")
-    values = parser.parse_args(arguments)
-    settings = Settings.at(PROJECT / "runs" / "demo" / f"seed-{values.seed}")
-    return Demo(
-        seed=values.seed,
-        keep=values.keep,
-        overrides=tuple(values.overrides),
-        settings=settings,
-        port=free_ports(1)[0],
-    )
 
 
 def _joined_cluster() -> ClusterAddress | None:
@@ -119,7 +103,7 @@ def _run_job(demo: Demo, cluster: ClusterAddress) -> int:
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "job", "submit",
         "--address", cluster.dashboard,
-        "--working-dir", str(PROJECT),
+        *(["--working-dir", str(PROJECT)] if IS_CHECKOUT else []),
         "--submission-id", f"demo-seed-{demo.seed}-{int(time.time())}",
         "--runtime-env-json", json.dumps({"env_vars": job_environment}),
         "--log-style", "record",
@@ -134,7 +118,6 @@ def _run_job(demo: Demo, cluster: ClusterAddress) -> int:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        cwd=PROJECT,
     ) as job:
         try:
             follow(job, demo.settings, console)
@@ -150,7 +133,9 @@ def _say_where(demo: Demo, cluster: ClusterAddress) -> None:
     console.print(f"\nreport       {demo.root / 'report.html'}")
     console.print(f"numbers      {demo.root / 'report.json'}")
     if not demo.keep:
-        again = f"make demo SEED={demo.seed} KEEP=1"
+        again = f"safemirage demo --seed {demo.seed} --keep"
+        if IS_CHECKOUT:
+            again = f"make demo SEED={demo.seed} KEEP=1"
         console.print(
             f"dashboards   {again}   holds API, study page, Ray and MLflow open (nothing is run twice)"
         )
@@ -184,4 +169,6 @@ def _mlflow_server(demo: Demo) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from safemirage.cli import main
+
+    main(["demo", *sys.argv[1:]])

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
+from safemirage.config.load import ConfigError
 from safemirage.config.plan import point_overrides
 from safemirage.config.search import ObjectiveConfig
 from safemirage.evaluation.grid import Grid
@@ -13,7 +14,7 @@ from safemirage.evaluation.pareto import Points, hypervolume, knee, pareto_front
 from safemirage.runs import costs_of
 
 
-class ObjectiveError(ValueError):
+class ObjectiveError(ConfigError):
     """An objective that the rows of an evaluation do not give."""
 
 

@@ -1,6 +1,7 @@
 """The whole chain as one job: a world, its models, a search, evaluation over HTTP, the report.
 
-    ray job submit --working-dir . -- python -m ray_jobs.reproduce configs/reproduce/miniature.yaml [a.b=c ...]
+    safemirage reproduce CONFIG.yaml [a.b=c ...]
+    ray job submit --working-dir . -- python -m ray_jobs.reproduce CONFIG.yaml [a.b=c ...]        the same as a job
 
 Each stage is a run with an identity: cut off anywhere and started again, the chain goes on where it was. The report
 is written anew after every model, so that the first rows can be looked at while the last ones train. The table of all
@@ -19,14 +20,13 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from ray_jobs.capacity import CapacityError
 from ray_jobs.environment import runtime_env
 from ray_jobs.miniature import publish_suite
 from ray_jobs.outcome import SearchFailed, SearchOutcome
 from ray_jobs.search import run_search, show
 from ray_jobs.train import TrainingFailed, run_training
 from safemirage.config.identity import digest_of
-from safemirage.config.load import ConfigError, load_config, to_tree
+from safemirage.config.load import load_config, to_tree
 from safemirage.config.plan import SearchPlan, load_search
 from safemirage.config.reproduce import ModelEntry, ReproduceConfig
 from safemirage.config.serve import ServeConfig
@@ -271,14 +271,11 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        print(__doc__)
-        return 0 if arguments else 2
-    path = Path(arguments[0])
+def run_command(path: Path, overrides: Sequence[str]) -> int:
+    """What `safemirage reproduce` does; returns its exit code."""
+    config = load_config(ReproduceConfig, path, overrides)
+    settings = read_settings()
     try:
-        config = load_config(ReproduceConfig, path, arguments[1:])
-        settings = read_settings()
         with open_store(settings.store_url) as store:
             chain = Chain(config, path.parent, settings=settings, store=store)
             ray.init(
@@ -286,14 +283,13 @@ def main(arguments: list[str]) -> int:
             )
             with _service(config, path.parent, settings) as client:
                 chain.run(client)
-    except (ConfigError, CapacityError, ServiceError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (TrainingFailed, SearchFailed) as error:
+    except (TrainingFailed, SearchFailed, ServiceError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from safemirage.cli import main
+
+    main(["reproduce", *sys.argv[1:]])

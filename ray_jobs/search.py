@@ -1,10 +1,10 @@
 """Searches the settings of a train file for several objectives: Ray Tune over Ray Train, points from Optuna.
 
-    python -m ray_jobs.search configs/search/miniature_npo_beta.yaml [a.b=c ...]
-    ray job submit --working-dir . -- python -m ray_jobs.search ...
+    safemirage search CONFIG.yaml [a.b=c ...]
+    ray job submit --working-dir . -- python -m ray_jobs.search CONFIG.yaml [a.b=c ...]        the same as a job
 
 A search is a run with an identity: cut off and started again it continues with the same study, and asked for again it
-is returned. The study opens in optuna-dashboard. Exit codes: 0 finished, 1 failed, 2 it cannot start as it is.
+is returned. The study opens in optuna-dashboard.
 """
 
 import io
@@ -12,18 +12,18 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import TrialState
 from ray import tune
 from rich.console import Console
 
-from ray_jobs.capacity import DRIVER, CapacityError, concurrent_trials, worker_groups
+from ray_jobs.capacity import DRIVER, concurrent_trials, worker_groups
 from ray_jobs.environment import connect
 from ray_jobs.failures import failure_of
 from ray_jobs.nodes import free_resources, possible_resources
 from ray_jobs.outcome import (
-    ObjectiveError,
     SearchFailed,
     SearchOutcome,
     TrialOutcome,
@@ -38,11 +38,11 @@ from ray_jobs.study import Proposal, Study, StudySearch, open_studies, studies_u
 from ray_jobs.train import with_base
 from ray_jobs.trial import TrialSetting, run_trial, selection_suite
 from safemirage.config.identity import digest_of, identity_tree
-from safemirage.config.load import ConfigError, to_tree
+from safemirage.config.load import to_tree
 from safemirage.config.plan import SearchPlan, load_search
 from safemirage.evaluation.judges.build import measures_of
 from safemirage.evaluation.preflight import missing_of
-from safemirage.evaluation.suites import SuiteError, load_suite
+from safemirage.evaluation.suites import load_suite
 from safemirage.evaluation.tables import print_grid, screen
 from safemirage.models.presence import PreflightError
 from safemirage.runs import StudyConfig, TrialResult, read_record
@@ -252,18 +252,13 @@ def show(outcome: SearchOutcome) -> str:
     return captured.get().rstrip()
 
 
-def main(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        print(__doc__)
-        return 0 if arguments else 2
+def run_command(file: Path, overrides: Sequence[str]) -> int:
+    """What `safemirage search` does; returns its exit code."""
+    plan = load_search(file, overrides)
+    settings = read_settings(secrets=api_key_names(plan.config))
+    connect(settings)
     try:
-        plan = load_search(arguments[0], arguments[1:])
-        settings = read_settings(secrets=api_key_names(plan.config))
-        connect(settings)
         outcome = run_search(plan, settings=settings)
-    except (ConfigError, CapacityError, ObjectiveError, SuiteError) as error:
-        print(error, file=sys.stderr)
-        return 2
     except SearchFailed as error:
         print(error, file=sys.stderr)
         return 1
@@ -272,4 +267,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from safemirage.cli import main
+
+    main(["search", *sys.argv[1:]])

@@ -1,11 +1,9 @@
 """One training run on a Ray cluster.
 
-    python -m ray_jobs.train CONFIG.yaml [a.b=c ...]
-    python -m ray_jobs.train CONFIG.yaml [a.b=c ...] --estimate        memory of each worker; starts nothing
-    ray job submit --working-dir . -- python -m ray_jobs.train configs/train/miniature_npo.yaml method.beta=0.2
+    safemirage train CONFIG.yaml [a.b=c ...]
+    ray job submit --working-dir . -- python -m ray_jobs.train CONFIG.yaml [a.b=c ...]        the same as a job
 
-A finished run is returned, a live one is followed, a failed or interrupted one goes on from its last checkpoint.
-Exit codes: 0 finished, 1 failed, 2 a config that cannot be used or something missing.
+A finished run is returned, a live one is followed, a failed or interrupted one resumes from its last checkpoint.
 """
 
 import os
@@ -345,26 +343,17 @@ def _estimate(config: TrainConfig) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        print(__doc__)
-        return 0 if arguments else 2
+def run_command(file: Path, overrides: Sequence[str], *, estimate: bool = False) -> int:
+    """What `safemirage train` does; returns its exit code."""
+    settings = read_settings()
+    config = load_located(TrainConfig, file, overrides, settings)
+    if estimate:
+        print(_estimate(config))
+        return 0
+    if not os.environ.get("RAY_ADDRESS") and (problems := preflight(config, nodes=[local_node()])):
+        raise PreflightError("\n".join(problems))
     try:
-        only_estimate = "--estimate" in arguments
-        file, *overrides = [item for item in arguments if item != "--estimate"]
-        settings = read_settings()
-        config = load_located(TrainConfig, file, overrides, settings)
-        if only_estimate:
-            print(_estimate(config))
-            return 0
-        if not os.environ.get("RAY_ADDRESS") and (
-            problems := preflight(config, nodes=[local_node()])
-        ):
-            raise PreflightError("\n".join(problems))
         record = run_training(config, settings=settings)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
     except TrainingFailed as error:
         print(error, file=sys.stderr)
         return 1
@@ -374,4 +363,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from safemirage.cli import main
+
+    main(["train", *sys.argv[1:]])

@@ -6,7 +6,7 @@ appended to `watch.jsonl` in the run's folder, logged under `watch/...` at the s
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ray_jobs.capacity import CapacityError, concurrent_engines, default_placement
+from ray_jobs.capacity import CapacityError, concurrent_engines, engine_resources
 from ray_jobs.engines import open_engine
 from ray_jobs.journal import append_line, read_lines
 from safemirage.config.evaluate import OpenAIConfig
@@ -175,8 +175,8 @@ def check_watch(config: WatchConfig, nodes: Sequence[dict[str, float]]) -> None:
         raise ConfigError(f"watch.cpus, watch.gpus: {error}") from error
 
 
-def _resources(config: WatchConfig) -> dict[str, float]:
-    return default_placement(config.evaluation.model, config.cpus, config.gpus).resources
+def _resources(config: WatchConfig) -> Mapping[str, float]:
+    return engine_resources(config.evaluation.model, config.cpus, config.gpus)
 
 
 def _metrics(rows: Sequence[Row]) -> dict[str, float]:

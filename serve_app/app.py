@@ -1,6 +1,6 @@
 """The service on Ray Serve: HTTP in front, checkpoints and evaluations behind it.
 
-    python -m serve_app.app configs/serve/local.yaml [a.b=c ...]
+    safemirage serve CONFIG.yaml [a.b=c ...]
 
 joins the cluster that RAY_ADDRESS names, or starts Ray in this process, and serves until interrupted. For
 `serve deploy`, the import path is `serve_app.app:build` and its `args` are `config` and `storage`.
@@ -13,9 +13,10 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import httpx
 import ray
@@ -25,7 +26,7 @@ from ray.serve import Application
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 
-from safemirage.config.load import ConfigError, load_config
+from safemirage.config.load import load_config
 from safemirage.config.serve import ServeConfig
 from safemirage.settings import Settings, read_settings
 from serve_app.auth import read_tokens
@@ -205,29 +206,23 @@ def _reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        sys.stdout.write(f"{__doc__}\n")
-        return 0 if arguments else 2
+def run_command(file: Path, overrides: Sequence[str]) -> int:
+    """What `safemirage serve` does: serves until Ctrl-C or SIGTERM; returns its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     stopped = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stopped)
+    config = load_config(ServeConfig, file, overrides)
+    read_tokens(config)
+    settings = read_settings()
     try:
-        config = load_config(ServeConfig, arguments[0], arguments[1:])
-        read_tokens(config)
-        settings = read_settings()
         ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level="warning")
         with running_service(config, settings) as url:
             sys.stdout.write(f"{url}/  (API page: {url}/docs; storage: {settings.storage.root})\n")
             sys.stdout.flush()
             signal.sigwait(stopped)
-    except (ConfigError, ServiceError) as error:
+    except ServiceError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        return 1
     finally:
         ray.shutdown()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

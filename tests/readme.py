@@ -17,4 +17,4 @@ def lines(section: str = "On your own data and models") -> list[str]:
 
 def commands() -> list[list[str]]:
     """The words of each of these lines, comments left out."""
-    return [shlex.split(line, comments=True) for line in lines()]
+    return [words for line in lines() if (words := shlex.split(line, comments=True))]

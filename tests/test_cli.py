@@ -65,7 +65,7 @@ def test_audit_bad_file_prints_every_problem_without_traceback(
 ) -> None:
     path = tmp_path / "bad.json"
     path.write_text(json.dumps([unsafe_record("a", image="../x"), safe_record("b", safe=None)]))
-    assert run("audit", path) == 1
+    assert run("audit", path) == 2
     error = capsys.readouterr().err
     assert "record a, image: '../x' leaves the image folder" in error
     assert "record b, safe: None is not true or false" in error
@@ -114,7 +114,7 @@ def test_prepare_refuses_to_change_files_without_force(
 ) -> None:
     out = tmp_path / "out"
     assert run("prepare", "--train", train, "--out", out) == 0
-    assert run("prepare", "--train", train, "--out", out, "--seed", "1") == 1
+    assert run("prepare", "--train", train, "--out", out, "--seed", "1") == 2
     assert "--force" in capsys.readouterr().err
     assert run("prepare", "--train", train, "--out", out, "--seed", "1", "--force") == 0
 
@@ -251,7 +251,7 @@ def test_prepare_answers_service_that_is_not_there_is_named(
     monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "storage"))
     url = "candidates.mild.url=http://127.0.0.1:9/v1"
     arguments = ["answers", answers_config, url, "candidates.mild.attempts=1"]
-    assert run("prepare", *arguments, "--out", tmp_path / "table.json") == 1
+    assert run("prepare", *arguments, "--out", tmp_path / "table.json") == 2
     error = capsys.readouterr().err
     assert "127.0.0.1:9" in error
     assert "Traceback" not in error
@@ -292,12 +292,12 @@ def test_convert_prints_what_became_of_each_key(
     assert "tokenizer: the original's ids for " in screen
     assert "lm_head.weight: 20 rows for new tokens" in screen
     assert "vision_model.embeddings.position_ids" in screen
-    assert run("convert", source, "--to", tmp_path / "hub") == 1
+    assert run("convert", source, "--to", tmp_path / "hub") == 2
     assert "--force" in capsys.readouterr().err
 
 
 def test_convert_of_another_folder_says_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("convert", tmp_path, "--to", tmp_path / "hub") == 1
+    assert run("convert", tmp_path, "--to", tmp_path / "hub") == 2
     assert "no config.json, so this is no LLaVA checkpoint" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from safemirage.config.train import TrainConfig
 from tests.readme import README, commands
 
 ROOT = README.parent
-SHELL = {"source", "export", "ray", "submit()", "submit", "python", "safemirage"}
+SHELL = {"source", "export", "ray", "submit()", "submit", "safemirage"}
 CLASSES: dict[str, type[Any]] = {
     "attack": AttackConfig,
     "attack_search": AttackSearchConfig,
@@ -52,7 +52,7 @@ def test_readme_command_and_its_options_exist(words: list[str]) -> None:
     assert {word for word in rest if word.startswith("--")} <= known
 
 
-@pytest.mark.parametrize("words", of("submit", "python"), ids=" ".join)
+@pytest.mark.parametrize("words", of("submit"), ids=" ".join)
 def test_readme_job_exists(words: list[str]) -> None:
     module = next(word for word in words[1:] if word != "-m")
     assert importlib.util.find_spec(module) is not None

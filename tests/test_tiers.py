@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from safemirage.cli.jobs import JOBS
+
 ROOT = Path(__file__).parents[1]
 
 TIERS = (
-    {"config", "text", "progress"},
+    {"config", "text", "progress", "versions"},
     {"databases", "storage"},
     {"settings"},
     {"data", "store", "tracking"},
@@ -120,6 +122,19 @@ def violations(module: str, source: str) -> list[str]:
     return found
 
 
+def named_to_the_right(module: str, source: str) -> list[str]:
+    """Texts in the library that name a package to its right, as an import by name does. `cli.jobs` alone may."""
+    if not module.startswith("safemirage") or module == "safemirage.cli.jobs":
+        return []
+    return [
+        f"{module} names {node.value!r}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value.startswith(("ray_jobs.", "serve_app."))
+    ]
+
+
 def is_torch_free(module: str) -> bool:
     if module in MAY_IMPORT_TORCH:
         return False
@@ -137,6 +152,20 @@ def test_tiers_imports_point_to_the_left_only() -> None:
     assert [
         item for module, path in modules().items() for item in violations(module, path.read_text())
     ] == []
+
+
+def test_tiers_commands_alone_name_what_is_to_their_right() -> None:
+    assert [
+        item
+        for module, path in modules().items()
+        for item in named_to_the_right(module, path.read_text())
+    ] == []
+    assert named_to_the_right("safemirage.cli.x", "import_module('ray_jobs.train')")
+    known = modules()
+    for target in JOBS.values():
+        module, _, function = target.partition(":")
+        defined = ast.parse(known[module].read_text()).body
+        assert function in {node.name for node in defined if isinstance(node, ast.FunctionDef)}
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """The command line: one module a command, put into `app` below. Starts without torch.
 
 A command is a function with its options as annotated arguments. It imports its topic's modules when it is called, does
-what they do, and prints; a problem of the user's making is raised, and `main` prints it.
+what they do, and prints; a problem of the user's making is raised, and `main` prints it. What runs on Ray is in `jobs`.
 """
 
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,6 +21,7 @@ from safemirage.cli import (
     evaluate,
     exchange,
     job_env,
+    jobs,
     judges,
     prepare,
     probes,
@@ -30,7 +32,7 @@ from safemirage.cli import (
 )
 from safemirage.config.load import ConfigError
 from safemirage.data.records import DataError, DataWarning
-from safemirage.evaluation.errors import EvaluationError
+from safemirage.evaluation.errors import EvaluationError, NoSuchEvaluation
 from safemirage.evaluation.generators import GenerationError
 from safemirage.evaluation.suites import SuiteError
 from safemirage.models.families import UnknownFamilyError
@@ -42,63 +44,91 @@ from safemirage.training.job import (
     TrainingCollapsed,
     TrainingDiverged,
 )
+from safemirage.versions import describe_versions
 
 app = typer.Typer(
     name="safemirage",
-    help="Find, measure and remove safety mirages in vision-language models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command("audit")(audit.audit)
+app.add_typer(prepare.app, name="prepare")
+app.command("convert")(convert.convert)
+app.command("train")(jobs.train)
+app.command("search")(jobs.search)
+app.command("evaluate")(evaluate.evaluate)
 app.command("attack")(attack.attack)
 app.command("attack-search")(attack_search.attack_search)
-app.command("convert")(convert.convert)
-app.command("judge-check")(judges.judge_check)
-app.command("audit-judge")(judges.audit_judge)
-app.add_typer(prepare.app, name="prepare")
-app.command("evaluate")(evaluate.evaluate)
-app.command("job-env")(job_env.job_env)
-app.command("rescore")(rescore.rescore)
-app.command("report")(report.report)
-app.command("compare")(compare.compare)
 app.add_typer(probes.app, name="probe")
+app.command("rescore")(rescore.rescore)
+app.command("compare")(compare.compare)
+app.command("report")(report.report)
 app.command("utility")(utility.utility)
 app.command("submission")(submission.submission)
+app.command("judge-check")(judges.judge_check)
+app.command("audit-judge")(judges.audit_judge)
 app.command("export")(exchange.export_evaluation)
 app.command("import")(exchange.import_evaluation)
+app.command("serve")(jobs.serve)
+app.command("reproduce")(jobs.reproduce)
+app.command("demo")(jobs.demo)
+app.command("job-env")(job_env.job_env)
 
-_USER_ERRORS = (
+_BAD_INPUT = (
     ConfigError,
     DataError,
-    EvaluationError,
     ExportError,
-    GenerationError,
+    NoSuchEvaluation,
     SuiteError,
     UnknownFamilyError,
+    OSError,
+    ModuleNotFoundError,
+)
+"""A command that cannot start as it was asked for: exit code 2, which is also that of a usage error."""
+_FAILURES = (
+    EvaluationError,
+    GenerationError,
     SampleError,
     StorageError,
     CheckpointError,
     TrainingCollapsed,
     TrainingDiverged,
-    OSError,
-    ModuleNotFoundError,
 )
+"""What went wrong on the way: exit code 1."""
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        Console(soft_wrap=True, highlight=False).print(describe_versions(), markup=False)
+        raise typer.Exit
 
 
 @app.callback()
-def _root() -> None:
-    """Keeps `safemirage` a group of commands."""
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the versions of safemirage and of what it runs on.",
+        ),
+    ] = False,
+) -> None:
+    """Find, measure and remove safety mirages in vision-language models.
+
+    Exit codes: 0 done; 1 failed, or the answer is no (a judge that is fooled); 2 cannot start as it was asked for.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command. A problem of the user's making is printed in full, without a traceback, and exits 1."""
+    """Runs a command. A problem of the user's making is printed in full, without a traceback."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     with warnings.catch_warnings():
         warnings.simplefilter("always", DataWarning)
         warnings.showwarning = lambda message, *_: errors.print(f"warning: {message}", markup=False)
         try:
             app(args=arguments)
-        except _USER_ERRORS as error:
+        except (*_BAD_INPUT, *_FAILURES) as error:
             errors.print(f"error: {error}", markup=False)
-            sys.exit(1)
+            sys.exit(2 if isinstance(error, _BAD_INPUT) else 1)

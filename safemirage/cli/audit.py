@@ -1,13 +1,14 @@
 """`safemirage audit`: which words give a file's safety labels away."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from safemirage.cli.options import ImageFolderOption, SkipBadOption
+from safemirage.cli.output import JsonOption, tables, write_json
 
 
 def audit(  # noqa: PLR0913 - options of a command
@@ -16,7 +17,7 @@ def audit(  # noqa: PLR0913 - options of a command
         list[Path] | None,
         typer.Option("--against", help="Score FILE's lookup on this file too; repeatable."),
     ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write everything here.")] = None,
+    json_path: JsonOption = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw a .png, .svg or .pdf.")] = None,
     image_folder: ImageFolderOption = None,
     skip_bad: SkipBadOption = False,
@@ -24,7 +25,7 @@ def audit(  # noqa: PLR0913 - options of a command
 ) -> None:
     """Says which words of FILE's questions give their safety label away. Needs no model."""
     from safemirage.data.audit import audit as run_audit
-    from safemirage.data.audit_report import PLOT_FORMATS, to_json, to_tables, write_plot
+    from safemirage.data.audit_report import PLOT_FORMATS, to_tables, write_plot
     from safemirage.data.examples import read_examples
 
     if plot is not None and plot.suffix not in PLOT_FORMATS:
@@ -37,9 +38,8 @@ def audit(  # noqa: PLR0913 - options of a command
     }
     first, *others = names
     result = run_audit(first, examples[first], {name: examples[name] for name in others})
-    Console().print(to_tables(result, top=top))
-    if json_path is not None:
-        json_path.write_text(to_json(result), encoding="utf-8")
+    tables(json_path).print(to_tables(result, top=top))
+    write_json(json_path, asdict(result))
     if plot is not None:
         write_plot(result, plot)
 

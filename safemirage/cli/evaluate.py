@@ -1,57 +1,88 @@
-"""`safemirage evaluate`: one evaluation in this process, without Ray and without a service."""
+"""`safemirage evaluate`: models x suites, in this process or over a Ray cluster."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from safemirage.cli.options import OverridesArgument
+from safemirage.cli.jobs import job
+from safemirage.cli.options import OverridesArgument, RunFileArgument
+from safemirage.cli.output import JsonOption, tables, write_json
 from safemirage.cli.progress import progress_bars
 
-_INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
-
-
-def evaluate(
-    config: Annotated[Path, typer.Argument(help="A file like configs/evaluate/url.yaml.")],
-    overrides: OverridesArgument = None,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="Write table, id and calls here.")
-    ] = None,
-) -> None:
-    """Asks a model every question of a suite, judges the answers, and prints the rates.
-
-    What the store knows is not asked again: a second run calls no model, and one that was cut off goes on.
-    """
-    import asyncio
-
+if TYPE_CHECKING:
     from safemirage.config.evaluate import EvaluateConfig
-    from safemirage.evaluation.calls import ModelCalls
-    from safemirage.evaluation.local import run_evaluation
-    from safemirage.evaluation.preflight import require
-    from safemirage.evaluation.results import finished_result
-    from safemirage.evaluation.tables import screen
-    from safemirage.settings import load_located, read_settings
-    from safemirage.store import open_store
+    from safemirage.progress import OnProgress
 
+
+def evaluate(  # noqa: PLR0913 - options of a command
+    config: RunFileArgument,
+    overrides: OverridesArgument = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="An export in place of model.path; repeatable."),
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", help="A folder in place of the file's suite; repeatable."),
+    ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="Over the cluster of RAY_ADDRESS, or one of its own."),
+    ] = False,
+    cpus: Annotated[
+        float | None, typer.Option("--cpus", help="With --ray: of each engine; default 1.")
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option("--gpus", help="With --ray: of each engine; default 1 where it uses one."),
+    ] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Ask models every question of a suite, judge the answers, and print the rates.
+
+    CONFIG is a file like configs/evaluate/url.yaml. Without --ray everything runs in this process, one model after another.
+    With it an engine is loaded once for all suites of its model, as many side by side as the cluster holds.
+    What the store knows is not asked again: a second run calls no model, and one that was cut off resumes.
+    Exits with 1 when an evaluation failed; with 2 when they cannot start as they are.
+    """
+    from safemirage.evaluation.many import load_configs, run_here
+    from safemirage.evaluation.results import finished_result, print_results
+    from safemirage.settings import read_settings
+
+    if not ray and (cpus is not None or gpus is not None):
+        raise typer.BadParameter("needs --ray", param_hint="--cpus" if gpus is None else "--gpus")
     settings = read_settings()
-    loaded = load_located(EvaluateConfig, config, overrides or (), settings)
-    require(loaded)
-    calls = ModelCalls()
-    with open_store(settings.store_url) as store, progress_bars() as on_progress:
-        try:
-            ended = asyncio.run(
-                run_evaluation(
-                    loaded,
-                    store=store,
-                    on_progress=lambda done, total: on_progress(loaded.name, done, total),
-                    calls=calls,
-                )
+    configs = load_configs(config, model or (), suite or (), overrides or (), settings)
+    with progress_bars() as bars:
+
+        def on_progress_of(one: "EvaluateConfig") -> "OnProgress":
+            title = _title(one)
+            return lambda done, total: bars(title, done, total)
+
+        if ray:
+            outcomes = job("evaluate")(
+                configs, cpus=cpus, gpus=gpus, on_progress_of=on_progress_of, settings=settings
             )
-        except KeyboardInterrupt:
-            Console(stderr=True).print("interrupted; the same command goes on where it was")
-            raise typer.Exit(_INTERRUPTED) from None
-    result = finished_result(ended, calls)
-    result.print_to(screen())
-    if json_path is not None:
-        json_path.write_text(result.json(), encoding="utf-8")
+        else:
+            outcomes = run_here(configs, on_progress_of=on_progress_of, settings=settings)
+    failed = {_title(one.config): one.problem for one in outcomes if one.problem}
+    results = [
+        finished_result(one.evaluation, one.calls)
+        for one in outcomes
+        if one.evaluation is not None and not one.problem
+    ]
+    if results:
+        print_results(tables(json_path), results)
+    trees = [result.tree() for result in results]
+    write_json(json_path, trees if model or suite else trees[0] if trees else None)
+    for title, problem in failed.items():
+        Console(stderr=True).print(f"error: {title}: {problem}", markup=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _title(config: "EvaluateConfig") -> str:
+    from safemirage.config.evaluate import suite_name
+
+    return f"{config.name} {suite_name(config)}"

@@ -19,3 +19,4 @@ SkipBadOption = Annotated[
     ),
 ]
 OverridesArgument = Annotated[list[str] | None, typer.Argument(help="a.b=c on the config.")]
+RunFileArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML run file.")]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from safemirage.cli.options import OverridesArgument
 from safemirage.cli.progress import progress_bars
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from safemirage.store import Store
 
 app = typer.Typer(help="Changes an export, and measures it before and after.", no_args_is_help=True)
-_INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 
 ConfigArgument = Annotated[Path, typer.Argument(help="A file of configs/probe/.")]
 OutOption = Annotated[
@@ -146,8 +144,4 @@ def _place(settings: "Settings") -> Iterator[_Place]:
     from safemirage.store import open_store
 
     with open_store(settings.store_url) as store, progress_bars() as on_progress:
-        try:
-            yield _Place(settings.storage, store, on_progress)
-        except KeyboardInterrupt:
-            Console(stderr=True).print("interrupted; the same command goes on where it was")
-            raise typer.Exit(_INTERRUPTED) from None
+        yield _Place(settings.storage, store, on_progress)

@@ -1,10 +1,10 @@
 """`safemirage rescore`: stored answers, other judges."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from safemirage.cli.output import JsonOption, tables, write_json
 from safemirage.cli.progress import progress_bars
 
 
@@ -17,9 +17,7 @@ def rescore(
     protocol: Annotated[
         str, typer.Option("--protocol", help="Whose rules count: corrected or paper.")
     ] = "corrected",
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="Write table, id and calls here.")
-    ] = None,
+    json_path: JsonOption = None,
 ) -> None:
     """Judges the answers of a finished evaluation again. The evaluated model is not asked."""
     import asyncio
@@ -29,9 +27,8 @@ def rescore(
     from safemirage.evaluation.preflight import require
     from safemirage.evaluation.rescore import read_judges
     from safemirage.evaluation.rescore import rescore as run_rescore
-    from safemirage.evaluation.results import finished_result
+    from safemirage.evaluation.results import finished_result, print_results
     from safemirage.evaluation.stored import find_evaluation, load_evaluation
-    from safemirage.evaluation.tables import screen
     from safemirage.settings import read_settings
     from safemirage.store import open_store
 
@@ -56,6 +53,5 @@ def rescore(
             )
         )
     result = finished_result(ended, calls)
-    result.print_to(screen())
-    if json_path is not None:
-        json_path.write_text(result.json(), encoding="utf-8")
+    print_results(tables(json_path), [result])
+    write_json(json_path, result.tree())

@@ -1,7 +1,7 @@
 """A search over the settings of a train file, for several objectives. Files: configs/search/*.yaml.
 
 A trial is the train file `base`, with `overrides` and one value for each dotted path in `space`: what
-`python -m ray_jobs.train BASE a.b=c ...` trains too.
+`safemirage train BASE a.b=c ...` trains too.
 """
 
 import json

@@ -1,8 +1,6 @@
-"""The audit on screen, as JSON, and as a plot."""
+"""The audit on screen and as a plot."""
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SAFE_COLOUR, _UNSAFE_COLOUR = "#3b7dd8", "#d1495b"
-
-
-def to_json(audit: Audit) -> str:
-    return json.dumps(asdict(audit), indent=2, ensure_ascii=False) + "\n"
 
 
 def to_tables(audit: Audit, *, top: int = 10) -> RenderableType:

@@ -5,4 +5,8 @@ COMMONEST_REASON = "; commonest reason"
 
 
 class EvaluationError(RuntimeError):
-    """An evaluation that was refused, failed, cannot be found, or does not allow what is asked of it."""
+    """An evaluation that was refused, failed, or does not allow what is asked of it."""
+
+
+class NoSuchEvaluation(EvaluationError):
+    """A reference that fits no finished evaluation, or several."""

@@ -4,18 +4,23 @@ Where the models run is not settled here: `open_model` may open them in this pro
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
-from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig
+from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig, OpenAIConfig
 from safemirage.config.identity import digest_of
 from safemirage.config.load import ConfigError, to_tree
 from safemirage.evaluation.calls import ModelCalls
 from safemirage.evaluation.generators import GenerationError, Generator
+from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.local import OpenModel, run_evaluation
+from safemirage.evaluation.preflight import require
 from safemirage.progress import OnProgress
-from safemirage.store.database import Store
+from safemirage.settings import Settings, load_located
+from safemirage.store.database import Store, open_store
 from safemirage.store.evaluations import Evaluation
 
 OnProgressOf = Callable[[EvaluateConfig], OnProgress]
@@ -28,6 +33,48 @@ class Outcome:
     """None: it failed."""
     error: str = ""
     calls: ModelCalls
+
+    @property
+    def problem(self) -> str:
+        """Why it has no rates; empty where it finished."""
+        if self.evaluation is None:
+            return self.error
+        state = self.evaluation.state
+        return "" if state == "finished" else f"{state} {self.evaluation.error or ''}".rstrip()
+
+
+def load_configs(
+    path: Path,
+    models: Sequence[str],
+    suites: Sequence[str],
+    overrides: Sequence[str],
+    settings: Settings,
+) -> list[EvaluateConfig]:
+    """One config for each model and suite; without any of either, those of the file.
+
+    Raises:
+        ConfigError: see `load_config`; a model behind a URL has no path; two models of one folder name.
+    """
+    base = load_located(EvaluateConfig, path, overrides, settings)
+    if models and isinstance(base.model, OpenAIConfig):
+        raise ConfigError(
+            "--model: the config's model is behind a URL and has no path; name an engine, e.g. model.name=vllm"
+        )
+    names = [Path(model).name for model in models]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"--model: {list(models)} hold a folder name twice; tables tell models apart by it"
+        )
+    of_models = [
+        [f"model.path={json.dumps(model)}", f"name={json.dumps(Path(model).name)}"]
+        for model in models
+    ]
+    of_suites = [[f"suite={json.dumps(suite)}"] for suite in suites]
+    return [
+        load_located(EvaluateConfig, path, [*overrides, *of_model, *of_suite], settings)
+        for of_model in of_models or [[]]
+        for of_suite in of_suites or [[]]
+    ]
 
 
 def model_key(config: GeneratorConfig) -> str:
@@ -55,6 +102,28 @@ def shares(configs: Sequence[EvaluateConfig], engines: int) -> list[list[Evaluat
     each = max(1, engines // len(by_model)) if by_model else 1
     dealt = [items[start::each] for items in by_model.values() for start in range(each)]
     return [share for share in dealt if share]
+
+
+def run_here(
+    configs: Sequence[EvaluateConfig], *, on_progress_of: OnProgressOf, settings: Settings
+) -> list[Outcome]:
+    """The evaluations in this process, one model after another.
+
+    Raises:
+        PreflightError: lists everything that is missing.
+        GenerationError, ConfigError: a judge's model cannot be opened.
+    """
+    require(*configs)
+    with open_store(settings.store_url) as store:
+        return asyncio.run(
+            run_many(
+                configs,
+                store=store,
+                open_model=open_generator,
+                engines=1,
+                on_progress_of=on_progress_of,
+            )
+        )
 
 
 async def run_many(

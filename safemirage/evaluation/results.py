@@ -1,6 +1,6 @@
 """What `safemirage evaluate` and `safemirage rescore` say at their end."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from safemirage.evaluation.calls import ModelCalls
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.metrics import Row, row_from, row_tree
 from safemirage.evaluation.notices import notices
+from safemirage.evaluation.record import read_evaluation
 from safemirage.evaluation.tables import print_rates
 from safemirage.store.evaluations import Evaluation
 
@@ -22,20 +23,9 @@ class Result:
     rows: list[Row]
     calls: ModelCalls
 
-    def print_to(self, console: Console) -> None:
-        """The table, what could not be scored, and how often models were asked."""
-        print_rates(console, self.rows)
-        console.print(
-            f"evaluation {self.evaluation.id}: {self.evaluation.done} samples", soft_wrap=True
-        )
-        console.print(
-            f"model calls: {self.calls.answers} for answers, {self.calls.verdicts} for verdicts "
-            "(what the store knows is not asked again)",
-            soft_wrap=True,
-        )
-
-    def json(self) -> str:
-        tree: dict[str, Any] = {
+    def tree(self) -> dict[str, Any]:
+        """The result for JSON."""
+        return {
             "evaluation": self.evaluation.id,
             "samples": self.evaluation.done,
             "calls": {"answers": self.calls.answers, "verdicts": self.calls.verdicts},
@@ -43,7 +33,6 @@ class Result:
             "notices": notices(self.rows),
             "spec": self.evaluation.spec,
         }
-        return json.dumps(tree, indent=1, allow_nan=False)
 
 
 def finished_result(evaluation: Evaluation, calls: ModelCalls) -> Result:
@@ -53,3 +42,25 @@ def finished_result(evaluation: Evaluation, calls: ModelCalls) -> Result:
         raise EvaluationError(f"evaluation {evaluation.id} {evaluation.state}{reason}")
     rows = [row_from(tree) for tree in evaluation.rows]
     return Result(evaluation=evaluation, rows=rows, calls=calls)
+
+
+def print_results(console: Console, results: Sequence[Result]) -> None:
+    """A table for each suite, with a line a model; then each evaluation's id, and how often models were asked."""
+    suites: dict[str, list[Row]] = {}
+    for result in results:
+        suite = read_evaluation(result.evaluation).suite or ""
+        suites.setdefault(suite, []).extend(result.rows)
+    for suite, rows in suites.items():
+        print_rates(console, rows, title=suite if len(suites) > 1 else "")
+    for result in results:
+        console.print(
+            f"evaluation {result.evaluation.id}: {result.evaluation.done} samples",
+            soft_wrap=True,
+            markup=False,
+        )
+    answers = sum(result.calls.answers for result in results)
+    verdicts = sum(result.calls.verdicts for result in results)
+    console.print(
+        f"model calls: {answers} for answers, {verdicts} for verdicts (what the store knows is not asked again)",
+        soft_wrap=True,
+    )

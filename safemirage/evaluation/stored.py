@@ -8,7 +8,7 @@ from typing import Any
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.identity import identity_tree
 from safemirage.config.load import load_config
-from safemirage.evaluation.errors import EvaluationError
+from safemirage.evaluation.errors import NoSuchEvaluation
 from safemirage.evaluation.keys import EVALUATION_SCOPE
 from safemirage.evaluation.metrics import Row, headline, row_from
 from safemirage.evaluation.record import EvaluationRecord, read_evaluation, readable
@@ -65,17 +65,17 @@ def load_evaluations(
     """The evaluations, with names that differ: where two share one the reading is added, else the id is the name.
 
     Raises:
-        EvaluationError: a reference fits no finished evaluation, or several; or one stands twice.
+        NoSuchEvaluation: a reference fits no finished evaluation, or several; or one stands twice.
     """
     found = [find_evaluation(store, reference, settings) for reference in references]
     ids = [evaluation.id for evaluation in found]
     if len(set(ids)) != len(ids):
-        raise EvaluationError(f"evaluations {ids}: one stands twice")
+        raise NoSuchEvaluation(f"evaluations {ids}: one stands twice")
     loaded = [load_evaluation(store, evaluation) for evaluation in found]
     first: dict[str, str] = {}
     for one in loaded:
         if (twin := first.setdefault(one.content, one.id)) != one.id:
-            raise EvaluationError(
+            raise NoSuchEvaluation(
                 f"evaluations {twin} and {one.id}: the same model, suite and judges under two names; leave one out"
             )
     names = [one.name for one in loaded]
@@ -111,13 +111,13 @@ def find_evaluation(store: Store, reference: str, settings: Settings | None = No
         settings: where relative inputs of a config file are looked up; None: in the working folder.
 
     Raises:
-        EvaluationError: there is none, or several have the name.
+        NoSuchEvaluation: there is none, or several have the name.
         ConfigError: the config file cannot be used.
     """
     by_id = store.evaluations.get(reference)
     if by_id is not None:
         if by_id.state != "finished":
-            raise EvaluationError(f"evaluation {reference} is {by_id.state}, not finished")
+            raise NoSuchEvaluation(f"evaluation {reference} is {by_id.state}, not finished")
         return by_id
     records = [(one, readable(one)) for one in store.evaluations.list(states=("finished",))]
     finished = {
@@ -132,9 +132,9 @@ def find_evaluation(store: Store, reference: str, settings: Settings | None = No
         found = [one for one, record in finished.values() if _name(one, record) == reference]
         missing = f"is neither an id nor a name; there are: {_listed(finished)}"
     if not found:
-        raise EvaluationError(f"evaluation {reference!r} {missing}")
+        raise NoSuchEvaluation(f"evaluation {reference!r} {missing}")
     if len(found) > 1:
-        raise EvaluationError(
+        raise NoSuchEvaluation(
             f"evaluation {reference!r}: {len(found)} have that name; give one's id: {_listed([one.id for one in found])}"
         )
     return found[0]

@@ -7,10 +7,11 @@ from safemirage.config.identity import digest_of, identity_tree
 from safemirage.config.load import to_tree
 from safemirage.miniature.model import build_model, build_processor
 from safemirage.miniature.world import World
-from safemirage.models.export import ExportRecord, current_commit, write_export
+from safemirage.models.export import ExportRecord, write_export
 from safemirage.models.families import LLAVA
 from safemirage.models.manifest import MANIFEST_NAME
 from safemirage.storage import Storage
+from safemirage.versions import current_commit
 
 FORMAT = 1
 """Raised when the same config gives another model than before."""

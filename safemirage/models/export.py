@@ -7,9 +7,7 @@ cannot take the adapter (vLLM, because of the trained projector).
 
 import copy
 import json
-import os
 import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,7 +44,6 @@ __all__ = [
     "ExportError",
     "ExportRecord",
     "Manifest",
-    "current_commit",
     "export_folder",
     "merge_export",
     "read_manifest",
@@ -157,22 +154,6 @@ def merge_export(folder: Path, *, dtype: DtypeName = "float32") -> Path:
         record=record,
     )
     return target
-
-
-def current_commit() -> str | None:
-    """The commit that this code was checked out from: SAFEMIRAGE_GIT_COMMIT, else git's word; None if unknown."""
-    if named := os.environ.get("SAFEMIRAGE_GIT_COMMIT"):
-        return named
-    if shutil.which("git") is None:
-        return None
-    asked = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return asked.stdout.strip() if asked.returncode == 0 else None
 
 
 def _write_full(

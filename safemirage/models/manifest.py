@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from safemirage.config.base import Strict
 from safemirage.config.identity import MERGED_NAME, digest_of, file_digest
+from safemirage.versions import installed_version
 
 MANIFEST_NAME = "manifest.json"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
@@ -183,13 +183,8 @@ def processor_digest(folder: Path) -> str:
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that decide how a model was made; those not installed are left out."""
-    versions = {}
-    for name in _RECORDED_PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+    found = {name: installed_version(name) for name in _RECORDED_PACKAGES}
+    return {name: number for name, number in found.items() if number is not None}
 
 
 def _digest(folder: Path, name: str, known: Mapping[str, str] | None) -> str:

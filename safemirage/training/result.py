@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from safemirage.config.load import to_tree
-from safemirage.models.export import ExportRecord, current_commit, merge_export, write_export
+from safemirage.models.export import ExportRecord, merge_export, write_export
 from safemirage.models.loading import LoadedModel
 from safemirage.models.manifest import BaseModel
 from safemirage.training.card import DataSummary, RunSummary, write_card
@@ -16,6 +16,7 @@ from safemirage.training.job import StepMetrics, TrainJob
 from safemirage.training.sets import TrainingSets
 from safemirage.training.storing import storing
 from safemirage.training.workers import on_first_worker, rank, sum_over_workers
+from safemirage.versions import current_commit
 
 
 class RunExport:

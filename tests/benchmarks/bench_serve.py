@@ -153,7 +153,7 @@ def _service(folder: Path, engine: Literal["transformers", "vllm"], batch: int) 
         "SAFEMIRAGE_STORAGE": str(folder / "storage"),
         "SAFEMIRAGE_API_TOKEN": TOKEN,
     }
-    command = [sys.executable, "-m", "serve_app.app", str(file), "port=0"]
+    command = [sys.executable, "-m", "safemirage.cli", "serve", str(file), "port=0"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().partition("/  (")[0]

@@ -80,7 +80,7 @@ def test_evaluate_of_a_model_that_is_not_there_says_so_and_exits_1(
     service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = _config(tmp_path, _remote(service, url="http://127.0.0.1:9/v1"))
-    assert run("evaluate", config) == 1
+    assert run("evaluate", config) == 2
     error = capsys.readouterr().err
     assert "127.0.0.1:9" in error
     assert "Traceback" not in error
@@ -103,8 +103,33 @@ def test_evaluate_of_a_suite_that_is_not_there_says_so(
     service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = _config(tmp_path, _remote(service))
-    assert run("evaluate", config, f"suite={tmp_path / 'none'}") == 1
+    assert run("evaluate", config, f"suite={tmp_path / 'none'}") == 2
     assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_evaluate_of_models_and_suites_prints_a_table_for_each_suite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.tiny import make_tiny_llava
+
+    options: list[str | Path] = []
+    for seed, name in enumerate("ab"):
+        options += ["--model", make_tiny_llava(tmp_path / name, seed)]
+    for name in "st":
+        options += ["--suite", write_suite(tmp_path / name, [case_record(name)])]
+    asked = [ROOT / "configs/evaluate/transformers.yaml", *options, "decoding.max_new_tokens=4"]
+    assert run("evaluate", *asked) == 0
+    printed = capsys.readouterr()
+    assert {"s", "t"} <= set(printed.out.splitlines()), "each table's title"
+    assert "model calls: 4 for answers, 0 for verdicts" in printed.out
+    assert "a s: 1/1" in printed.err
+    assert run("evaluate", *asked, "--json", "-") == 0
+    trees = json.loads(capsys.readouterr().out)
+    assert [(tree["samples"], tree["calls"]["answers"]) for tree in trees] == [(1, 0)] * 4
+    assert [tree["spec"]["suite"] for tree in trees] == ["s", "t"] * 2
+    assert run("evaluate", *asked, "--model", tmp_path / "other" / "a") == 2
+    assert "hold a folder name twice" in capsys.readouterr().err
+    assert run("evaluate", *asked, "--gpus", "1") == 2, "only with --ray"
 
 
 def _start(config: Path, out: Path) -> "subprocess.Popen[str]":

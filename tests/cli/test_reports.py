@@ -130,11 +130,11 @@ def test_export_for_inspect_writes_a_log_for_each_case(
         (["import", "/nonexistent"], "samples.parquet"),
     ],
 )
-def test_commands_name_what_is_wrong_and_exit_1(
+def test_commands_name_what_is_wrong_and_exit_2(
     evaluated: Store, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluated.evaluations.submit({}, evaluation_id="open")
-    assert run(*arguments) == 1
+    assert run(*arguments) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert message in error
     assert "Traceback" not in error
@@ -146,7 +146,7 @@ def test_a_name_that_several_evaluations_have_needs_an_id(
     first = evaluated.evaluations.get("npo-1")
     assert first is not None
     evaluated.evaluations.adopt("npo-2", spec=first.spec, rows=[], samples={})
-    assert run("report", "npo") == 1
+    assert run("report", "npo") == 2
     error = capsys.readouterr().err
     assert "2 have that name" in error
     assert "npo-2" in error

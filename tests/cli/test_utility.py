@@ -116,10 +116,10 @@ def test_a_test_set_cannot_be_scored(
         (["utility", "--import", "nothing.json"], "nothing.json: cannot be read"),
     ],
 )
-def test_utility_commands_name_what_is_wrong_and_exit_1(
+def test_utility_commands_name_what_is_wrong_and_exit_2(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*arguments) == 1
+    assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error

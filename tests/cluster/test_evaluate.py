@@ -10,14 +10,14 @@ import pytest
 import ray
 import torch
 
-from ray_jobs.capacity import CapacityError, Placement
+from ray_jobs.capacity import CapacityError
 from ray_jobs.cluster import ClusterAddress
 from ray_jobs.engines import Engine
-from ray_jobs.evaluate import load_configs, main, run
+from ray_jobs.evaluate import run as run_on_ray
 from safemirage.config.evaluate import DecodingConfig, EvaluateConfig, TransformersConfig
-from safemirage.config.load import ConfigError
 from safemirage.evaluation.cases import Generation, Request
-from safemirage.evaluation.many import Outcome
+from safemirage.evaluation.many import Outcome, load_configs, run_here
+from safemirage.progress import OnProgress
 from safemirage.settings import read_settings
 from tests.evaluation.samples import case_record, write_suite
 from tests.tiny import make_tiny_llava
@@ -46,12 +46,15 @@ def suites(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
-def evaluated(configs: list[EvaluateConfig], placement: Placement | None) -> list[Outcome]:
-    return run(
-        configs,
-        placement=placement,
-        on_progress_of=lambda _: lambda done, total: None,
-        settings=read_settings(),
+def silent(_: EvaluateConfig) -> OnProgress:
+    return lambda done, total: None
+
+
+def evaluated(
+    configs: list[EvaluateConfig], *, cpus: float = 0.5, gpus: float = 0
+) -> list[Outcome]:
+    return run_on_ray(
+        configs, cpus=cpus, gpus=gpus, on_progress_of=silent, settings=read_settings()
     )
 
 
@@ -70,15 +73,14 @@ def test_cluster_and_one_process_give_the_same_rows(
     configs = load_configs(BASE, models, suites, SMALL, read_settings())
     assert [config.name for config in configs] == ["a", "a", "b", "b"]
     monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "cluster"))
-    placement = Placement(cpus=0.5, gpus=0)
-    spread = evaluated(configs, placement)
+    spread = evaluated(configs)
     assert [outcome.error for outcome in spread] == [""] * 4
     assert [outcome.calls.answers for outcome in spread] == [2] * 4
-    again = evaluated(configs, placement)
+    again = evaluated(configs)
     assert [outcome.calls.answers for outcome in again] == [0] * 4
     assert rows(again) == rows(spread)
     monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "local"))
-    assert rows(evaluated(configs, None)) == rows(spread)
+    assert rows(run_here(configs, on_progress_of=silent, settings=read_settings())) == rows(spread)
 
 
 def test_question_that_an_engine_refuses_costs_itself_alone(
@@ -93,13 +95,12 @@ def test_question_that_an_engine_refuses_costs_itself_alone(
     configs = load_configs(
         BASE, models[:1], [str(suite)], [*SMALL, "max_unscored=1.0"], read_settings()
     )
-    (outcome,) = evaluated(configs, Placement(cpus=0.5, gpus=0))
+    (outcome,) = evaluated(configs)
     assert outcome.evaluation is not None, outcome.error
     assert (outcome.evaluation.state, outcome.evaluation.done) == ("finished", 2)
     assert {row["unscored"] for row in outcome.evaluation.rows or []} == {1}
     (strict,) = evaluated(
         load_configs(BASE, models[:1], [str(suite)], SMALL, read_settings()),
-        Placement(cpus=0.5, gpus=0),
     )
     assert strict.error.startswith("TooManyUnscored")
     assert "a prompt of" in strict.error
@@ -140,7 +141,6 @@ def test_engine_that_is_lost_starts_again_and_ends_no_other_models_evaluation(
     models = [str(make_tiny_llava(tmp_path / name, 0)) for name in ("killed", "full", "once")]
     killed, full, finished = evaluated(
         load_configs(BASE, models, suites[:1], SMALL, read_settings()),
-        Placement(cpus=0.5, gpus=0),
     )
     assert killed.error.startswith("GeneratorUnavailable: the engine's process was lost 3 times")
     assert full.error.startswith("GenerationError: OutOfMemoryError: CUDA out of memory")
@@ -155,26 +155,4 @@ def test_cluster_without_room_is_refused_with_the_numbers(
 ) -> None:
     configs = load_configs(BASE, models, suites, SMALL, read_settings())
     with pytest.raises(CapacityError, match=r"CPU 1, GPU 1 each, and the cluster has 1 node"):
-        evaluated(configs, Placement(cpus=1, gpus=1))
-
-
-def test_models_of_one_folder_name_are_refused(models: list[str]) -> None:
-    with pytest.raises(ConfigError, match="hold a folder name twice"):
-        load_configs(BASE, [models[0], models[0]], [], [], read_settings())
-
-
-def test_command_without_ray_prints_a_table_for_each_suite(
-    models: list[str],
-    suites: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "storage"))
-    asked = [BASE, "--model", models[0], "--suite", suites[0], "--suite", suites[1], "--local"]
-    assert main([*asked, *SMALL]) == 0
-    printed = capsys.readouterr()
-    assert "2 evaluations; 4 questions and 0 verdicts asked" in printed.out
-    assert "a s: 2/2" in printed.err
-    assert main([*asked, *SMALL]) == 0
-    assert "2 evaluations; 0 questions" in capsys.readouterr().out
+        evaluated(configs, cpus=1, gpus=1)

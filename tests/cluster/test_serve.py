@@ -61,7 +61,7 @@ def service(cluster: ClusterAddress, tmp_path_factory: pytest.TempPathFactory) -
         "SAFEMIRAGE_STORAGE": str(storage.root),
         "SAFEMIRAGE_API_TOKEN": f"unredacted {TOKEN}",
     }
-    command = [sys.executable, "-m", "serve_app.app", str(file), "port=0"]
+    command = [sys.executable, "-m", "safemirage.cli", "serve", str(file), "port=0"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().partition("/  (")[0]

@@ -17,7 +17,7 @@ from ray.train import UserCallback
 from safetensors.torch import load_file
 
 from ray_jobs.cluster import ClusterAddress
-from ray_jobs.train import TrainingFailed, main, run_training
+from ray_jobs.train import TrainingFailed, run_training
 from safemirage.config.identity import run_identity
 from safemirage.config.load import ConfigError, dump_yaml
 from safemirage.config.train import TrainConfig
@@ -27,6 +27,7 @@ from safemirage.store.database import open_store
 from safemirage.store.runs import RunRecord
 from safemirage.tracking import RUN_TAG
 from safemirage.training.job import StepMetrics
+from tests.cli.calling import run
 from tests.tiny_run import make_tiny_run, tiny_train_config, train_tiny
 
 # The controller unpickles callbacks of this module, which it cannot import.
@@ -420,7 +421,7 @@ def test_train_command_with_things_missing_lists_them_all(
     file = tmp_path / "run.yaml"
     file.write_text(dump_yaml(sft(tree)))
     overrides = ["workers.gpu=true", "model.path=./nowhere", "data.image_folder=./none"]
-    assert main([str(file), *overrides]) == 2
+    assert run("train", file, *overrides) == 2
     message = capsys.readouterr().err
     for expected in (
         "GPU",

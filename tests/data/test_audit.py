@@ -1,16 +1,16 @@
 """The model-free audit: hand-worked numbers, and what is known of VLGuard."""
 
-import json
 import math
 import random
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from scipy.stats import false_discovery_control, hypergeom
 
 from safemirage.data.audit import Audit, audit
-from safemirage.data.audit_report import to_json, write_plot
+from safemirage.data.audit_report import write_plot
 from safemirage.data.examples import Example, read_examples
 from safemirage.data.lookup import fit_lookup, score_held_out, score_lookup
 from safemirage.data.records import DataWarning
@@ -278,8 +278,8 @@ def test_audit_vlguard_verdict_names_the_mirage(vlguard_audit: Audit) -> None:
         assert part in vlguard_audit.verdict
 
 
-def test_report_json_holds_the_audit() -> None:
-    tree = json.loads(to_json(audit("f", shortcut(40), {"g": shortcut(10)})))
+def test_audit_as_a_tree_holds_counts_words_and_transfers() -> None:
+    tree = asdict(audit("f", shortcut(40), {"g": shortcut(10)}))
     assert tree["questions"] == 40
     assert tree["words"]["first word"][0] == {
         "word": "share",

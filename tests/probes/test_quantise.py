@@ -78,5 +78,5 @@ def test_probe_command_with_a_config_that_cannot_be_used_exits_1_with_the_reason
     file.write_text(dump_yaml({"evaluate": evaluate_tree(full_export, suite)}))
     with pytest.raises(SystemExit) as ended:
         main(["probe", "adapter", str(file)])
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert "has no adapter that could be taken off" in capsys.readouterr().err

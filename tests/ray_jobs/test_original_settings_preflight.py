@@ -103,6 +103,7 @@ def test_starting_a_bad_config_fails_before_anything_heavy_is_imported(tmp_path:
     result = start(path, tmp_path, "method.alpha=1", "optim.lr=1")
     assert result.returncode == 2
     lines = messages(result)
-    assert [line.split(": ")[1] for line in lines] == ["method.alpha", "optim.lr"]
+    keys = [line.removeprefix("error: ").split(": ")[1] for line in lines]
+    assert keys == ["method.alpha", "optim.lr"]
     assert "yaml" in imported(result)
     assert imported(result) & HEAVY == set()

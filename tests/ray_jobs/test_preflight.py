@@ -9,9 +9,9 @@ import pytest
 
 from ray_jobs.capacity import GPU_MEMORY
 from ray_jobs.preflight import local_node, preflight
-from ray_jobs.train import main
 from safemirage.config.load import build_config, dump_yaml
 from safemirage.config.train import TrainConfig
+from tests.cli.calling import run
 from tests.tiny import tiny_config
 
 HEAD = {"CPU": 4.0}
@@ -136,7 +136,7 @@ def test_train_command_estimate_prints_every_part_and_starts_nothing(
     tiny_config().save_pretrained(tmp_path / "model")
     file = tmp_path / "run.yaml"
     file.write_text(dump_yaml(build_config(TrainConfig, tree)))
-    assert main([str(file), "--estimate", "workers.count=4"]) == 0
+    assert run("train", file, "--estimate", "workers.count=4") == 0
     printed = capsys.readouterr().out
     for part in ("parameters", "weights", "gradients", "optimizer", "activations of 16 tokens"):
         assert part in printed
@@ -158,7 +158,7 @@ def test_train_command_estimate_of_no_model_says_so(
     tiny_config().save_pretrained(tmp_path / "model")
     file = tmp_path / "run.yaml"
     file.write_text(dump_yaml(build_config(TrainConfig, tree)))
-    assert main([str(file), "--estimate", f"model.path={path}"]) == 2
+    assert run("train", file, "--estimate", f"model.path={path}") == 2
     assert message in capsys.readouterr().err
 
 
@@ -169,8 +169,8 @@ def test_train_command_estimate_names_a_missing_model_before_anything_heavy_is_i
     tiny_config().save_pretrained(tmp_path / "model")
     file.write_text(dump_yaml(build_config(TrainConfig, tree)))
     code = (
-        "import sys; from ray_jobs.train import main\n"
-        f"assert main([{str(file)!r}, '--estimate', 'model.path=./nothere']) == 2\n"
+        "import sys; from tests.cli.calling import run\n"
+        f"assert run('train', {str(file)!r}, '--estimate', 'model.path=./nothere') == 2\n"
         "print(sorted({'torch', 'transformers', 'scipy.stats', 'ray', 'mlflow'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -202,7 +202,7 @@ def test_train_command_without_gpus_exits_2_before_ray_starts(
     monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "storage"))
     file = tmp_path / "run.yaml"
     file.write_text(dump_yaml(build_config(TrainConfig, tree)))
-    assert main([str(file), "workers.gpu=true"]) == 2
+    assert run("train", file, "workers.gpu=true") == 2
     assert "need 2 GPU, and the cluster has 0" in capsys.readouterr().err
 
 
@@ -212,7 +212,7 @@ def test_train_command_with_a_bad_key_names_it_without_importing_torch_or_ray(
     file = tmp_path / "run.yaml"
     file.write_text(dump_yaml(build_config(TrainConfig, tree)))
     code = (
-        "import sys; from ray_jobs.train import main; code = main(sys.argv[1:]);"
+        "import sys; from tests.cli.calling import run; code = run('train', *sys.argv[1:]);"
         "print([m for m in ('torch', 'ray', 'mlflow', 'transformers') if m in sys.modules]);"
         "sys.exit(code)"
     )
@@ -225,10 +225,3 @@ def test_train_command_with_a_bad_key_names_it_without_importing_torch_or_ray(
     assert done.returncode == 2
     assert "method.bta" in done.stderr
     assert done.stdout.strip() == "[]"
-
-
-def test_train_command_without_arguments_prints_its_usage(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main([]) == 2
-    assert "python -m ray_jobs.train CONFIG.yaml" in capsys.readouterr().out

@@ -15,7 +15,8 @@ from safemirage.models.conversion.layout import (
     read_tensors,
     tensor_names,
 )
-from safemirage.models.export import BaseModel, ExportRecord, current_commit
+from safemirage.models.export import BaseModel, ExportRecord
+from safemirage.versions import current_commit
 
 _SHOWN = 5
 

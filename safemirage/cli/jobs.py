@@ -1,0 +1,85 @@
+"""`safemirage train | search | reproduce | serve | demo`: what runs on Ray.
+
+Their code lies in `ray_jobs` and `serve_app`, which import this package. It is therefore loaded by name, and only when a
+command is called: `JOBS` is the one place that knows these names.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from safemirage.cli.options import OverridesArgument, RunFileArgument
+from safemirage.cli.progress import resumable
+
+JOBS = {
+    "train": "ray_jobs.train:run_command",
+    "search": "ray_jobs.search:run_command",
+    "evaluate": "ray_jobs.evaluate:run",
+    "reproduce": "ray_jobs.reproduce:run_command",
+    "demo": "ray_jobs.demo:run_command",
+    "serve": "serve_app.app:run_command",
+}
+"""Command -> module and function."""
+
+
+def job(name: str) -> Callable[..., Any]:
+    """The function that does a command's work."""
+    module, _, function = JOBS[name].partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
+
+
+def _run(name: str, *arguments: Any, **options: Any) -> None:
+    with resumable():
+        raise typer.Exit(job(name)(*arguments, **options))
+
+
+def train(
+    config: RunFileArgument,
+    overrides: OverridesArgument = None,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Print the memory that a worker needs; start nothing."),
+    ] = False,
+) -> None:
+    """Train or unlearn as a file of configs/train says, on the cluster of RAY_ADDRESS or one of its own.
+
+    A finished run is returned, a live one is followed, a failed or interrupted one resumes from its last checkpoint.
+    Exits with 0 when the run has finished, 1 when it failed, 2 when it cannot start as it is.
+    """
+    _run("train", config, overrides or (), estimate=estimate)
+
+
+def search(config: RunFileArgument, overrides: OverridesArgument = None) -> None:
+    """Search the settings of a training for several objectives at once, as a file of configs/search says.
+
+    A search that was cut off resumes with the same study. Exits with 0 when it has finished, 1 when it failed, 2 when it
+    cannot start as it is.
+    """
+    _run("search", config, overrides or ())
+
+
+def reproduce(config: RunFileArgument, overrides: OverridesArgument = None) -> None:
+    """Run a whole chain as a file of configs/reproduce says: train, search, serve, evaluate over HTTP, report."""
+    _run("reproduce", config, overrides or ())
+
+
+def serve(config: RunFileArgument, overrides: OverridesArgument = None) -> None:
+    """Serve checkpoints, judges and evaluations over HTTP until Ctrl-C, as a file of configs/serve says.
+
+    Bearer tokens come from SAFEMIRAGE_API_TOKENS_FILE or SAFEMIRAGE_API_TOKEN.
+    """
+    _run("serve", config, overrides or ())
+
+
+def demo(
+    overrides: OverridesArgument = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the world and its runs.")] = 0,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Hold service and dashboards open until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Show a safety mirage and its repair in a small world, on a Ray cluster of its own. Needs no data and no GPU."""
+    _run("demo", overrides or (), seed=seed, keep=keep)
