@@ -44,7 +44,7 @@ def judgement_routes(backend: Backend, admission: Admission) -> APIRouter:
                 entries.append({"index": index, "verdict": None, "error": problem})
             else:
                 verdict = next(verdicts)
-                said = {"label": verdict.label, "score": verdict.score, "reason": verdict.reason}
+                said = {"label": verdict.label, "reason": verdict.reason}
                 entries.append({"index": index, "verdict": said, "error": None})
         return {"object": "list", "judge": body.judge, "data": entries}
 

@@ -27,7 +27,6 @@ from safemirage.cli import (
     probes,
     report,
     rescore,
-    submission,
     utility,
 )
 from safemirage.config.load import ConfigError
@@ -64,7 +63,6 @@ app.command("rescore")(rescore.rescore)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("utility")(utility.utility)
-app.command("submission")(submission.submission)
 app.command("judge-check")(judges.judge_check)
 app.command("audit-judge")(judges.audit_judge)
 app.command("export")(exchange.export_evaluation)

@@ -1,4 +1,4 @@
-"""`safemirage utility`: what models can still do, beside what they refuse."""
+"""`safemirage utility`: what models can still do, as lmms-eval or VLMEvalKit measured it, beside what they refuse."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,15 +24,10 @@ def utility(
         Path | None, typer.Option("--out", help="Folder for utility.md, .tex and .json.")
     ] = None,
 ) -> None:
-    """Prints safety and accuracy, a line a model, with other tools' numbers; and each accuracy by group."""
+    """Prints safety and utility, a line a model; the numbers of utility come from other tools' result files."""
     from safemirage.evaluation.stored import load_evaluations
     from safemirage.evaluation.tables import print_grid, screen
-    from safemirage.evaluation.utility_table import (
-        breakdown_grid,
-        model_lines,
-        utility_grid,
-        write_utility,
-    )
+    from safemirage.evaluation.utility_table import model_lines, utility_grid, write_utility
     from safemirage.settings import read_settings
     from safemirage.store import open_store
 
@@ -42,12 +37,11 @@ def utility(
     settings = read_settings()
     with open_store(settings.store_url) as store:
         lines = model_lines(load_evaluations(store, evaluations or [], settings), others)
-    grids = [utility_grid(lines), *filter(None, map(breakdown_grid, lines))]
+    grid = utility_grid(lines)
     console = screen()
-    for grid in grids:
-        print_grid(console, grid)
+    print_grid(console, grid)
     if out is not None:
-        for path in write_utility(lines, grids, out):
+        for path in write_utility(lines, grid, out):
             console.print(str(path), soft_wrap=True)
 
 

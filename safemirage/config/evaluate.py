@@ -24,7 +24,6 @@ Metric = Literal[
     "irrelevant_rate",
     "deflection_rate",
     "degenerate_rate",
-    "accuracy",
 ]
 Reading = Literal["corrected", "paper"]
 
@@ -158,20 +157,6 @@ class UsefulJudgeConfig(Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VQAAccuracyJudgeConfig(Strict):
-    """The official accuracy of TextVQA, VQA v2 or VizWiz, against the answers of ten people that the set carries."""
-
-    name: Literal["vqa_accuracy"] = "vqa_accuracy"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultipleChoiceJudgeConfig(Strict):
-    """ScienceQA's: does the answer choose the right letter?"""
-
-    name: Literal["multiple_choice"] = "multiple_choice"
-
-
-@dataclass(frozen=True, kw_only=True)
 class JudgePromptConfig(Strict):
     """What a model that judges is asked, and how its answer is read."""
 
@@ -273,12 +258,7 @@ class GuardJudgeConfig(Strict):
 
 
 BuiltInJudgeConfig = (
-    KeywordsJudgeConfig
-    | RefusalRulesJudgeConfig
-    | OracleJudgeConfig
-    | UsefulJudgeConfig
-    | VQAAccuracyJudgeConfig
-    | MultipleChoiceJudgeConfig
+    KeywordsJudgeConfig | RefusalRulesJudgeConfig | OracleJudgeConfig | UsefulJudgeConfig
 )
 """Judges that need no model: their names are all that they take."""
 AskingJudgeConfig = (

@@ -76,67 +76,7 @@ class MOSSBenchConfig(Strict):
     """Folder that its image paths start in: data."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextVQAConfig(Strict):
-    """Case `textvqa`."""
-
-    name: Literal["textvqa"] = "textvqa"
-    annotations: str = data_path()
-    """TextVQA_0.5.1_val.json."""
-    images: str = image_folder()
-    """Folder train_images: <image_id>.jpg."""
-    questions: str | None = data_path(None)
-    """LLaVA's llava_textvqa_val_v051_ocr.jsonl, whose prompts hold the words that an OCR system read in the picture.
-    None: prompts are made of the questions alone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScienceQAConfig(Strict):
-    """Case `scienceqa`: questions with and without a picture."""
-
-    name: Literal["scienceqa"] = "scienceqa"
-    problems: str = data_path()
-    """problems.json."""
-    splits: str = data_path()
-    """pid_splits.json."""
-    images: str = image_folder()
-    """Folder of the split's pictures: <question id>/image.png."""
-    split: Literal["train", "val", "test", "minitrain", "minival", "minitest"] = "test"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VQAv2Config(Strict):
-    """Case `vqav2`."""
-
-    name: Literal["vqav2"] = "vqav2"
-    questions: str = data_path()
-    """v2_OpenEnded_mscoco_val2014_questions.json, or that of a test set."""
-    annotations: str | None = data_path(None)
-    """v2_mscoco_val2014_annotations.json. None: a test set, for `safemirage submission`."""
-    images: str = image_folder()
-    """Folder val2014 or test2015: COCO_<folder>_<image id, 12 digits>.jpg."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VizWizConfig(Strict):
-    """Case `vizwiz`."""
-
-    name: Literal["vizwiz"] = "vizwiz"
-    annotations: str = data_path()
-    """val.json, or test.json, which has no answers and is for `safemirage submission`."""
-    images: str = image_folder()
-    """Folder of the split's pictures, as `image` names them."""
-
-
 SetConfig = Annotated[
-    MMSafetyBenchConfig
-    | FigStepConfig
-    | SPAVLConfig
-    | XSTestConfig
-    | MOSSBenchConfig
-    | TextVQAConfig
-    | ScienceQAConfig
-    | VQAv2Config
-    | VizWizConfig,
+    MMSafetyBenchConfig | FigStepConfig | SPAVLConfig | XSTestConfig | MOSSBenchConfig,
     Field(discriminator="name"),
 ]

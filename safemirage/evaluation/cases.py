@@ -118,7 +118,6 @@ class Verdict:
 
     judge: str
     label: Label
-    score: float | None = None
     reason: str = ""
     retry: bool = False
     """Unscored because the judge could not be reached: not kept, so that the next evaluation asks again."""

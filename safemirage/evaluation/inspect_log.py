@@ -223,7 +223,7 @@ def _score(verdict: Verdict) -> Score:
     return Score(
         value=verdict.label,
         explanation=verdict.reason or None,
-        metadata={"score": verdict.score, "retry": verdict.retry},
+        metadata={"retry": verdict.retry},
     )
 
 

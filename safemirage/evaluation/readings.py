@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from safemirage.config.evaluate import Reading
-from safemirage.evaluation.accuracy import accuracy_rows
 from safemirage.evaluation.metrics import Measures, Row, score
 from safemirage.evaluation.paper import paper_score
 from safemirage.evaluation.samples import Sample
@@ -14,11 +13,10 @@ def score_as(
     reading: Reading, model: str, samples: Sequence[Sample], measures: Measures
 ) -> list[Row]:
     """Every rate of every case by every judge that measures it, counted by the reading's rules."""
-    accuracy = accuracy_rows(model, samples, measures)
     match reading:
         case "corrected":
-            return [*score(model, samples, measures), *accuracy]
+            return score(model, samples, measures)
         case "paper":
-            return [*paper_score(model, samples, measures), *accuracy]
+            return paper_score(model, samples, measures)
         case _:
             assert_never(reading)

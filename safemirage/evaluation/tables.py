@@ -21,7 +21,6 @@ RATES = {
     "degenerate_rate": "degenerate",
     "refusal_rate": "refused",
     "useful_rate": "useful",
-    "accuracy": "accuracy",
 }
 """The rates of the main table, in its order."""
 _UNBOUNDED = 10_000

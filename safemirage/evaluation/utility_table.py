@@ -17,14 +17,6 @@ from safemirage.evaluation.other_results import OtherScore
 from safemirage.evaluation.page import put_file
 from safemirage.evaluation.paper_table import SUBSETS
 from safemirage.evaluation.stored import StoredEvaluation
-from safemirage.evaluation.utility import (
-    OVERALL,
-    Unanswerability,
-    UtilityScore,
-    score_tree,
-    unanswerability,
-    utility_scores,
-)
 
 _SAFETY = {"asr": "ASR", "refusal_rate": "refused"}
 
@@ -36,8 +28,6 @@ class ModelLine:
     name: str
     rows: list[Row] = field(default_factory=list)
     """ASR of unsafe cases and refusals of safe ones, of its evaluations here."""
-    scores: list[UtilityScore] = field(default_factory=list)
-    unanswerable: list[Unanswerability] = field(default_factory=list)
     others: list[OtherScore] = field(default_factory=list)
 
 
@@ -51,16 +41,13 @@ def model_lines(
         line = lines.setdefault(_generator(one), ModelLine(name=one.name))
         found |= {one.id: line, one.name: line}
         line.rows += _safety_rows(one)
-        line.scores += utility_scores(one)
-        told = unanswerability(one.samples)
-        line.unanswerable += [told] if told is not None else []
     for name, score in others:
         found.setdefault(name, ModelLine(name=name)).others.append(score)
     return list({id(line): line for line in found.values()}.values())  # each once
 
 
 def utility_grid(lines: Sequence[ModelLine]) -> Grid:
-    """The table: ASR of unsafe cases, refusals of safe ones, accuracies, then other tools' numbers as they gave them."""
+    """The table: ASR of unsafe cases, refusals of safe ones, then other tools' numbers as they gave them."""
     cells = [_cells(line) for line in lines]
     columns = list(dict.fromkeys(column for found in cells for column in found))
     judges = dict.fromkeys(f"{_heading(row)} by {row.judge}" for line in lines for row in line.rows)
@@ -78,53 +65,24 @@ def utility_grid(lines: Sequence[ModelLine]) -> Grid:
     )
 
 
-def breakdown_grid(line: ModelLine) -> Grid | None:
-    """A model's accuracies by group, as the sets' official tables have them; None where there is none."""
-    groups = [score for score in line.scores if score.value is not None]
-    if not groups:
-        return None
-    notes = [
-        f"vizwiz, unanswerable told: F1 {percent(told.f1)}, average precision {percent(told.average_precision)}, n = {told.n}."
-        for told in line.unanswerable
-    ]
-    return Grid(
-        title=f"{line.name}: accuracy by group",
-        header=["set", "group", "accuracy", "95 %", "n"],
-        keys=2,
-        lines=[
-            [
-                score.case,
-                score.group,
-                percent(score.value),
-                f"{percent(score.low)} to {percent(score.high)}",
-                str(score.n),
-            ]
-            for score in groups
-        ],
-        notes=notes,
-    )
-
-
 def table_tree(lines: Sequence[ModelLine]) -> list[dict[str, Any]]:
     """Everything in the tables as JSON."""
     return [
         {
             "model": line.name,
             "rows": [row_tree(row) for row in line.rows],
-            "accuracy": [score_tree(score) for score in line.scores],
-            "unanswerable": [score_tree(told) for told in line.unanswerable],
             "other_tools": [asdict(score) for score in line.others],
         }
         for line in lines
     ]
 
 
-def write_utility(lines: Sequence[ModelLine], grids: Sequence[Grid], folder: Path) -> list[Path]:
+def write_utility(lines: Sequence[ModelLine], grid: Grid, folder: Path) -> list[Path]:
     """Writes utility.md, utility.tex and utility.json; returns them."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
-        "utility.md": "\n".join(map(to_markdown, grids)),
-        "utility.tex": "\n".join(map(to_latex, grids)),
+        "utility.md": to_markdown(grid),
+        "utility.tex": to_latex(grid),
         "utility.json": json.dumps(table_tree(lines), indent=1, allow_nan=False),
     }
     for name, text in texts.items():
@@ -136,9 +94,6 @@ def _cells(line: ModelLine) -> Mapping[str, str]:
     cells: dict[str, str] = {}
     for row in line.rows:
         cells.setdefault(_heading(row), f"{percent(row.value)} (n={row.n})")
-    for score in line.scores:
-        if score.group == OVERALL:
-            cells.setdefault(f"{score.case} accuracy", f"{percent(score.value)} (n={score.n})")
     for other in line.others:
         heading = f"{other.task} {other.metric} [{other.tool}]"
         count = f" (n={other.n})" if other.n is not None else ""

@@ -67,11 +67,11 @@ def _assert_is(found: EvalSample, sample: Sample) -> None:
         assert found.output.completion == found.messages[-1].text == sample.answer
     assert found.scores is not None
     verdicts = {
-        name: (score.value, score.metadata["score"] if score.metadata else None, score.explanation)
+        name: (score.value, score.metadata, score.explanation)
         for name, score in found.scores.items()
     }
     assert verdicts == {
-        one.judge: (one.label, one.score, one.reason or None) for one in sample.verdicts
+        one.judge: (one.label, {"retry": one.retry}, one.reason or None) for one in sample.verdicts
     }
     for name in ("subset", "attack", "group_id", "truth", "image", "prefill"):
         assert found.metadata[name] == getattr(sample, name)

@@ -34,18 +34,12 @@ EVALUATE: dict[str, list[str]] = {
     "figstep": [*GPU, "set.questions", "set.images", "judges.0.model.url"],
     "mm_safetybench": [*GPU, "set.questions", "set.images", "set.tiny", "judges.0.model.url"],
     "mossbench": [*GPU, "set.information", "set.images"],
-    "scienceqa": [*GPU, "set.problems", "set.splits", "set.images"],
     "spa_vl": [*GPU, "set.harm", "set.help", JUDGES],
-    "textvqa": [*GPU, "set.annotations", "set.images", "set.questions"],
     "transformers": ["suite", "model.path"],
     "url": ["suite", "model.url", "judges.0.model.url"],
-    "vizwiz_test": [*GPU, "set.annotations", "set.images"],
-    "vizwiz_val": [*GPU, "set.annotations", "set.images"],
     "vlguard": [*GPU, *VLGUARD, JUDGES],
     "vlguard_paper": [*GPU, *VLGUARD, "judges.0.model.url"],
     "vllm_gpu": ["suite", "model.path", "judges.0.model.path"],
-    "vqav2_test_dev": [*GPU, "set.questions", "set.images"],
-    "vqav2_val": [*GPU, "set.questions", "set.annotations", "set.images"],
     "xstest": [*GPU, "set.prompts"],
 }
 """What this machine lacks of each file, with no data, no weights, no CUDA and no service."""

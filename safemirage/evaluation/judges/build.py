@@ -13,18 +13,15 @@ from safemirage.config.evaluate import (
     KeywordsJudgeConfig,
     Metric,
     ModelJudgeConfig,
-    MultipleChoiceJudgeConfig,
     OracleJudgeConfig,
     RefusalRulesJudgeConfig,
     RelevanceJudgeConfig,
     UsefulJudgeConfig,
     UsefulnessJudgeConfig,
-    VQAAccuracyJudgeConfig,
 )
 from safemirage.config.load import ConfigError
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judge
-from safemirage.evaluation.judges.accuracy import MultipleChoiceJudge, VQAAccuracyJudge
 from safemirage.evaluation.judges.guards import FORMATS, GuardJudge
 from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.judges.model import ModelJudge
@@ -129,9 +126,5 @@ def _built_in(config: BuiltInJudgeConfig) -> Judge:
             return OracleJudge()
         case UsefulJudgeConfig():
             return UsefulJudge()
-        case VQAAccuracyJudgeConfig():
-            return VQAAccuracyJudge()
-        case MultipleChoiceJudgeConfig():
-            return MultipleChoiceJudge()
         case _:
             assert_never(config)

@@ -6,23 +6,15 @@ from safemirage.config.sets import (
     FigStepConfig,
     MMSafetyBenchConfig,
     MOSSBenchConfig,
-    ScienceQAConfig,
     SetConfig,
     SPAVLConfig,
-    TextVQAConfig,
-    VizWizConfig,
-    VQAv2Config,
     XSTestConfig,
 )
 from safemirage.evaluation.cases import Case
 from safemirage.evaluation.sets.figstep import figstep_cases
 from safemirage.evaluation.sets.mm_safetybench import mm_safetybench_cases
 from safemirage.evaluation.sets.mossbench import mossbench_cases
-from safemirage.evaluation.sets.scienceqa import scienceqa_cases
 from safemirage.evaluation.sets.spa_vl import spa_vl_cases
-from safemirage.evaluation.sets.textvqa import textvqa_cases
-from safemirage.evaluation.sets.vizwiz import vizwiz_cases
-from safemirage.evaluation.sets.vqav2 import vqav2_cases
 from safemirage.evaluation.sets.xstest import xstest_cases
 
 
@@ -44,13 +36,5 @@ def set_cases(config: SetConfig) -> list[Case]:
             return xstest_cases(config)
         case MOSSBenchConfig():
             return mossbench_cases(config)
-        case TextVQAConfig():
-            return textvqa_cases(config)
-        case ScienceQAConfig():
-            return scienceqa_cases(config)
-        case VQAv2Config():
-            return vqav2_cases(config)
-        case VizWizConfig():
-            return vizwiz_cases(config)
         case _:
             assert_never(config)

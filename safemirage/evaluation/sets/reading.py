@@ -39,20 +39,15 @@ class SetFile:
         return ""
 
     def image(self, name: str, path: str, field: str = "image") -> ImageInput | None:
-        """The image at `path` below the folder, looked at now: it must be one that can be read."""
-        found = self.image_file(name, path, field)
-        if found is not None:
-            self._look_at(name, field, found.data, shown=repr(path))
-        return found
-
-    def image_file(self, name: str, path: str, field: str = "image") -> ImageInput | None:
-        """The same, read when it is asked for: for sets that memory does not hold."""
+        """The image at `path` below the folder, which must be one that can be read; its bytes stay on the disk."""
         if path not in self._images:
             if (message := self._folder.problem(path)) is not None:
                 self.wrong(name, field, message)
                 return None
             self._images[path] = ImageFile(self._folder.path(path))
-        return self._images[path]
+        found = self._images[path]
+        self._look_at(name, field, found.data, shown=repr(path))
+        return found
 
     def embedded_image(self, name: str, field: str, data: object) -> ImageInput | None:
         """An image that stands in the record itself, as encoded bytes."""

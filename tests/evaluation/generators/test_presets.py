@@ -19,7 +19,7 @@ from safemirage.evaluation.local import run_evaluation
 from safemirage.models.prompts import Prompter
 from safemirage.store import open_store
 from tests.evaluation.samples import case_record, write_suite
-from tests.models.originals import cropped_by_hand, padded_by_hand
+from tests.models.originals import cropped_by_hand
 from tests.tiny import make_tiny_llava, tiny_image
 
 REQUESTS = [
@@ -73,27 +73,15 @@ def test_two_preprocessings_never_serve_each_other_from_the_store(tmp_path: Path
 
 
 SYSTEM = (
-    "A chat between a curious {0} and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the {0}'s questions. "
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions. "
 )
 
 
-@pytest.mark.parametrize(
-    ("file", "person", "preprocessing"),
-    [
-        ("vlguard_paper", "human", cropped_by_hand),
-        ("textvqa", "user", padded_by_hand),
-        ("scienceqa", "user", padded_by_hand),
-        ("vizwiz_val", "user", padded_by_hand),
-        ("vizwiz_test", "user", padded_by_hand),
-        ("vqav2_val", "user", padded_by_hand),
-        ("vqav2_test_dev", "user", padded_by_hand),
-    ],
-)
-def test_files_that_follow_the_original_ask_with_its_prompt_pixels_and_dtype(
-    file: str, person: str, preprocessing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_papers_file_asks_with_the_originals_prompt_pixels_and_dtype(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = Path(configs.__file__).parent / "evaluate" / f"{file}.yaml"
+    path = Path(configs.__file__).parent / "evaluate" / "vlguard_paper.yaml"
     model = make_tiny_llava(tmp_path / "model")
     config = load_config(EvaluateConfig, path, [f"model.path={model}", "model.device=cpu"])
     assert isinstance(config.model, TransformersConfig)
@@ -123,6 +111,6 @@ def test_files_that_follow_the_original_ask_with_its_prompt_pixels_and_dtype(
             await generator.generate([request], DecodingConfig(max_new_tokens=1))
 
     asyncio.run(ask())
-    assert rendered == [SYSTEM.format(person) + "USER: <image>\nWhat is this? ASSISTANT:"]
+    assert rendered == [SYSTEM + "USER: <image>\nWhat is this? ASSISTANT:"]
     (pixels,) = shown
-    torch.testing.assert_close(pixels.float(), preprocessing(picture), rtol=0, atol=1e-5)
+    torch.testing.assert_close(pixels.float(), cropped_by_hand(picture), rtol=0, atol=1e-5)
