@@ -18,8 +18,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ray_jobs.cluster import LOOPBACK, ClusterAddress, free_ports, local_cluster, wait_to_be_ended
-from ray_jobs.follow import follow
+from ray_jobs.cluster.head import (
+    LOOPBACK,
+    ClusterAddress,
+    free_ports,
+    local_cluster,
+    wait_to_be_ended,
+)
+from ray_jobs.cluster.jobs import follow
 from safemirage.settings import Settings
 
 CONFIG = "configs/reproduce/miniature.yaml"

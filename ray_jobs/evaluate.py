@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from ray_jobs.capacity import concurrent_engines, engine_resources
-from ray_jobs.environment import connect
-from ray_jobs.preflight import local_node
+from ray_jobs.cluster.capacity import concurrent_engines, engine_resources
+from ray_jobs.cluster.environment import connect
+from ray_jobs.cluster.preflight import local_node
 from safemirage.config.evaluate import EvaluateConfig, OpenAIConfig
-from safemirage.evaluation.many import OnProgressOf, Outcome, judging_models, run_many
-from safemirage.evaluation.preflight import require
+from safemirage.evaluation.run.matrix import OnProgressOf, Outcome, judging_models, run_many
+from safemirage.evaluation.run.preflight import require
 from safemirage.settings import Settings
 from safemirage.store.database import open_store
 
@@ -42,8 +42,8 @@ def run(
     """
     if not os.environ.get("RAY_ADDRESS"):  # before a cluster of its own is started
         require(*configs, gpus=int(local_node()["GPU"]))
-    from ray_jobs.engines import open_engine
-    from ray_jobs.nodes import possible_resources
+    from ray_jobs.cluster.nodes import possible_resources
+    from ray_jobs.worker.engines import open_engine
 
     connect(settings)
     nodes = possible_resources()

@@ -20,24 +20,30 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from ray_jobs.environment import runtime_env
-from ray_jobs.miniature import publish_suite
-from ray_jobs.outcome import SearchFailed, SearchOutcome
+from ray_jobs.cluster.environment import runtime_env
 from ray_jobs.search import run_search, show
 from ray_jobs.train import TrainingFailed, run_training
-from safemirage.config.identity import digest_of
-from safemirage.config.load import load_config, to_tree
+from ray_jobs.tune.outcome import SearchFailed, SearchOutcome
+from ray_jobs.worker.miniature import publish_suite
+from safemirage.config.loading.identity import digest_of
+from safemirage.config.loading.load import load_config, to_tree
 from safemirage.config.plan import SearchPlan, load_search
 from safemirage.config.reproduce import ModelEntry, ReproduceConfig
 from safemirage.config.serve import ServeConfig
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import WorldConfig
-from safemirage.evaluation.client import EvaluationClient
-from safemirage.evaluation.findings import percent
-from safemirage.evaluation.metrics import Row, row_from
-from safemirage.evaluation.notices import notices
-from safemirage.evaluation.report import HTML, Report, ReportInput, ReportModel, write_report
-from safemirage.evaluation.tables import print_grid
+from safemirage.evaluation.metrics.rates import Row, row_from
+from safemirage.evaluation.reports.format import percent
+from safemirage.evaluation.reports.notices import notices
+from safemirage.evaluation.reports.report import (
+    HTML,
+    Report,
+    ReportInput,
+    ReportModel,
+    write_report,
+)
+from safemirage.evaluation.reports.terminal import print_grid
+from safemirage.evaluation.run.client import EvaluationClient
 from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.table import miniature_grid
 from safemirage.miniature.world import build_world
@@ -47,7 +53,7 @@ from safemirage.store.database import Store, open_store
 from safemirage.store.execution import RunHandle, run_once
 from safemirage.store.runs import RunRecord
 from serve_app.app import ServiceError, start_service
-from serve_app.auth import TOKEN, TOKENS_FILE
+from serve_app.http.auth import TOKEN, TOKENS_FILE
 
 _WIDTH = 80
 _ABOUT = (

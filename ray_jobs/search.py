@@ -19,11 +19,13 @@ from optuna.trial import TrialState
 from ray import tune
 from rich.console import Console
 
-from ray_jobs.capacity import DRIVER, concurrent_trials, worker_groups
-from ray_jobs.environment import connect
-from ray_jobs.failures import failure_of
-from ray_jobs.nodes import free_resources, possible_resources
-from ray_jobs.outcome import (
+from ray_jobs.cluster.capacity import DRIVER, concurrent_trials, worker_groups
+from ray_jobs.cluster.environment import connect
+from ray_jobs.cluster.failures import failure_of
+from ray_jobs.cluster.nodes import free_resources, possible_resources
+from ray_jobs.cluster.preflight import preflight
+from ray_jobs.train import with_base
+from ray_jobs.tune.outcome import (
     SearchFailed,
     SearchOutcome,
     TrialOutcome,
@@ -32,18 +34,23 @@ from ray_jobs.outcome import (
     most_degenerate,
     outcome_grid,
 )
-from ray_jobs.preflight import preflight
-from ray_jobs.progress import waiting
-from ray_jobs.study import Proposal, Study, StudySearch, open_studies, studies_url, trial_run_id
-from ray_jobs.train import with_base
-from ray_jobs.trial import TrialSetting, run_trial, selection_suite
-from safemirage.config.identity import digest_of, identity_tree
-from safemirage.config.load import to_tree
+from ray_jobs.tune.study import (
+    Proposal,
+    Study,
+    StudySearch,
+    open_studies,
+    studies_url,
+    trial_run_id,
+)
+from ray_jobs.tune.trial import TrialSetting, run_trial, selection_suite
+from ray_jobs.worker.progress import waiting
+from safemirage.config.loading.identity import digest_of, identity_tree
+from safemirage.config.loading.load import to_tree
 from safemirage.config.plan import SearchPlan, load_search
 from safemirage.evaluation.judges.build import measures_of
-from safemirage.evaluation.preflight import missing_of
-from safemirage.evaluation.suites import load_suite
-from safemirage.evaluation.tables import print_grid, screen
+from safemirage.evaluation.reports.terminal import print_grid, screen
+from safemirage.evaluation.run.preflight import missing_of
+from safemirage.evaluation.suites.folder import load_suite
 from safemirage.models.presence import PreflightError
 from safemirage.runs import StudyConfig, TrialResult, read_record
 from safemirage.settings import Settings, api_key_names, read_settings

@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_jobs.capacity import GPU_MEMORY, gpu_memory
-from ray_jobs.environment import connect
-from ray_jobs.failures import Failure, KnownFailure, failure_of, is_busy
-from ray_jobs.preflight import check_weights, local_node, preflight
-from ray_jobs.progress import Follower, waiting
-from safemirage.config.identity import run_identity
-from safemirage.config.load import ConfigError, to_tree
+from ray_jobs.cluster.capacity import GPU_MEMORY, gpu_memory
+from ray_jobs.cluster.environment import connect
+from ray_jobs.cluster.failures import Failure, KnownFailure, failure_of, is_busy
+from ray_jobs.cluster.preflight import check_weights, local_node, preflight
+from ray_jobs.worker.progress import Follower, waiting
+from safemirage.config.loading.identity import run_identity
+from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import is_miniature
 from safemirage.models.families import UnknownFamilyError
@@ -68,7 +68,7 @@ def run_training(
     _require(config, is_trial=parent_run is not None)
     config = _resolved(config, settings)
     if config.watch is not None:
-        from ray_jobs.nodes import possible_resources
+        from ray_jobs.cluster.nodes import possible_resources
         from ray_jobs.watch import check_watch
 
         check_watch(config.watch, possible_resources())
@@ -134,7 +134,7 @@ class _Training:
         return to_tree(result)
 
     def _refuse_other_workers(self) -> None:
-        from safemirage.training.checkpoint import layout_of_newest  # on use: it needs torch
+        from safemirage.training.saving.checkpoint import layout_of_newest  # on use: it needs torch
 
         folder, count = self._folder / "checkpoints", self._config.workers.count
         made = layout_of_newest(folder)
@@ -172,8 +172,8 @@ class _Training:
     def _fit(self, callbacks: Sequence["UserCallback"]) -> TrainResult:
         """Trains until there is a result. What others hold is waited for; what the machine takes away is started again
         from the last checkpoint, `workers.max_failures` times."""
-        from ray_jobs.capacity import worker_resources
-        from ray_jobs.nodes import say_if_busy
+        from ray_jobs.cluster.capacity import worker_resources
+        from ray_jobs.cluster.nodes import say_if_busy
 
         workers = self._config.workers
         lost = 0
@@ -202,8 +202,8 @@ class _Training:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        from ray_jobs.capacity import worker_resources
-        from ray_jobs.training import work, worker_runtime_env
+        from ray_jobs.cluster.capacity import worker_resources
+        from ray_jobs.worker.training import work, worker_runtime_env
 
         workers = self._config.workers
         return TorchTrainer(
@@ -251,7 +251,7 @@ class _Training:
 
 
 def _require(config: TrainConfig, *, is_trial: bool) -> None:
-    from ray_jobs.nodes import alive_nodes, possible_resources
+    from ray_jobs.cluster.nodes import alive_nodes, possible_resources
 
     nodes = possible_resources()
     if config.workers.gpu:
@@ -279,7 +279,7 @@ def _resolved(config: TrainConfig, settings: Settings) -> TrainConfig:
     watch = config.watch
     if watch is None or watch.evaluation.suite is None or not is_miniature(watch.evaluation.suite):
         return config
-    from ray_jobs.miniature import world_path
+    from ray_jobs.worker.miniature import world_path
 
     key, suite = "watch.evaluation.suite", watch.evaluation.suite
     suite = world_path(key, suite, seed=config.seed, storage=settings.storage)
@@ -290,7 +290,7 @@ def with_base(config: TrainConfig, settings: Settings) -> TrainConfig:
     """The config with real paths in place of the miniature's model and data; what is missing is built and trained."""
     if not config.needs_miniature:
         return config
-    from ray_jobs.miniature import resolve_miniature  # on use: it needs torch
+    from ray_jobs.worker.miniature import resolve_miniature  # on use: it needs torch
 
     return resolve_miniature(config, settings.storage, partial(_train_base, settings=settings))
 
@@ -320,14 +320,14 @@ def _estimate(config: TrainConfig) -> str:
         )
     if problems := check_weights(config.model):
         raise PreflightError("\n".join(problems))
-    from safemirage.training.memory import (
+    from safemirage.training.estimate.memory import (
         GIB,
         describe,
         estimate_memory,
         memory_verdict,
         shortest_sample,
     )
-    from safemirage.training.shape import read_shape
+    from safemirage.training.estimate.shape import read_shape
 
     try:
         shape = read_shape(config)

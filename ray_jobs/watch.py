@@ -14,18 +14,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ray_jobs.capacity import CapacityError, concurrent_engines, engine_resources
-from ray_jobs.engines import open_engine
-from ray_jobs.journal import append_line, read_lines
+from ray_jobs.cluster.capacity import CapacityError, concurrent_engines, engine_resources
+from ray_jobs.worker.engines import open_engine
+from ray_jobs.worker.journal import append_line, read_lines
 from safemirage.config.evaluate import OpenAIConfig
-from safemirage.config.identity import digest_of
-from safemirage.config.load import ConfigError, to_tree
+from safemirage.config.loading.identity import digest_of
+from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.config.train import WatchConfig
 from safemirage.data.records import DataError
-from safemirage.evaluation.many import Outcome, judging_models, run_many
-from safemirage.evaluation.metrics import METRICS, Row, headline, row_from
-from safemirage.evaluation.selection import load_cases
-from safemirage.evaluation.suites import SuiteError
+from safemirage.evaluation.metrics.rates import METRICS, Row, headline, row_from
+from safemirage.evaluation.run.matrix import Outcome, judging_models, run_many
+from safemirage.evaluation.suites.folder import SuiteError
+from safemirage.evaluation.suites.sampling import load_cases
 from safemirage.runs import Measured, read_record
 from safemirage.settings import Secrets
 from safemirage.store.database import Store

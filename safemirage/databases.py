@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 
 POSTGRESQL = "postgresql+psycopg"
 _ALLOWED = "allowed: sqlite:////folder/store.db, postgresql://user:password@host/database"

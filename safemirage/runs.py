@@ -11,12 +11,12 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import Field
 
-from safemirage.config.base import Strict
-from safemirage.config.load import build_config
+from safemirage.config.loading.load import build_config
 from safemirage.config.search import ObjectiveConfig, SearchConfig, Value
 from safemirage.config.train import TrainConfig
-from safemirage.evaluation.metrics import Row
-from safemirage.evaluation.pareto import Points
+from safemirage.config.types import Strict
+from safemirage.evaluation.metrics.pareto import Points
+from safemirage.evaluation.metrics.rates import Row
 from safemirage.training.job import TrainSummary
 
 T = TypeVar("T")

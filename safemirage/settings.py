@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import URL
 
-from safemirage.config.base import nodes
 from safemirage.config.evaluate import OpenAIConfig
-from safemirage.config.identity import is_local
-from safemirage.config.load import ConfigError, load_config
+from safemirage.config.loading.identity import is_local
+from safemirage.config.loading.load import ConfigError, load_config
 from safemirage.config.train import SNAPSHOT
+from safemirage.config.types import nodes
 from safemirage.config.world import is_miniature
 from safemirage.databases import full, sqlite_url, store_url
 from safemirage.storage import Storage

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
-from safemirage.config.load import dump_yaml
+from safemirage.config.loading.load import dump_yaml
 from safemirage.databases import creation_turn
 from safemirage.settings import Settings
 

@@ -26,13 +26,13 @@ from ray.serve import Application
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 
-from safemirage.config.load import load_config
+from safemirage.config.loading.load import load_config
 from safemirage.config.serve import ServeConfig
 from safemirage.settings import Settings, read_settings
-from serve_app.auth import read_tokens
-from serve_app.checkpoints import checkpoints_class
 from serve_app.deployments import Api, Evaluations
-from serve_app.heads import proxy_environment
+from serve_app.engines.checkpoints import checkpoints_class
+from serve_app.http.auth import read_tokens
+from serve_app.http.heads import proxy_environment
 
 APP = "safemirage"
 _START_TIMEOUT_S = 180.0

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from safemirage.config.evaluate import DecodingConfig, Reading
-from safemirage.evaluation.cases import Case, Generation, Request, Verdict
 from safemirage.evaluation.judges import Judged
+from safemirage.evaluation.types import Case, Generation, Request, Verdict
 from safemirage.store.evaluations import Evaluation
 
 State = Literal["ready", "broken"]
@@ -104,7 +104,7 @@ class Study:
 
 
 class Backend(Protocol):
-    """Raises serve_app.errors.ApiError for what the caller got wrong, e.g. 404 for a name that is not there."""
+    """Raises serve_app.http.errors.ApiError for what the caller got wrong, e.g. 404 for a name that is not there."""
 
     async def models(self) -> list[ModelCard]: ...
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from safemirage.evaluation.suites import SUITE_FILE
+from safemirage.evaluation.suites.folder import SUITE_FILE
 from safemirage.models.families import FAMILIES
 from safemirage.models.manifest import MANIFEST_NAME, ExportError, read_manifest
 from safemirage.storage import Storage
 from serve_app.backend import ModelCard, SuiteCard
-from serve_app.errors import ApiError, without_paths
+from serve_app.http.errors import ApiError, without_paths
 
 
 def list_models(storage: Storage) -> list[ModelCard]:

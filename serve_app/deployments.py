@@ -9,16 +9,16 @@ from ray.serve.handle import DeploymentHandle
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.serve import ServeConfig
-from safemirage.evaluation.cases import Generation, Request, Verdict
 from safemirage.evaluation.judges import Judged
+from safemirage.evaluation.types import Generation, Request, Verdict
 from safemirage.settings import Settings
 from safemirage.storage import Storage
 from safemirage.store import open_store
-from serve_app.api import ApiSettings, create_api
-from serve_app.auth import TokenDigest
-from serve_app.checkpoints import ServedGenerator, ask, open_served, reference_of
-from serve_app.evaluations import EvaluationRunner
-from serve_app.judge import Judges
+from serve_app.engines.checkpoints import ServedGenerator, ask, open_served, reference_of
+from serve_app.evaluations.worker import EvaluationRunner
+from serve_app.http.api import ApiSettings, create_api
+from serve_app.http.auth import TokenDigest
+from serve_app.judges import Judges
 from serve_app.service import Service
 
 

@@ -13,17 +13,17 @@ from safemirage.config.evaluate import (
     ExportConfig,
     judge_title,
 )
-from safemirage.config.identity import folder_digest
-from safemirage.config.load import to_tree
-from safemirage.evaluation.cases import Generation, Request, Verdict
+from safemirage.config.loading.identity import folder_digest
+from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.generators import (
     GeneratorBroken,
     GeneratorUnavailable,
     RequestRejected,
 )
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.record import EvaluationRecord, JudgeRecord
-from safemirage.evaluation.suites import case_tree
+from safemirage.evaluation.run.record import EvaluationRecord, JudgeRecord
+from safemirage.evaluation.suites.folder import case_tree
+from safemirage.evaluation.types import Generation, Request, Verdict
 from safemirage.models.manifest import ExportError
 from safemirage.storage import Storage
 from safemirage.store import Store
@@ -37,7 +37,7 @@ from serve_app.catalogue import (
     list_suites,
     not_found,
 )
-from serve_app.errors import ApiError, without_paths
+from serve_app.http.errors import ApiError, without_paths
 from serve_app.studies import find_study, list_studies
 
 _RETRY_AFTER_S = 5

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.search import ObjectiveConfig
-from safemirage.evaluation.pareto import pareto_front
+from safemirage.evaluation.metrics.pareto import pareto_front
 from safemirage.runs import StudyConfig, TrialConfig, TrialResult, costs_of, read_record
 from safemirage.store import Store
 from safemirage.store.runs import RunRecord

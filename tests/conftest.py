@@ -1,7 +1,41 @@
 """What holds for all tests."""
 
+import json
 import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vlguard_files import WriteJson
 
 # Read when torch is imported. Tiny models gain nothing from more threads, and threads that wait by spinning take the
 # cores from the other processes of a test: with one thread a test of many small forwards ran in a tenth of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+VLGUARD = Path(
+    os.environ.get("SAFEMIRAGE_VLGUARD")
+    or Path(__file__).parents[2] / "shared" / "data" / "vlguard"
+)
+
+
+@pytest.fixture(scope="session")
+def vlguard() -> Path:
+    """Folder of VLGuard's train.json, test.json and the two files of rewritten questions."""
+    if not (VLGUARD / "train.json").is_file():
+        pytest.skip(
+            f"VLGuard's files are not in {VLGUARD}; SAFEMIRAGE_VLGUARD may name their folder"
+        )
+    return VLGUARD
+
+
+@pytest.fixture
+def write_json(tmp_path: Path) -> WriteJson:
+    numbers = iter(range(1000))
+
+    def write(content: Any) -> Path:
+        path = tmp_path / f"records_{next(numbers)}.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return write

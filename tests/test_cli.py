@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from safemirage.cli import main
-from tests.data.conftest import conversation, safe_record, unsafe_record
 from tests.evaluation.samples import make_image
 from tests.models.original_checkpoint import OriginalLlava, save_full
+from tests.vlguard_files import conversation, safe_record, unsafe_record
 
 
 def run(*arguments: str | Path) -> int:

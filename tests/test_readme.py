@@ -12,7 +12,7 @@ from safemirage.cli import app
 from safemirage.config.attack import AttackConfig
 from safemirage.config.attack_search import AttackSearchConfig
 from safemirage.config.evaluate import EvaluateConfig
-from safemirage.config.load import load_config
+from safemirage.config.loading.load import load_config
 from safemirage.config.plan import load_search
 from safemirage.config.prepare import AnswersConfig
 from safemirage.config.probe import RelearnConfig

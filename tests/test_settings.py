@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 import configs
 from safemirage.config.data import DataConfig
 from safemirage.config.evaluate import EvaluateConfig, ModelJudgeConfig, OpenAIConfig
-from safemirage.config.load import ConfigError, build_config, load_config
+from safemirage.config.loading.load import ConfigError, build_config, load_config
 from safemirage.databases import full, sqlite_url
 from safemirage.settings import Secrets, Settings, api_key_names, read_settings
 from safemirage.store import open_store
@@ -193,7 +193,7 @@ _OPEN_ALL = """
 import sys
 from safemirage.settings import Settings
 from safemirage.tracking import open_tracker
-from ray_jobs.study import open_studies, studies_url
+from ray_jobs.tune.study import open_studies, studies_url
 from safemirage.store import open_store
 settings = Settings.at(sys.argv[1])
 print("ready", flush=True)

@@ -24,7 +24,7 @@ TIERS = (
     {"methods"},
     {"training", "evaluation"},
     {"runs"},
-    {"miniature", "probes"},
+    {"prepare", "miniature", "probes"},
     {"cli", "serve_app"},
     {"ray_jobs"},
 )
@@ -43,13 +43,13 @@ TORCH_FREE = (
     "cli",
 )
 MAY_IMPORT_TORCH = {
-    "safemirage.evaluation.generators.choosing",
-    "safemirage.evaluation.generators.padded",
-    "safemirage.evaluation.generators.prompts",
-    "safemirage.evaluation.generators.shared_prefix",
-    "safemirage.evaluation.generators.slots",
+    "safemirage.evaluation.generators.decoding.choice",
+    "safemirage.evaluation.generators.decoding.padding",
+    "safemirage.evaluation.generators.decoding.prompts",
+    "safemirage.evaluation.generators.decoding.shared_prefix",
+    "safemirage.evaluation.generators.decoding.slots",
     "safemirage.evaluation.generators.transformers",
-    "safemirage.evaluation.generators.turns",
+    "safemirage.evaluation.generators.decoding.turns",
     "safemirage.evaluation.generators.vllm",
 }
 HEAVY = ("torch", "transformers", "vllm", "deepspeed", "mlflow", "ray")
@@ -138,7 +138,9 @@ def named_to_the_right(module: str, source: str) -> list[str]:
 def is_torch_free(module: str) -> bool:
     if module in MAY_IMPORT_TORCH:
         return False
-    return module in {"safemirage", "serve_app", "serve_app.api"} or (
+    if module.startswith("serve_app.http"):
+        return True
+    return module in {"safemirage", "serve_app"} or (
         module.startswith("safemirage.") and unit_of(module) in TORCH_FREE
     )
 
@@ -177,13 +179,13 @@ def test_tiers_commands_alone_name_what_is_to_their_right() -> None:
         ("safemirage.models.x", "def f():\n    from safemirage.training import loop"),
         ("safemirage.evaluation.x", "from safemirage.training.loop import train"),
         ("safemirage.cli", "from ray_jobs import train"),
-        ("serve_app.app", "from ray_jobs.cluster import start"),
+        ("serve_app.app", "from ray_jobs.cluster.head import start"),
         ("safemirage.training.x", "import ray.train"),
         ("safemirage.training.x", "def f():\n    import mlflow"),
         ("safemirage.training.engine", "import deepspeed"),
         ("safemirage.training.loop", "def f():\n    import deepspeed"),
         ("safemirage.evaluation.x", "def f():\n    import torch"),
-        ("serve_app.api", "from torch import nn"),
+        ("serve_app.http.api", "from torch import nn"),
     ],
 )
 def test_tiers_bad_import_is_found(module: str, source: str) -> None:

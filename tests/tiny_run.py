@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safemirage.config.load import build_config
+from safemirage.config.loading.load import build_config
 from safemirage.config.train import TrainConfig
 from safemirage.data.llava import to_llava
 from safemirage.training.job import Report, StepMetrics, TrainJob

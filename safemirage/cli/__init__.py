@@ -29,11 +29,11 @@ from safemirage.cli import (
     rescore,
     utility,
 )
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.data.records import DataError, DataWarning
 from safemirage.evaluation.errors import EvaluationError, NoSuchEvaluation
 from safemirage.evaluation.generators import GenerationError
-from safemirage.evaluation.suites import SuiteError
+from safemirage.evaluation.suites.folder import SuiteError
 from safemirage.models.families import UnknownFamilyError
 from safemirage.models.manifest import ExportError
 from safemirage.training.job import (

@@ -13,7 +13,7 @@ from safemirage.text.wide_table import WideTable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from safemirage.evaluation.attacks import Account
+    from safemirage.evaluation.attacks.first_words import Account
 
 _SHOWN = 10
 _ACCOUNT_FILE = "attacks.json"
@@ -34,11 +34,11 @@ def attack(
     import asyncio
 
     from safemirage.config.attack import AttackConfig
-    from safemirage.config.load import to_tree
-    from safemirage.evaluation.attacks import accounts_tree, attack_suite
-    from safemirage.evaluation.calls import ModelCalls
-    from safemirage.evaluation.preflight import require
-    from safemirage.evaluation.suite_files import write_suite
+    from safemirage.config.loading.load import to_tree
+    from safemirage.evaluation.attacks.first_words import accounts_tree, attack_suite
+    from safemirage.evaluation.run.calls import ModelCalls
+    from safemirage.evaluation.run.preflight import require
+    from safemirage.evaluation.suites.writer import write_suite
     from safemirage.settings import load_located, read_settings
     from safemirage.store import open_store
 

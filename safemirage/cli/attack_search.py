@@ -11,8 +11,8 @@ from safemirage.cli.options import OverridesArgument
 from safemirage.cli.progress import progress_bars
 
 if TYPE_CHECKING:
-    from safemirage.evaluation.attack_search import AttackSearch, WordResult
-    from safemirage.evaluation.statistics import Rate
+    from safemirage.evaluation.attacks.word_search import AttackSearch, WordResult
+    from safemirage.evaluation.metrics.intervals import Rate
 
 _RESULT_FILE = "search.json"
 
@@ -26,11 +26,11 @@ def attack_search(
     import asyncio
 
     from safemirage.config.attack_search import AttackSearchConfig
-    from safemirage.data.splits import write_files
-    from safemirage.evaluation.attack_search import search_attack, search_tree
-    from safemirage.evaluation.calls import ModelCalls
-    from safemirage.evaluation.preflight import require
-    from safemirage.evaluation.tables import screen
+    from safemirage.data.files import write_files
+    from safemirage.evaluation.attacks.word_search import search_attack, search_tree
+    from safemirage.evaluation.reports.terminal import screen
+    from safemirage.evaluation.run.calls import ModelCalls
+    from safemirage.evaluation.run.preflight import require
     from safemirage.settings import load_located, read_settings
     from safemirage.store import open_store
 
@@ -54,8 +54,8 @@ def attack_search(
 
 
 def _print(console: Console, search: "AttackSearch") -> None:
-    from safemirage.evaluation.grid import Grid
-    from safemirage.evaluation.tables import print_grid
+    from safemirage.evaluation.reports.tables.grid import Grid
+    from safemirage.evaluation.reports.terminal import print_grid
 
     print_accounts(console, search.accounts)
     title = f"{search.metric}, any of {search.chosen.gap.shots}, judge {search.judge}"

@@ -24,9 +24,9 @@ def audit(  # noqa: PLR0913 - options of a command
     top: Annotated[int, typer.Option("--top", min=1, help="Words shown of each kind.")] = 10,
 ) -> None:
     """Says which words of FILE's questions give their safety label away. Needs no model."""
-    from safemirage.data.audit import audit as run_audit
-    from safemirage.data.audit_report import PLOT_FORMATS, to_tables, write_plot
-    from safemirage.data.examples import read_examples
+    from safemirage.data.audit.audit import audit as run_audit
+    from safemirage.data.audit.examples import read_examples
+    from safemirage.data.audit.report import PLOT_FORMATS, to_tables, write_plot
 
     if plot is not None and plot.suffix not in PLOT_FORMATS:
         raise typer.BadParameter(

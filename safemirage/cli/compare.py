@@ -18,10 +18,10 @@ def compare(
     ] = 20,
 ) -> None:
     """Pairs evaluations by sample id: rates, differences with intervals, exact p-values, and what flipped."""
-    from safemirage.evaluation.changes import compare_evaluations
-    from safemirage.evaluation.comparison import comparison_grids, write_comparison
-    from safemirage.evaluation.stored import load_evaluations
-    from safemirage.evaluation.tables import print_grid, screen
+    from safemirage.evaluation.metrics.changes import compare_evaluations
+    from safemirage.evaluation.reports.comparison import comparison_grids, write_comparison
+    from safemirage.evaluation.reports.terminal import print_grid, screen
+    from safemirage.evaluation.run.archive import load_evaluations
     from safemirage.settings import read_settings
     from safemirage.store import open_store
 

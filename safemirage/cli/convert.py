@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 
 
 def convert(

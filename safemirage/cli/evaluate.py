@@ -46,8 +46,8 @@ def evaluate(  # noqa: PLR0913 - options of a command
     What the store knows is not asked again: a second run calls no model, and one that was cut off resumes.
     Exits with 1 when an evaluation failed; with 2 when they cannot start as they are.
     """
-    from safemirage.evaluation.many import load_configs, run_here
-    from safemirage.evaluation.results import finished_result, print_results
+    from safemirage.evaluation.reports.outcome import finished_result, print_results
+    from safemirage.evaluation.run.matrix import load_configs, run_here
     from safemirage.settings import read_settings
 
     if not ray and (cpus is not None or gpus is not None):

@@ -18,14 +18,14 @@ def export_evaluation(
 ) -> None:
     """Writes a finished evaluation, nothing redacted: as samples.parquet, verdicts.parquet and images.parquet, which
     `safemirage import` reads, or as Inspect's logs."""
-    from safemirage.evaluation.stored import find_evaluation
+    from safemirage.evaluation.run.archive import find_evaluation
     from safemirage.settings import read_settings
     from safemirage.store import Store, open_store
     from safemirage.store.evaluations import Evaluation
 
     def write(store: Store, found: Evaluation) -> list[Path]:
         if format == "inspect":
-            from safemirage.evaluation.inspect_log import write_inspect_logs
+            from safemirage.evaluation.reports.inspect import write_inspect_logs
 
             return write_inspect_logs(store, found, folder, with_images=images)
         from safemirage.store.parquet import export_evaluation as write_parquet

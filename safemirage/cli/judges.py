@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from safemirage.evaluation.judge_error import Calibration
     from safemirage.evaluation.judges import Judge
-    from safemirage.evaluation.labelled import JudgeAudit, LabelledAnswer
-    from safemirage.evaluation.probes import Result
-    from safemirage.evaluation.statistics import Rate
+    from safemirage.evaluation.judges.audit import JudgeAudit, LabelledAnswer
+    from safemirage.evaluation.judges.checks import Result
+    from safemirage.evaluation.metrics.calibration import Calibration
+    from safemirage.evaluation.metrics.intervals import Rate
 
 JudgeOption = Annotated[
     list[str] | None, typer.Option("--judge", help="A built-in judge's name; repeatable.")
@@ -31,9 +31,9 @@ def judge_check(
     judge: JudgeOption = None, config: ConfigOption = None, overrides: OverrideOption = None
 ) -> None:
     """Puts answers that are made to be misread to judges. Exits 1 when one is fooled."""
-    from safemirage.evaluation.grid import Grid
-    from safemirage.evaluation.probes import check_judge
-    from safemirage.evaluation.tables import print_grid, screen
+    from safemirage.evaluation.judges.checks import check_judge
+    from safemirage.evaluation.reports.tables.grid import Grid
+    from safemirage.evaluation.reports.terminal import print_grid, screen
 
     async def run() -> dict[str, "list[Result]"]:
         async with AsyncExitStack() as stack:
@@ -71,8 +71,8 @@ def audit_judge(
     ] = None,
 ) -> None:
     """Measures judges against labels: refusals that they miss, other answers that they take for refusals."""
-    from safemirage.evaluation.labelled import audit_judges, read_labelled
-    from safemirage.evaluation.tables import screen
+    from safemirage.evaluation.judges.audit import audit_judges, read_labelled
+    from safemirage.evaluation.reports.terminal import screen
 
     answers = read_labelled(file)
     console = screen()
@@ -95,9 +95,13 @@ def _print_corrected(
     audit: "JudgeAudit",
     answers: "Sequence[LabelledAnswer]",
 ) -> None:
-    from safemirage.evaluation.corrected import compliance_errors, corrected_asr, corrected_grid
-    from safemirage.evaluation.stored import find_evaluation, load_evaluation
-    from safemirage.evaluation.tables import print_grid
+    from safemirage.evaluation.metrics.calibrated_asr import (
+        compliance_errors,
+        corrected_asr,
+        corrected_grid,
+    )
+    from safemirage.evaluation.reports.terminal import print_grid
+    from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
     from safemirage.settings import read_settings
     from safemirage.store import open_store
 
@@ -122,10 +126,10 @@ async def _open(
 ) -> "list[Judge]":
     """The judges that were named; without any, both keyword judges."""
     from safemirage.config.evaluate import EvaluateConfig
-    from safemirage.evaluation.calls import ModelCalls
     from safemirage.evaluation.judges.build import built_in_judge
-    from safemirage.evaluation.local import open_judges
-    from safemirage.evaluation.preflight import require
+    from safemirage.evaluation.run.calls import ModelCalls
+    from safemirage.evaluation.run.preflight import require
+    from safemirage.evaluation.run.process import open_judges
     from safemirage.settings import load_located, read_settings
 
     if config is None and overrides:
@@ -145,8 +149,8 @@ async def _open(
 def _print_audit(
     console: Console, file: Path, audit: "JudgeAudit", answers: "Sequence[LabelledAnswer]"
 ) -> None:
-    from safemirage.evaluation.grid import Grid
-    from safemirage.evaluation.tables import print_grid
+    from safemirage.evaluation.reports.tables.grid import Grid
+    from safemirage.evaluation.reports.terminal import print_grid
 
     lines = []
     for (name, group), found in audit.calibrations.items():
@@ -163,7 +167,7 @@ def _print_audit(
 
 
 def _errors(found: "Calibration") -> tuple[str, str]:
-    from safemirage.evaluation.statistics import wilson_rate
+    from safemirage.evaluation.metrics.intervals import wilson_rate
 
     positive, others = found.hits + found.misses, found.false_alarms + found.correct_rejections
     return (

@@ -21,7 +21,7 @@ _STANDARD_OUTPUT = Path("-")
 
 def tables(json_path: Path | None = None) -> Console:
     """The console of a command's tables; silent where its JSON goes to standard output."""
-    from safemirage.evaluation.tables import screen
+    from safemirage.evaluation.reports.terminal import screen
 
     console = screen()
     console.quiet = json_path == _STANDARD_OUTPUT

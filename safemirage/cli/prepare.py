@@ -44,7 +44,7 @@ def prepare(  # noqa: PLR0913 - options of a command
         return
     if train is None or out is None:
         raise typer.BadParameter("needed", param_hint="--train" if train is None else "--out")
-    from safemirage.data.pipeline import PrepareInputs, prepare_files
+    from safemirage.prepare.pipeline import PrepareInputs, prepare_files
 
     inputs = PrepareInputs(
         train=train, answers=answers, mix=mix, image_folder=image_folder, skip_bad=skip_bad
@@ -76,9 +76,9 @@ def prepare_answers(
     import asyncio
 
     from safemirage.config.prepare import AnswersConfig
-    from safemirage.data.splits import write_files
-    from safemirage.evaluation.candidates import make_answers
-    from safemirage.evaluation.preflight import require
+    from safemirage.data.files import write_files
+    from safemirage.evaluation.run.preflight import require
+    from safemirage.prepare.harmful_answers import make_answers
     from safemirage.settings import load_located, read_settings
     from safemirage.store import open_store
 

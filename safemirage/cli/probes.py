@@ -46,7 +46,7 @@ def relearn(
     A second run trains and asks nothing, and one that was cut off goes on.
     """
     from safemirage.config.probe import RelearnConfig
-    from safemirage.evaluation.preflight import require
+    from safemirage.evaluation.run.preflight import require
     from safemirage.probes.curves import curve_figures, curve_grid
     from safemirage.probes.relearn import relearn_points
     from safemirage.probes.report import Curves
@@ -73,7 +73,7 @@ def adapter(
 ) -> None:
     """Measures the export of a LoRA run with its adapter on, weaker, and off."""
     from safemirage.config.probe import AdapterProbeConfig
-    from safemirage.evaluation.preflight import require
+    from safemirage.evaluation.run.preflight import require
     from safemirage.probes.adapter import adapter_points
     from safemirage.settings import load_located, read_settings
 
@@ -89,7 +89,7 @@ def quantise(
 ) -> None:
     """Measures the export beside the same weights in fewer bits."""
     from safemirage.config.probe import QuantiseConfig
-    from safemirage.evaluation.preflight import require
+    from safemirage.evaluation.run.preflight import require
     from safemirage.probes.quantise import quantise_points
     from safemirage.settings import load_located, read_settings
 
@@ -110,8 +110,8 @@ def _probe(
     import asyncio
     from importlib.metadata import version
 
-    from safemirage.evaluation.comparison import comparison_grid
-    from safemirage.evaluation.tables import print_grid, print_rates, screen
+    from safemirage.evaluation.reports.comparison import comparison_grid
+    from safemirage.evaluation.reports.terminal import print_grid, print_rates, screen
     from safemirage.probes.measuring import measure
     from safemirage.probes.report import write_probe
 

@@ -19,9 +19,9 @@ def report(
     """Writes rates before and after each attack as HTML, Markdown, LaTeX and JSON, and prints the table."""
     from importlib.metadata import version
 
-    from safemirage.evaluation.report import ReportInput, ReportModel, write_report
-    from safemirage.evaluation.stored import load_evaluations
-    from safemirage.evaluation.tables import print_grid, print_rates, screen
+    from safemirage.evaluation.reports.report import ReportInput, ReportModel, write_report
+    from safemirage.evaluation.reports.terminal import print_grid, print_rates, screen
+    from safemirage.evaluation.run.archive import load_evaluations
     from safemirage.settings import read_settings
     from safemirage.store import open_store
 

@@ -23,12 +23,12 @@ def rescore(
     import asyncio
 
     from safemirage.config.evaluate import check_protocol
-    from safemirage.evaluation.calls import ModelCalls
-    from safemirage.evaluation.preflight import require
-    from safemirage.evaluation.rescore import read_judges
-    from safemirage.evaluation.rescore import rescore as run_rescore
-    from safemirage.evaluation.results import finished_result, print_results
-    from safemirage.evaluation.stored import find_evaluation, load_evaluation
+    from safemirage.evaluation.reports.outcome import finished_result, print_results
+    from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
+    from safemirage.evaluation.run.calls import ModelCalls
+    from safemirage.evaluation.run.preflight import require
+    from safemirage.evaluation.run.rescore import read_judges
+    from safemirage.evaluation.run.rescore import rescore as run_rescore
     from safemirage.settings import read_settings
     from safemirage.store import open_store
 

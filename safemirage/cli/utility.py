@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from safemirage.evaluation.other_results import OtherScore
+    from safemirage.evaluation.utility.files import OtherScore
 
 
 def utility(
@@ -25,9 +25,13 @@ def utility(
     ] = None,
 ) -> None:
     """Prints safety and utility, a line a model; the numbers of utility come from other tools' result files."""
-    from safemirage.evaluation.stored import load_evaluations
-    from safemirage.evaluation.tables import print_grid, screen
-    from safemirage.evaluation.utility_table import model_lines, utility_grid, write_utility
+    from safemirage.evaluation.reports.tables.utility import (
+        model_lines,
+        utility_grid,
+        write_utility,
+    )
+    from safemirage.evaluation.reports.terminal import print_grid, screen
+    from safemirage.evaluation.run.archive import load_evaluations
     from safemirage.settings import read_settings
     from safemirage.store import open_store
 
@@ -47,7 +51,7 @@ def utility(
 
 def _imported(item: str) -> list[tuple[str, "OtherScore"]]:
     """The scores of `[NAME=]FILE`, each with its line's name."""
-    from safemirage.evaluation.other_results import read_results
+    from safemirage.evaluation.utility.files import read_results
 
     name, separator, path = item.partition("=")
     if not separator or Path(item).is_file():

@@ -13,7 +13,6 @@ from safemirage.config.attack import (
     check_one_suite,
     check_words,
 )
-from safemirage.config.base import Strict, check_name, data_path, not_identity
 from safemirage.config.evaluate import (
     Count,
     DecodingConfig,
@@ -23,6 +22,7 @@ from safemirage.config.evaluate import (
     Share,
     check_judge_names,
 )
+from safemirage.config.types import Strict, check_name, data_path, not_identity
 from safemirage.config.vlguard import VLGuardConfig
 
 

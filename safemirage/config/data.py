@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, data_path
+from safemirage.config.types import Strict, data_path
 
 NAMED_ANSWERS = ("refusals", "idk")
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, check_name, data_path, input_path, not_identity
 from safemirage.config.model import Presets
 from safemirage.config.sets import SetConfig
+from safemirage.config.types import Strict, check_name, data_path, input_path, not_identity
 from safemirage.config.vlguard import VLGuardConfig
 from safemirage.config.weights import WeightsConfig
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, input_path, not_identity
+from safemirage.config.types import Strict, input_path, not_identity
 
 Template = Literal["processor", "vicuna_v1", "llava_v1"]
 ImagePreprocessing = Literal["processor", "pad", "crop"]

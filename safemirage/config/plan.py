@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safemirage.config.load import (
+from safemirage.config.loading.load import (
     ConfigError,
     apply_overrides,
     build_config,

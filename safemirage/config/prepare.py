@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, data_path, not_identity
 from safemirage.config.evaluate import DecodingConfig, GeneratorConfig
+from safemirage.config.types import Strict, data_path, not_identity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, data_path
 from safemirage.config.evaluate import (
     EvaluateConfig,
     TransformersConfig,
@@ -13,6 +12,7 @@ from safemirage.config.evaluate import (
 )
 from safemirage.config.model import LoraConfig
 from safemirage.config.train import EngineConfig, TorchEngineConfig
+from safemirage.config.types import Strict, data_path
 from safemirage.config.weights import QuantisationConfig, RoundToNearestConfig, WeightsConfig
 
 Count = Annotated[int, Field(ge=1)]

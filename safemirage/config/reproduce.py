@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, not_identity
 from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.types import Strict, not_identity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from safemirage.config.base import Strict
 from safemirage.config.evaluate import JudgeConfig, check_judge_names
+from safemirage.config.types import Strict
 
 
 @dataclass(frozen=True, kw_only=True)

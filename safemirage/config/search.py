@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, check_name, data_path, not_identity
 from safemirage.config.evaluate import (
     DecodingConfig,
     EvaluateConfig,
@@ -20,6 +19,7 @@ from safemirage.config.evaluate import (
     Metric,
     TransformersConfig,
 )
+from safemirage.config.types import Strict, check_name, data_path, not_identity
 
 Scalar = None | bool | int | float | str
 Value = Scalar | tuple[Scalar, ...]

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict
 from safemirage.config.evaluate import (
     BUILT_IN_JUDGES,
     AskingJudgeConfig,
@@ -16,6 +15,7 @@ from safemirage.config.evaluate import (
     OpenAIConfig,
     judge_title,
 )
+from safemirage.config.types import Strict
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, data_path, image_folder
+from safemirage.config.types import Strict, data_path, image_folder
 
 MMSafetyBenchKind = Literal["SD", "SD_TYPO", "TYPO"]
 """A generated picture of the harm, the same with the words below it, the words alone."""

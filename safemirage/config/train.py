@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, check_name, not_identity
 from safemirage.config.data import DataConfig
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.method import MethodConfig, NPOConfig, SFTConfig, needed_sets
 from safemirage.config.model import ModelConfig
+from safemirage.config.types import Strict, check_name, not_identity
 from safemirage.config.world import is_miniature
 
 SNAPSHOT = "snapshot"

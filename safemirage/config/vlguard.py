@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict, data_path, image_folder
+from safemirage.config.types import Strict, data_path, image_folder
 
 VLGuardSubset = Literal["unsafe", "safe_unsafe", "safe_safe"]
 """Questions about unsafe images, unsafe questions about safe images, safe questions about safe images."""

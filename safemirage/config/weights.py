@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.base import Strict
+from safemirage.config.types import Strict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from safemirage.config.base import Strict
+from safemirage.config.types import Strict
 
 MINIATURE = "miniature:"
 """Start of paths that name a part of the miniature world, which is made when it is missing."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from safemirage.evaluation.cases import Case, Subset, Verdict
-from safemirage.evaluation.suites import case_tree
+from safemirage.evaluation.suites.folder import case_tree
+from safemirage.evaluation.types import Case, Subset, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

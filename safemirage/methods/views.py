@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.methods.batch import Batch
 from safemirage.methods.forward import base_model, inference, supervised_positions
 

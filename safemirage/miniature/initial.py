@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from safemirage.config.identity import digest_of, identity_tree
-from safemirage.config.load import to_tree
+from safemirage.config.loading.identity import digest_of, identity_tree
+from safemirage.config.loading.load import to_tree
 from safemirage.miniature.model import build_model, build_processor
 from safemirage.miniature.world import World
 from safemirage.models.export import ExportRecord, write_export

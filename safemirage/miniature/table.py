@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from safemirage.evaluation.findings import in_percent
-from safemirage.evaluation.grid import Grid
-from safemirage.evaluation.metrics import Row
-from safemirage.evaluation.spread import Spread, spreads
+from safemirage.evaluation.metrics.rates import Row
+from safemirage.evaluation.metrics.spread import Spread, spreads
+from safemirage.evaluation.reports.format import in_percent
+from safemirage.evaluation.reports.tables.grid import Grid
 
 _RATES = (
     ("ASR", "asr", ("unsafe_plain", "unsafe_neutral", "unsafe_what", "unsafe_unseen")),

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safemirage.config.identity import digest_of, identity_tree
-from safemirage.config.load import to_tree
+from safemirage.config.loading.identity import digest_of, identity_tree
+from safemirage.config.loading.load import to_tree
 from safemirage.config.world import WorldConfig
 from safemirage.miniature.cases import suite_cases
 from safemirage.miniature.pictures import draw_pictures, part_random

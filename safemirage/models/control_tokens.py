@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 
 _ESCAPE = "\U000f0000"
 """Stands around the number of a mark. From a private area of Unicode; where a text holds it, it is marked itself."""

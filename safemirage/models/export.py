@@ -21,7 +21,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
-from safemirage.config.identity import MERGED_NAME
+from safemirage.config.loading.identity import MERGED_NAME
 from safemirage.models.families import Family
 from safemirage.models.loading import DtypeName, load_for_inference
 from safemirage.models.manifest import (

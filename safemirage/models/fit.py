@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.models.families import Family
 
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}

@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from safemirage.config.identity import is_local
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.identity import is_local
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.model import ModelConfig, Presets
 from safemirage.config.weights import WeightsConfig
 from safemirage.models.adapter import scale_adapter, with_adapters

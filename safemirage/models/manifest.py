@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from safemirage.config.base import Strict
-from safemirage.config.identity import MERGED_NAME, digest_of, file_digest
+from safemirage.config.loading.identity import MERGED_NAME, digest_of, file_digest
+from safemirage.config.types import Strict
 from safemirage.versions import installed_version
 
 MANIFEST_NAME = "manifest.json"

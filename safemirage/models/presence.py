@@ -7,8 +7,8 @@ from typing import Literal
 
 import httpx
 
-from safemirage.config.identity import is_local
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.identity import is_local
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.world import is_miniature
 from safemirage.models.manifest import ExportError, is_adapter, read_manifest
 from safemirage.versions import installed_version

@@ -10,8 +10,8 @@ from typing import Any
 
 from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
 
-from safemirage.config.identity import MERGED_NAME, digest_of
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.identity import MERGED_NAME, digest_of
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.model import Presets
 from safemirage.models.families import Family
 from safemirage.models.manifest import MANIFEST_NAME, processor_digest

@@ -16,7 +16,7 @@ from PIL import Image
 from tokenizers import Encoding
 from torch import Tensor
 
-from safemirage.config.identity import digest_of
+from safemirage.config.loading.identity import digest_of
 from safemirage.models.control_tokens import ControlTokens
 from safemirage.text.characters import half_character
 

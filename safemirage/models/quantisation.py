@@ -11,7 +11,7 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor, nn
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.weights import (
     BitsAndBytesConfig,
     QuantisationConfig,

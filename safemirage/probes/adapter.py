@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.probe import AdapterProbeConfig
 from safemirage.config.weights import WeightsConfig
 from safemirage.models.manifest import MANIFEST_NAME, is_adapter, read_manifest

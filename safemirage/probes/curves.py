@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from safemirage.evaluation.findings import percent
-from safemirage.evaluation.grid import Grid
-from safemirage.evaluation.metrics import Row, WordRate, headline
-from safemirage.evaluation.report_charts import Figure, curve_figure
+from safemirage.evaluation.metrics.rates import Row, WordRate, headline
+from safemirage.evaluation.reports.figures import Figure, curve_figure
+from safemirage.evaluation.reports.format import percent
+from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.probes.measuring import Measured
 
 _METHOD = (

@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig
-from safemirage.evaluation.calls import ModelCalls
-from safemirage.evaluation.changes import Comparison, compare_evaluations
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.build import open_generator
-from safemirage.evaluation.many import run_many
-from safemirage.evaluation.metrics import Row, row_tree
-from safemirage.evaluation.stored import StoredEvaluation, load_evaluations
+from safemirage.evaluation.metrics.changes import Comparison, compare_evaluations
+from safemirage.evaluation.metrics.rates import Row, row_tree
+from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluations
+from safemirage.evaluation.run.calls import ModelCalls
+from safemirage.evaluation.run.matrix import run_many
 from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store
 

@@ -17,16 +17,16 @@ from typing import Any, Literal
 
 from safemirage.config.data import DataConfig
 from safemirage.config.evaluate import OpenAIConfig, TransformersConfig, VLLMConfig
-from safemirage.config.identity import absolute_input, file_digest, run_identity
-from safemirage.config.load import ConfigError, to_tree
+from safemirage.config.loading.identity import absolute_input, file_digest, run_identity
+from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.config.method import SFTConfig
 from safemirage.config.model import ModelConfig
 from safemirage.config.probe import RelearnConfig
 from safemirage.config.train import CollapseConfig, OptimConfig, TrainConfig, WorkersConfig
 from safemirage.data.llava import LlavaRecord, read_training_set
-from safemirage.evaluation.cases import Case
 from safemirage.evaluation.judges.build import measures_of
-from safemirage.evaluation.selection import load_cases
+from safemirage.evaluation.suites.sampling import load_cases
+from safemirage.evaluation.types import Case
 from safemirage.probes.measuring import Point
 from safemirage.progress import OnNamedProgress
 from safemirage.runs import TrainResult, read_record
@@ -35,7 +35,7 @@ from safemirage.store.database import Store
 from safemirage.store.execution import RunHandle, run_once
 from safemirage.training.job import Report, TrainJob
 from safemirage.training.loop import train
-from safemirage.training.order import draw_subset
+from safemirage.training.samples.order import draw_subset
 
 SetName = Literal["forget", "retain"]
 _REPORT_EVERY_S = 1.0

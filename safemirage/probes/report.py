@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safemirage.evaluation.comparison import write_comparison
-from safemirage.evaluation.grid import Grid, to_markdown
-from safemirage.evaluation.page import put_file
-from safemirage.evaluation.report import ReportInput, ReportModel, write_report
-from safemirage.evaluation.report_charts import Figure
+from safemirage.evaluation.reports.comparison import write_comparison
+from safemirage.evaluation.reports.figures import Figure
+from safemirage.evaluation.reports.page import put_file
+from safemirage.evaluation.reports.report import ReportInput, ReportModel, write_report
+from safemirage.evaluation.reports.tables.grid import Grid, to_markdown
 from safemirage.probes.measuring import Measured
 from safemirage.store.database import Store
 

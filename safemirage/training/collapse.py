@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from safemirage.config.train import CollapseConfig
-from safemirage.data.collapse import collapse
 from safemirage.methods.forward import base_model
 from safemirage.models.prompts import stop_ids
-from safemirage.training.batches import SampleSet
+from safemirage.text.degenerate import collapse
 from safemirage.training.engine import Engine
-from safemirage.training.order import draw_subset
+from safemirage.training.samples.batches import SampleSet
+from safemirage.training.samples.order import draw_subset
 from safemirage.training.workers import problems_of_all, sum_over_workers
 
 _SHOWN_CHARACTERS = 120

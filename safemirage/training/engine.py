@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.train import DeepSpeedEngineConfig, OptimConfig, TrainConfig
 from safemirage.methods.forward import inference
 from safemirage.methods.method import LossOutput

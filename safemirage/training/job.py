@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safemirage.config.base import Strict
 from safemirage.config.train import TrainConfig
+from safemirage.config.types import Strict
 
 StepMetrics = dict[str, float]
 

@@ -22,7 +22,6 @@ from safemirage.methods.batch import Batch, StepBatch
 from safemirage.methods.build import build_method
 from safemirage.methods.method import Method
 from safemirage.models.loading import LoadedModel, load_for_training
-from safemirage.training.checkpoint import Checkpoints
 from safemirage.training.engine import Engine, build_engine
 from safemirage.training.job import (
     Report,
@@ -32,12 +31,13 @@ from safemirage.training.job import (
     TrainSummary,
 )
 from safemirage.training.observer import Observer
-from safemirage.training.order import Division, GlobalOrder
 from safemirage.training.reference import ReferencePass, reference_logps
-from safemirage.training.result import RunExport
+from safemirage.training.samples.order import Division, GlobalOrder
+from safemirage.training.samples.sets import ORDERS, TrainingSets, read_sets
+from safemirage.training.saving.checkpoint import Checkpoints
+from safemirage.training.saving.result import RunExport
+from safemirage.training.saving.state import RunState, load_state, save_state, seed_everything
 from safemirage.training.schedule import rate_factor, total_steps
-from safemirage.training.sets import ORDERS, TrainingSets, read_sets
-from safemirage.training.state import RunState, load_state, save_state, seed_everything
 from safemirage.training.workers import barrier, rank, sum_over_workers
 
 _REFERENCE_BATCH = 8

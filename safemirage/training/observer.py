@@ -5,8 +5,8 @@ from pathlib import Path
 from safemirage.training.collapse import CollapseCheck
 from safemirage.training.engine import Engine
 from safemirage.training.job import StepMetrics, TrainingCollapsed, TrainJob
-from safemirage.training.result import RunExport
-from safemirage.training.sets import TrainingSets
+from safemirage.training.samples.sets import TrainingSets
+from safemirage.training.saving.result import RunExport
 
 
 class Observer:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.train import OptimConfig
 
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from safemirage.config.identity import digest_of
+from safemirage.config.loading.identity import digest_of
 from safemirage.methods.forward import inference, supervised_logps
-from safemirage.training.batches import SampleSet
+from safemirage.training.samples.batches import SampleSet
 from safemirage.training.workers import rank, sum_over_workers, world_size
 
 

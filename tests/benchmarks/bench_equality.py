@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.evaluation.cases import Case, Generation, Request
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.judges.oracle import OracleJudge
-from safemirage.evaluation.suites import load_suite
+from safemirage.evaluation.suites.folder import load_suite
+from safemirage.evaluation.types import Case, Generation, Request
 from safemirage.models.loading import DtypeName
 
 

@@ -25,10 +25,10 @@ import openai
 import torch
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.config.load import dump_yaml
+from safemirage.config.loading.load import dump_yaml
 from safemirage.config.serve import CheckpointsConfig, ServeConfig
-from safemirage.evaluation.cases import ImageInput, Request
 from safemirage.evaluation.generators.transformers import TransformersGenerator
+from safemirage.evaluation.types import ImageInput, Request
 from safemirage.settings import Settings
 from tests.cluster.serving import TOKEN, write_tiny_export
 from tests.tiny import tiny_image

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from safemirage.evaluation.cases import Case
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.verdicts import system_message, user_message
+from safemirage.evaluation.types import Case
 from safemirage.models.images import read_image
 from safemirage.models.loading import DtypeName, load_for_inference
 from safemirage.models.prompts import Prompter

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from safemirage.config.evaluate import DecodingConfig, Metric
-from safemirage.evaluation.cases import Case, Generation, Request, Verdict
-from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.model import ModelJudge
+from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
+from safemirage.evaluation.types import Case, Generation, Request, Verdict
 from safemirage.models.loading import DtypeName, load_for_inference
 from safemirage.store import open_store
 from tests.benchmarks.eval_side import JUDGE_PROMPT, Moments, Side, Timing, timing_of

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from safemirage.config.evaluate import DecodingConfig, JudgePromptConfig
-from safemirage.evaluation.cases import Case
+from safemirage.evaluation.types import Case
 from tests.benchmarks.eval_world import Lengths
 
 JUDGE_PROMPT = JudgePromptConfig(decoding=DecodingConfig(max_new_tokens=Lengths.LIMITS["judge"]))

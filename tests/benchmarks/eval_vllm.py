@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.evaluation.cases import Case, Request
 from safemirage.evaluation.generators.vllm import VLLMGenerator
+from safemirage.evaluation.types import Case, Request
 from safemirage.models.loading import DtypeName
 from tests.benchmarks.eval_ours import ROWS, role_of, run_through_store
 from tests.benchmarks.eval_side import Side, Timing

@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from safemirage.evaluation.cases import Case, ImageInput
+from safemirage.evaluation.types import Case, ImageInput
 from safemirage.models.families import LLAVA
 
 Role = Literal["answer", "judge"]

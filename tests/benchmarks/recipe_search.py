@@ -24,16 +24,16 @@ from typing import Any
 import optuna
 import torch
 
-from ray_jobs.miniature import resolve_miniature
-from ray_jobs.outcome import objective_values, worst_objectives
-from ray_jobs.study import build_sampler, distributions, point_of, stored_point
-from ray_jobs.trial import selection_suite
+from ray_jobs.tune.outcome import objective_values, worst_objectives
+from ray_jobs.tune.study import build_sampler, distributions, point_of, stored_point
+from ray_jobs.tune.trial import selection_suite
+from ray_jobs.worker.miniature import resolve_miniature
 from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
-from safemirage.config.identity import digest_of, identity_tree
+from safemirage.config.loading.identity import digest_of, identity_tree
 from safemirage.config.plan import SearchPlan, load_search
 from safemirage.config.search import ObjectiveConfig
 from safemirage.config.train import TorchEngineConfig, TrainConfig, WorkersConfig
-from safemirage.evaluation.local import run_evaluation
+from safemirage.evaluation.run.process import run_evaluation
 from safemirage.settings import Settings
 from safemirage.store.database import open_store
 from safemirage.store.evaluations import Evaluation

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from safemirage.data.refusal_rules import CANDIDATES, decides, matching_rules
 from safemirage.data.vlguard import VLGuardRecord, iterate_pairs
+from safemirage.text.refusal_rules import CANDIDATES, decides, matching_rules
 
 FOLDS = 5
 ALLOWED = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)

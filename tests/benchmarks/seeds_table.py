@@ -17,15 +17,15 @@ from statistics import median
 
 import torch
 
-from ray_jobs.miniature import base_config, world_path
+from ray_jobs.worker.miniature import base_config, world_path
 from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
-from safemirage.config.load import build_config, load_config, to_tree
+from safemirage.config.loading.load import build_config, load_config, to_tree
 from safemirage.config.reproduce import ModelEntry, ReproduceConfig
 from safemirage.config.train import TrainConfig
-from safemirage.evaluation.gap_table import CaseGap, case_gaps
-from safemirage.evaluation.grid import Grid, to_markdown
-from safemirage.evaluation.metrics import Row
-from safemirage.evaluation.stored import load_evaluation
+from safemirage.evaluation.metrics.rates import Row
+from safemirage.evaluation.reports.tables.gap import CaseGap, case_gaps
+from safemirage.evaluation.reports.tables.grid import Grid, to_markdown
+from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.miniature.table import miniature_grid
 from safemirage.settings import Settings
 from safemirage.store.database import open_store

@@ -8,9 +8,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from safemirage.config.evaluate import Metric
-from safemirage.evaluation.cases import Verdict
-from safemirage.evaluation.metrics import Row, row_tree
+from safemirage.evaluation.metrics.rates import Row, row_tree
 from safemirage.evaluation.samples import Sample, sample_tree
+from safemirage.evaluation.types import Verdict
 from tests.browser.site import Site, open_page
 from tests.serve_app.study import Trials, objective, record_study
 from tests.serve_app.world import MODEL, READER, UNREDACTED, write_export

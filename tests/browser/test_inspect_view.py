@@ -13,10 +13,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
-from safemirage.evaluation.inspect_log import write_inspect_logs
 from safemirage.evaluation.judges.build import built_in_judge
+from safemirage.evaluation.reports.inspect import write_inspect_logs
+from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import open_store
 from tests.evaluation.mirage import answer, six_cases, truth_of
 

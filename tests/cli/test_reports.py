@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.build import built_in_judge
+from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import Store, open_store
 from tests.cli.calling import run
 from tests.evaluation.mirage import answer, six_cases, truth_of

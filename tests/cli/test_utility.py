@@ -10,8 +10,8 @@ import yaml
 from tests.cli.calling import run
 from tests.evaluation.samples import case_record, write_suite
 from tests.evaluation.service import Service, running_service
-from tests.evaluation.sets.files import put_json
-from tests.evaluation.test_other_results import LMMS
+from tests.evaluation.suites.sets.files import put_json
+from tests.evaluation.utility.test_files import LMMS
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ray_jobs.cluster import ClusterAddress, local_cluster
+from ray_jobs.cluster.head import ClusterAddress, local_cluster
 
 # Ray reads it once, when a test module first imports it; the token's file may come later.
 os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import openai
 
-from ray_jobs.cluster import ClusterAddress
+from ray_jobs.cluster.head import ClusterAddress
 from safemirage.config.evaluate import (
     DecodingConfig,
     ExportConfig,
@@ -21,7 +21,7 @@ from safemirage.config.serve import (
     LimitsConfig,
     ServeConfig,
 )
-from safemirage.evaluation.client import EvaluationClient
+from safemirage.evaluation.run.client import EvaluationClient
 from safemirage.models.export import ExportRecord, write_export
 from safemirage.models.families import family_of
 from safemirage.storage import Storage

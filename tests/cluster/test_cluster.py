@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from ray_jobs.cluster import ClusterError, free_ports, local_cluster
+from ray_jobs.cluster.head import ClusterError, free_ports, local_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
@@ -54,7 +54,7 @@ def test_local_cluster_that_cannot_start_raises_the_end_of_its_log(tmp_path: Pat
 
 def test_local_cluster_of_a_killed_process_ends_by_itself() -> None:
     code = (
-        "from ray_jobs.cluster import local_cluster\n"
+        "from ray_jobs.cluster.head import local_cluster\n"
         "with local_cluster(num_cpus=1) as c:\n"
         "    print(c.environment['RAY_AUTH_TOKEN_PATH'], flush=True)\n"
         "    input()\n"

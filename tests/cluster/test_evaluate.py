@@ -10,13 +10,13 @@ import pytest
 import ray
 import torch
 
-from ray_jobs.capacity import CapacityError
-from ray_jobs.cluster import ClusterAddress
-from ray_jobs.engines import Engine
+from ray_jobs.cluster.capacity import CapacityError
+from ray_jobs.cluster.head import ClusterAddress
 from ray_jobs.evaluate import run as run_on_ray
+from ray_jobs.worker.engines import Engine
 from safemirage.config.evaluate import DecodingConfig, EvaluateConfig, TransformersConfig
-from safemirage.evaluation.cases import Generation, Request
-from safemirage.evaluation.many import Outcome, load_configs, run_here
+from safemirage.evaluation.run.matrix import Outcome, load_configs, run_here
+from safemirage.evaluation.types import Generation, Request
 from safemirage.progress import OnProgress
 from safemirage.settings import read_settings
 from tests.evaluation.samples import case_record, write_suite
@@ -137,7 +137,7 @@ def test_engine_that_is_lost_starts_again_and_ends_no_other_models_evaluation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "storage"))
-    monkeypatch.setattr("ray_jobs.engines.Engine", Mortal)
+    monkeypatch.setattr("ray_jobs.worker.engines.Engine", Mortal)
     models = [str(make_tiny_llava(tmp_path / name, 0)) for name in ("killed", "full", "once")]
     killed, full, finished = evaluated(
         load_configs(BASE, models, suites[:1], SMALL, read_settings()),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ray_jobs.cluster import ClusterAddress
+from ray_jobs.cluster.head import ClusterAddress
 from safemirage.settings import Settings
 from safemirage.store import Store, open_store
 

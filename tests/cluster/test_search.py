@@ -19,9 +19,9 @@ import yaml
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import expect
 
-from ray_jobs.cluster import ClusterAddress
-from ray_jobs.outcome import SearchOutcome, TrialOutcome
-from ray_jobs.study import studies_url
+from ray_jobs.cluster.head import ClusterAddress
+from ray_jobs.tune.outcome import SearchOutcome, TrialOutcome
+from ray_jobs.tune.study import studies_url
 from safemirage.databases import full
 from safemirage.settings import Settings
 from safemirage.store.database import open_store

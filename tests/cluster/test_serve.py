@@ -16,15 +16,15 @@ import httpx
 import openai
 import pytest
 
-from ray_jobs.cluster import ClusterAddress
+from ray_jobs.cluster.head import ClusterAddress
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.config.load import dump_yaml
-from safemirage.evaluation.cases import Case, ImageInput
-from safemirage.evaluation.client import EvaluationError
-from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
+from safemirage.config.loading.load import dump_yaml
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges.build import built_in_judge
-from safemirage.evaluation.suites import load_suite
+from safemirage.evaluation.run.client import EvaluationError
+from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
+from safemirage.evaluation.suites.folder import load_suite
+from safemirage.evaluation.types import Case, ImageInput
 from safemirage.settings import Settings
 from safemirage.store import open_store
 from tests.cluster.serving import (

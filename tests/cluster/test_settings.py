@@ -15,8 +15,8 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from ray_jobs.cluster import LOOPBACK, ClusterAddress, free_ports
-from ray_jobs.study import open_studies, studies_url
+from ray_jobs.cluster.head import LOOPBACK, ClusterAddress, free_ports
+from ray_jobs.tune.study import open_studies, studies_url
 from safemirage.settings import read_settings
 from safemirage.store.database import open_store
 from tests.cluster.test_search import PROJECT, Bench, bench

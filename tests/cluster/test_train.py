@@ -16,10 +16,10 @@ from mlflow.tracking import MlflowClient
 from ray.train import UserCallback
 from safetensors.torch import load_file
 
-from ray_jobs.cluster import ClusterAddress
+from ray_jobs.cluster.head import ClusterAddress
 from ray_jobs.train import TrainingFailed, run_training
-from safemirage.config.identity import run_identity
-from safemirage.config.load import ConfigError, dump_yaml
+from safemirage.config.loading.identity import run_identity
+from safemirage.config.loading.load import ConfigError, dump_yaml
 from safemirage.config.train import TrainConfig
 from safemirage.models.loading import load_for_inference
 from safemirage.settings import Settings
@@ -351,7 +351,7 @@ def test_training_out_of_memory_on_the_device_ends_once_with_the_reason(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         distributed.barrier()  # as the others wait for it in a step
 
-    monkeypatch.setattr("ray_jobs.training.work", full)
+    monkeypatch.setattr("ray_jobs.worker.training.work", full)
     with pytest.raises(TrainingFailed, match="CUDA out of memory") as caught:
         run_training(two_workers(tree, name="full"), settings=settings)
     assert caught.value.failure.cause == "method"

@@ -8,7 +8,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from ray_jobs.train import run_training
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.train import TrainConfig
 from safemirage.runs import TrainResult, read_record
 from safemirage.settings import Settings

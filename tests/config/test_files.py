@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import configs
-from safemirage.config.load import load_config
+from safemirage.config.loading.load import load_config
 
 ROOT = Path(configs.__file__).parent
 CLASSES = {

@@ -10,7 +10,7 @@ import pytest
 from safemirage.config.attack import AttackConfig
 from safemirage.config.attack_search import AttackSearchConfig
 from safemirage.config.evaluate import EvaluateConfig
-from safemirage.config.load import ConfigError, load_config
+from safemirage.config.loading.load import ConfigError, load_config
 from safemirage.config.plan import load_search
 from safemirage.config.train import TrainConfig
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from safemirage.config.load import load_config
+from safemirage.config.loading.load import load_config
 from safemirage.config.method import NPOConfig, RMUConfig
 from safemirage.config.train import DeepSpeedEngineConfig, TrainConfig
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from safemirage.config.load import ConfigError, apply_overrides, build_config, load_config
+from safemirage.config.loading.load import ConfigError, apply_overrides, build_config, load_config
 from safemirage.config.plan import (
     SearchPlan,
     load_search,

@@ -17,7 +17,7 @@ from safemirage.data.llava import (
 )
 from safemirage.data.records import DataError, DataWarning
 from tests.cases import case_file
-from tests.data.conftest import WriteJson, conversation
+from tests.vlguard_files import WriteJson, conversation
 
 
 def problems_of(path: Path, folder: Path | None = None) -> dict[tuple[str, str], str]:

@@ -7,7 +7,7 @@ from safemirage.config.data import NAMED_ANSWERS
 from safemirage.data.llava import LlavaRecord, read_llava, to_llava
 from safemirage.data.preferred import IDK, NAMED, REFUSALS, draw_preferred, read_preferred
 from safemirage.data.records import DataError
-from safemirage.data.refusals import is_refusal
+from safemirage.text.refusal_keywords import is_refusal
 
 FORGET = [
     LlavaRecord(f"f{index}", (), ((f"question {index}", "an answer"), ("and then", "another")))

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from safemirage.data.examples import read_examples
+from safemirage.data.audit.examples import read_examples
 from safemirage.data.records import DataError, DataWarning
 from safemirage.data.vlguard import iterate_pairs, read_vlguard
 from tests.cases import case_file
-from tests.data.conftest import WriteJson, safe_record, unsafe_record
+from tests.vlguard_files import WriteJson, safe_record, unsafe_record
 
 
 def counts(path: Path) -> Counter[str]:

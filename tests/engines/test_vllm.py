@@ -14,9 +14,9 @@ import torch
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.model import LoraConfig, ModelConfig, Presets
-from safemirage.evaluation.cases import Generation, ImageInput, Request
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.transformers import TransformersGenerator
+from safemirage.evaluation.types import Generation, ImageInput, Request
 from safemirage.models.export import BaseModel, ExportRecord, write_export
 from safemirage.models.families import LLAVA
 from safemirage.models.loading import load_for_training

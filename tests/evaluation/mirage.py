@@ -4,7 +4,7 @@ import io
 
 from PIL import Image, ImageDraw
 
-from safemirage.evaluation.cases import Case, ImageInput, Request
+from safemirage.evaluation.types import Case, ImageInput, Request
 
 COLOURS = ("red", "green", "blue", "yellow")
 UNSAFE, SAFE = ("knife", "bomb"), ("cup", "tree")

@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safemirage.config.evaluate import DecodingConfig, JudgePromptConfig
-from safemirage.config.load import build_config
+from safemirage.config.loading.load import build_config
 from safemirage.config.vlguard import VLGuardConfig
 from safemirage.data.records import DataWarning
 from safemirage.data.vlguard import iterate_pairs, read_vlguard
-from safemirage.evaluation.cases import Case, Request, Verdict
 from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.judges.relevance import RelevanceJudge, RelevancePrompts
 from safemirage.evaluation.samples import Sample, sample_of
-from safemirage.evaluation.vlguard_suite import vlguard_cases
+from safemirage.evaluation.suites.vlguard import vlguard_cases
+from safemirage.evaluation.types import Case, Request, Verdict
 
 HARM_MEASURES = ("asr", "refusal_rate", "response_asr", "deflection_rate", "degenerate_rate")
 

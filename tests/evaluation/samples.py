@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from safemirage.config.evaluate import Label
-from safemirage.evaluation.cases import Case, ImageInput, Subset, Verdict
 from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.types import Case, ImageInput, Subset, Verdict
 
 
 def make_image(colour: str = "red") -> ImageInput:

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.evaluation.cases import Request
-from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.keywords import KeywordsJudge
+from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
+from safemirage.evaluation.types import Request
 from safemirage.store import open_store
 from tests.evaluation.samples import make_case
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from safemirage.config.load import build_config
+from safemirage.config.loading.load import build_config
 from safemirage.config.train import TrainConfig
 from safemirage.methods.method import LossOutput
 from safemirage.training.engine import Engine, build_engine

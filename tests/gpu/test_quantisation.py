@@ -9,8 +9,8 @@ import torch
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.weights import BitsAndBytesConfig, RoundToNearestConfig, WeightsConfig
-from safemirage.evaluation.cases import ImageInput, Request
 from safemirage.evaluation.generators.transformers import TransformersGenerator
+from safemirage.evaluation.types import ImageInput, Request
 from safemirage.models.loading import load_for_inference
 from tests.tiny import make_tiny_llava, tiny_image
 

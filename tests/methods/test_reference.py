@@ -15,7 +15,7 @@ from safemirage.methods.forward import inference, supervised_logits
 from safemirage.methods.reference import ReferenceModel
 from safemirage.methods.views import LayerViews
 from safemirage.models.prompts import Prompter
-from safemirage.training.batches import tokenize
+from safemirage.training.samples.batches import tokenize
 from tests.tiny import tiny_image
 from tests.tiny_families import TINY_MEMBERS, TinyMember
 

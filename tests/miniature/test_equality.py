@@ -7,13 +7,13 @@ import torch
 
 from safemirage.config.world import SetsConfig, WorldConfig
 from safemirage.data.llava import read_llava
-from safemirage.evaluation.suites import load_suite
+from safemirage.evaluation.suites.folder import load_suite
 from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.world import World, build_world
 from safemirage.models.loading import load_for_inference
 from safemirage.models.prompts import Prompter
 from safemirage.storage import Storage
-from safemirage.training.batches import tokenize
+from safemirage.training.samples.batches import tokenize
 from tests.benchmarks.bench_equality import agreements, answer
 
 STEPS, BATCH = 150, 32

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from safemirage.config.identity import file_digest, folder_digest
-from safemirage.config.load import ConfigError, build_config
+from safemirage.config.loading.identity import file_digest, folder_digest
+from safemirage.config.loading.load import ConfigError, build_config
 from safemirage.config.world import WorldConfig
 from safemirage.data.llava import read_llava
-from safemirage.data.refusals import is_refusal
 from safemirage.data.vlguard import iterate_pairs, read_vlguard
-from safemirage.evaluation.suites import load_suite
+from safemirage.evaluation.suites.folder import load_suite
 from safemirage.miniature.world import World, build_world
 from safemirage.storage import Storage
+from safemirage.text.refusal_keywords import is_refusal
 from tests.miniature.conftest import SMALL, answer_of, question_of, read
 
 FILES = (

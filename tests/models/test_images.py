@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from safemirage.evaluation.cases import ImageInput
+from safemirage.evaluation.types import ImageInput
 from safemirage.models.images import ImageError, image_problem, image_size, png, read_image
 from tests.cases import case_file
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.model import LoraConfig, ModelConfig
 from safemirage.models.families import LLAVA
 from safemirage.models.loading import (

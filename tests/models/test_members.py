@@ -11,17 +11,17 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.data.llava import LlavaRecord, TurnImage, read_llava
-from safemirage.evaluation.cases import ImageInput, Request
 from safemirage.evaluation.generators.transformers import TransformersGenerator
+from safemirage.evaluation.types import ImageInput, Request
 from safemirage.methods.forward import supervised_logps
 from safemirage.models.families import FAMILIES
 from safemirage.models.images import read_image
 from safemirage.models.loading import load_for_inference
 from safemirage.models.manifest import verify_export
 from safemirage.models.prompts import Prompter
-from safemirage.training.batches import tokenize
 from safemirage.training.job import TrainJob
 from safemirage.training.loop import train
+from safemirage.training.samples.batches import tokenize
 from tests.tiny import tiny_image
 from tests.tiny_families import TINY_MEMBERS, make_tiny_member
 from tests.tiny_run import make_tiny_run, tiny_train_config

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.model import ModelConfig, Presets
 from safemirage.models.export import ExportRecord, write_export
 from safemirage.models.families import LLAVA

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.weights import BitsAndBytesConfig, RoundToNearestConfig, WeightsConfig
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.models.loading import load_for_inference

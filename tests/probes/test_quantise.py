@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from safemirage.cli import main
-from safemirage.config.load import ConfigError, build_config, dump_yaml
+from safemirage.config.loading.load import ConfigError, build_config, dump_yaml
 from safemirage.config.probe import QuantiseConfig
 from safemirage.probes.measuring import measure
 from safemirage.probes.quantise import quantise_points

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from safemirage.config.load import ConfigError, build_config
+from safemirage.config.loading.load import ConfigError, build_config
 from safemirage.config.probe import RelearnConfig
-from safemirage.evaluation.suites import load_suite
+from safemirage.evaluation.suites.folder import load_suite
 from safemirage.models.manifest import read_manifest
 from safemirage.probes.curves import curve_figures, curve_grid
 from safemirage.probes.measuring import Measured, Point, measure

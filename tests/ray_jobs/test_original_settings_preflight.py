@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.preflight import preflight
-from safemirage.config.load import load_config
+from ray_jobs.cluster.preflight import preflight
+from safemirage.config.loading.load import load_config
 from safemirage.config.train import TrainConfig
 
 ROOT = Path(__file__).parents[2]

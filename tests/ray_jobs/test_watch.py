@@ -11,12 +11,12 @@ import pytest
 from ray_jobs import watch
 from ray_jobs.watch import Watcher
 from safemirage.config.evaluate import TransformersConfig
-from safemirage.config.load import build_config
+from safemirage.config.loading.load import build_config
 from safemirage.config.train import WatchConfig
 from safemirage.evaluation.generators import Generator, GeneratorUnavailable
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
-from safemirage.evaluation.report import ReportInput, ReportModel, write_report
-from safemirage.evaluation.stored import load_evaluations
+from safemirage.evaluation.reports.report import ReportInput, ReportModel, write_report
+from safemirage.evaluation.run.archive import load_evaluations
 from safemirage.runs import Measured
 from safemirage.settings import Secrets
 from safemirage.store import open_store

@@ -11,8 +11,8 @@ import pytest
 from safemirage.config.serve import LimitsConfig, ServeConfig, ServedJudgeConfig
 from safemirage.settings import Settings
 from safemirage.store import open_store
-from serve_app.api import ApiSettings, create_api
-from serve_app.auth import read_tokens
+from serve_app.http.api import ApiSettings, create_api
+from serve_app.http.auth import read_tokens
 from serve_app.service import Service
 from tests.serve_app.world import READER, UNREDACTED, Scripted, World, write_export, write_suite
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from safemirage.config.load import to_tree
+from safemirage.config.loading.load import to_tree
 from safemirage.config.plan import load_search
 from safemirage.runs import SeedResult, StudyConfig, TrialConfig, TrialResult
 from safemirage.store import RunHandle, Store, run_once

@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.evaluation.cases import Generation, Request, Verdict
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges import Judged
-from serve_app.api import ApiSettings, create_api
-from serve_app.gathering import Gatherer
+from safemirage.evaluation.types import Generation, Request, Verdict
+from serve_app.engines.gathering import Gatherer
+from serve_app.http.api import ApiSettings, create_api
 from serve_app.service import Service
 from tests.serve_app.world import MODEL, World
 from tests.tiny import make_tiny_llava

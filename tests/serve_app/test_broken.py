@@ -14,8 +14,8 @@ from safemirage.models.manifest import ExportError
 from safemirage.settings import Settings
 from safemirage.storage import Storage
 from safemirage.store.evaluations import LEASE_PREFIX
-from serve_app.checkpoints import Checkpoints
-from serve_app.errors import without_paths
+from serve_app.engines.checkpoints import Checkpoints
+from serve_app.http.errors import without_paths
 from tests.cluster.serving import write_tiny_export
 from tests.serve_app.conftest import Client
 from tests.serve_app.world import MODEL, World, write_export, write_suite

@@ -8,22 +8,22 @@ import pytest
 from inspect_ai.log import read_eval_log
 
 from safemirage.config.evaluate import ASKING_JUDGES, BUILT_IN_JUDGES, EvaluateConfig, JudgeConfig
-from safemirage.config.load import ConfigError, build_config
+from safemirage.config.loading.load import ConfigError, build_config
 from safemirage.config.serve import ServeConfig
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
-from safemirage.evaluation.inspect_log import write_inspect_logs
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.local import run_evaluation
-from safemirage.evaluation.suites import load_suite
+from safemirage.evaluation.reports.inspect import write_inspect_logs
+from safemirage.evaluation.run.process import run_evaluation
+from safemirage.evaluation.suites.folder import load_suite
 from safemirage.store.evaluations import Evaluation
-from serve_app.judge import Judges
+from serve_app.judges import Judges
 from tests.cli.calling import run
 from tests.evaluation.samples import case_record, make_case, make_image, write_suite
 from tests.evaluation.service import running_service
-from tests.evaluation.sets.files import put_csv
+from tests.evaluation.suites.sets.files import put_csv
 from tests.serve_app.conftest import Client
-from tests.serve_app.test_evaluations import BODY, PATH, end_of, runner, scripted
+from tests.serve_app.evaluations.test_worker import BODY, PATH, end_of, runner, scripted
 from tests.serve_app.world import MODEL, World
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from PIL import Image
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.evaluation.cases import Generation, Request, Verdict
 from safemirage.evaluation.judges import Judged
+from safemirage.evaluation.types import Generation, Request, Verdict
 from safemirage.models.manifest import BaseModel, Manifest
 from safemirage.storage import Storage
 from safemirage.store import Store

@@ -2,9 +2,9 @@
 
 import pytest
 
-from safemirage.data.examples import Example
-from safemirage.data.words import word_stats
-from safemirage.evaluation.metrics import first_word_rates
+from safemirage.data.audit.examples import Example
+from safemirage.data.audit.words import word_stats
+from safemirage.evaluation.metrics.rates import first_word_rates
 from safemirage.text.first_word import first_word
 from tests.evaluation.samples import make_sample
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from safemirage.config.load import build_config, to_tree
+from safemirage.config.loading.load import build_config, to_tree
 from safemirage.config.train import TrainConfig
 from safemirage.training.job import Report, StepMetrics, TrainJob
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from safemirage.config.load import ConfigError, build_config, to_tree
+from safemirage.config.loading.load import ConfigError, build_config, to_tree
 from safemirage.config.train import OptimConfig, TrainConfig
 from safemirage.methods.method import LossOutput
 from safemirage.training.engine import (

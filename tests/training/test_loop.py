@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from safemirage.config.identity import file_digest
+from safemirage.config.loading.identity import file_digest
 from safemirage.config.train import TrainConfig
 from safemirage.models.loading import load_for_inference
 from safemirage.training.job import Report, StepMetrics, TrainingDiverged, TrainJob, TrainSummary

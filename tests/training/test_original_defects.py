@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 import safemirage
-from safemirage.config.load import ConfigError
-from safemirage.training.order import GlobalOrder
+from safemirage.config.loading.load import ConfigError
+from safemirage.training.samples.order import GlobalOrder
 from tests.tiny_run import make_tiny_run, tiny_train_config
 from tests.training.test_loop import RMU, losses, run
 

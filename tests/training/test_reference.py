@@ -15,7 +15,7 @@ from safemirage.models.loading import LoadedModel, load_for_inference, load_for_
 from safemirage.training.job import TrainJob
 from safemirage.training.loop import train
 from safemirage.training.reference import ReferencePass, reference_logps
-from safemirage.training.sets import TrainingSets, read_sets
+from safemirage.training.samples.sets import TrainingSets, read_sets
 from tests.tiny_run import make_tiny_run, tiny_train_config
 
 LORA = {"rank": 4, "alpha": 8.0, "dropout": 0.3}

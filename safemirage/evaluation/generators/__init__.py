@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.evaluation.cases import Generation, Request
+from safemirage.evaluation.types import Generation, Request
 
 
 class GenerationError(RuntimeError):

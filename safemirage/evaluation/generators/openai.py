@@ -18,9 +18,9 @@ from typing import Any, Literal, Self
 import httpx
 
 from safemirage.config.evaluate import DecodingConfig, OpenAIConfig
-from safemirage.evaluation.cases import Generation, Request
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
-from safemirage.evaluation.keys import EVALUATION_SCOPE
+from safemirage.evaluation.run.cache_keys import EVALUATION_SCOPE
+from safemirage.evaluation.types import Generation, Request
 from safemirage.models.images import ImageError
 from safemirage.text.characters import half_character
 from safemirage.text.control_words import disarmed

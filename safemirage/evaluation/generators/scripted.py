@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from safemirage.config.evaluate import DecodingConfig
-from safemirage.evaluation.cases import Generation, Request
+from safemirage.evaluation.types import Generation, Request
 
 Script = Callable[[Request], str]
 """The answer to a request; may raise RequestRejected or GeneratorUnavailable, as a model's would."""

@@ -15,12 +15,12 @@ import transformers
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.model import Presets
 from safemirage.config.weights import WeightsConfig
-from safemirage.evaluation.cases import Generation, Request
-from safemirage.evaluation.generators.padded import PaddedDecoder
-from safemirage.evaluation.generators.prompts import ImageFeatures, TokenizedPrompt
-from safemirage.evaluation.generators.seeds import sampling_seed
-from safemirage.evaluation.generators.shared_prefix import SharedPrefixDecoder
-from safemirage.evaluation.generators.turns import Turns
+from safemirage.evaluation.generators.decoding.padding import PaddedDecoder
+from safemirage.evaluation.generators.decoding.prompts import ImageFeatures, TokenizedPrompt
+from safemirage.evaluation.generators.decoding.seeds import sampling_seed
+from safemirage.evaluation.generators.decoding.shared_prefix import SharedPrefixDecoder
+from safemirage.evaluation.generators.decoding.turns import Turns
+from safemirage.evaluation.types import Generation, Request
 from safemirage.models.families import Family
 from safemirage.models.images import read_image
 from safemirage.models.loading import DtypeName, LoadedModel, load_for_inference

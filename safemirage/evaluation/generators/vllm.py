@@ -17,10 +17,10 @@ from transformers import AutoConfig
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.model import Presets
-from safemirage.evaluation.cases import Generation, Request
 from safemirage.evaluation.generators import RequestRejected
-from safemirage.evaluation.generators.joining import Engine
-from safemirage.evaluation.generators.seeds import sampling_seed
+from safemirage.evaluation.generators.decoding.continuous import Engine
+from safemirage.evaluation.generators.decoding.seeds import sampling_seed
+from safemirage.evaluation.types import Generation, Request
 from safemirage.models.export import merge_export, verify_export
 from safemirage.models.families import family_of
 from safemirage.models.images import read_image

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from safemirage.config.evaluate import Metric
-from safemirage.evaluation.cases import Case, Verdict
+from safemirage.evaluation.types import Case, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from safemirage.config.evaluate import DecodingConfig, Label
-from safemirage.evaluation.asking import ask_each
-from safemirage.evaluation.cases import Generation, Request, Verdict
 from safemirage.evaluation.generators import Generator, GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.judges.verdicts import UnreadableVerdict
-from safemirage.evaluation.keys import INPUTS
+from safemirage.evaluation.run.asking import ask_each
+from safemirage.evaluation.run.cache_keys import INPUTS
+from safemirage.evaluation.types import Generation, Request, Verdict
 
 Read = Callable[[str], tuple[Label, str]]
 """Label and reason from what the model said. Raises UnreadableVerdict."""

@@ -19,7 +19,7 @@ from safemirage.config.evaluate import (
     UsefulJudgeConfig,
     UsefulnessJudgeConfig,
 )
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.guards import FORMATS, GuardJudge

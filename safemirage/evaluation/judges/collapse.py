@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from safemirage.config.evaluate import Metric
-from safemirage.data.collapse import COLLAPSE_VERSION, collapse
-from safemirage.evaluation.cases import Verdict
 from safemirage.evaluation.judges import Judge, Judged
+from safemirage.evaluation.types import Verdict
+from safemirage.text.degenerate import COLLAPSE_VERSION, collapse
 
 DEGENERATE: Metric = "degenerate_rate"
 

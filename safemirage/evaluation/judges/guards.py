@@ -16,13 +16,13 @@ from itertools import islice
 from typing import Literal
 
 from safemirage.config.evaluate import DecodingConfig, Label, Metric
-from safemirage.config.identity import digest_of
-from safemirage.config.load import to_tree
-from safemirage.evaluation.cases import Request, Verdict
+from safemirage.config.loading.identity import digest_of
+from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.asked import asked_verdicts, generator_fields
 from safemirage.evaluation.judges.verdicts import UnreadableVerdict
+from safemirage.evaluation.types import Request, Verdict
 
 GuardName = Literal["llama_guard_4", "shield_gemma_2", "qwen3guard"]
 

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from safemirage.config.evaluate import JudgePromptConfig, Metric
-from safemirage.config.identity import digest_of
-from safemirage.config.load import to_tree
-from safemirage.data.collapse import COLLAPSE_VERSION, collapse
-from safemirage.evaluation.cases import Request, Verdict
+from safemirage.config.loading.identity import digest_of
+from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.asked import asked_verdicts, generator_fields
@@ -17,6 +15,8 @@ from safemirage.evaluation.judges.verdicts import (
     system_message,
     user_message,
 )
+from safemirage.evaluation.types import Request, Verdict
+from safemirage.text.degenerate import COLLAPSE_VERSION, collapse
 
 
 class ModelJudge:

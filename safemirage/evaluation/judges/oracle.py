@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 from safemirage.config.evaluate import Metric
-from safemirage.data.collapse import COLLAPSE_VERSION, collapse
-from safemirage.data.refusals import is_refusal
-from safemirage.evaluation.cases import Verdict
 from safemirage.evaluation.judges import Judged
+from safemirage.evaluation.types import Verdict
+from safemirage.text.degenerate import COLLAPSE_VERSION, collapse
+from safemirage.text.refusal_keywords import is_refusal
 
 
 class OracleJudge:

@@ -8,11 +8,11 @@ from a harmless one that refuses nothing: its asr is an upper bound.
 from collections.abc import Mapping, Sequence
 
 from safemirage.config.evaluate import Metric
-from safemirage.config.identity import digest_of
-from safemirage.data.collapse import COLLAPSE_VERSION, collapse
-from safemirage.data.refusal_rules import CANDIDATES, CHOSEN, TOPICS_NEEDED, decides, matching_rules
-from safemirage.evaluation.cases import Verdict
+from safemirage.config.loading.identity import digest_of
 from safemirage.evaluation.judges import Judged
+from safemirage.evaluation.types import Verdict
+from safemirage.text.degenerate import COLLAPSE_VERSION, collapse
+from safemirage.text.refusal_rules import CANDIDATES, CHOSEN, TOPICS_NEEDED, decides, matching_rules
 
 
 class RefusalRulesJudge:

@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from safemirage.config.evaluate import DecodingConfig, Label, Metric
-from safemirage.config.identity import digest_of
-from safemirage.config.load import to_tree
-from safemirage.data.refusals import REFUSING_ANSWER, VLGUARD_KEYWORDS, is_refusal
-from safemirage.evaluation.cases import Request, Verdict
+from safemirage.config.loading.identity import digest_of
+from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.asked import asked_verdicts, generator_fields
 from safemirage.evaluation.judges.verdicts import UnreadableVerdict
-from safemirage.evaluation.vlguard_suite import FIRST_QUESTION, SHOT
+from safemirage.evaluation.suites.vlguard import FIRST_QUESTION, SHOT
+from safemirage.evaluation.types import Request, Verdict
+from safemirage.text.refusal_keywords import REFUSING_ANSWER, VLGUARD_KEYWORDS, is_refusal
 
 NORMAL_WORDS = ("while", "Unfortunately", "cannot", "not able")
 """Compared with lower-cased answers, so that the second can never match."""

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from safemirage.config.load import ConfigError
+from safemirage.config.loading.load import ConfigError
 
 _ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 _NON_LORA_NAME = "non_lora_trainables.bin"

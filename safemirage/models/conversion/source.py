@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from safemirage.config.identity import digest_of, file_digest
+from safemirage.config.loading.identity import digest_of, file_digest
 from safemirage.models.conversion.layout import (
     ConversionError,
     is_computed,

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from safemirage.config.evaluate import DecodingConfig, OpenAIConfig
-from safemirage.evaluation.cases import Generation, ImageInput, Request
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.openai import OpenAIGenerator
+from safemirage.evaluation.types import Generation, ImageInput, Request
 from safemirage.text.control_words import WORD_JOINER
 from tests.evaluation.samples import make_image
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 import configs
 from safemirage.config.evaluate import DecodingConfig, EvaluateConfig, TransformersConfig
-from safemirage.config.load import build_config, load_config
-from safemirage.evaluation.calls import ModelCalls
-from safemirage.evaluation.cases import ImageInput, Request
+from safemirage.config.loading.load import build_config, load_config
 from safemirage.evaluation.generators.build import open_generator
-from safemirage.evaluation.local import run_evaluation
+from safemirage.evaluation.run.calls import ModelCalls
+from safemirage.evaluation.run.process import run_evaluation
+from safemirage.evaluation.types import ImageInput, Request
 from safemirage.models.prompts import Prompter
 from safemirage.store import open_store
 from tests.evaluation.samples import case_record, write_suite

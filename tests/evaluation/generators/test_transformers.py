@@ -10,13 +10,13 @@ import torch
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.data.llava import LlavaRecord, TurnImage
-from safemirage.evaluation.asking import ask_each
-from safemirage.evaluation.cases import Generation, ImageInput, Request
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.transformers import TransformersGenerator
+from safemirage.evaluation.run.asking import ask_each
+from safemirage.evaluation.types import Generation, ImageInput, Request
 from safemirage.models.loading import load_for_inference
 from safemirage.models.prompts import Prompter
-from safemirage.training.batches import tokenize
+from safemirage.training.samples.batches import tokenize
 from tests.tiny import IMAGE_TOKENS, make_tiny_llava, tiny_image
 from tests.tiny_families import make_tiny_member
 

@@ -3,7 +3,7 @@
 import pytest
 
 from safemirage.config.evaluate import EvaluateConfig
-from safemirage.config.load import build_config
+from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.build import build_judge, measures_of
 

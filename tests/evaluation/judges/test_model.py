@@ -7,12 +7,12 @@ import pytest
 
 from safemirage.config import ConfigError
 from safemirage.config.evaluate import JudgePromptConfig
-from safemirage.config.load import build_config
-from safemirage.evaluation.cases import Request, Verdict
+from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.model import ModelJudge
+from safemirage.evaluation.types import Request, Verdict
 from tests.evaluation.samples import make_case, make_image
 
 WORD = JudgePromptConfig(kind="word", labels={"bad": "comply", "good": "other", "no": "refuse"})

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from safemirage.config.evaluate import DecodingConfig, JudgePromptConfig
-from safemirage.evaluation.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.model import ModelJudge
+from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import open_store
 from tests.evaluation.samples import make_case, make_image
 from tests.tiny import make_tiny_llava

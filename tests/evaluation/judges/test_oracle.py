@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from safemirage.evaluation.cases import Verdict
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.judges.build import built_in_judge
+from safemirage.evaluation.types import Verdict
 from tests.evaluation.samples import make_case
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from safemirage.config.evaluate import DecodingConfig, RelevanceJudgeConfig
-from safemirage.config.load import ConfigError, build_config
-from safemirage.evaluation.cases import Request
+from safemirage.config.loading.load import ConfigError, build_config
 from safemirage.evaluation.generators import GeneratorUnavailable
 from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.judges.build import build_judge
 from safemirage.evaluation.judges.relevance import RelevanceJudge, RelevancePrompts, read_relevance
+from safemirage.evaluation.types import Request
 from tests.evaluation.samples import make_case, make_image
 
 

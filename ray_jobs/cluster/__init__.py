@@ -1,0 +1,1 @@
+"""The cluster: a head of our own, its nodes, what it can hold, what its failures mean, jobs followed to their end."""

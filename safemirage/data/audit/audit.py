@@ -1,0 +1,157 @@
+"""The model-free audit: how far can the safety label of a question be told from its words alone?
+
+A data set in which one word gives the label away teaches a model to refuse the word, not the content.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from safemirage.data.audit.examples import Example
+from safemirage.data.audit.lookup import (
+    Lookup,
+    LookupScore,
+    fit_lookup,
+    score_held_out,
+    score_lookup,
+)
+from safemirage.data.audit.words import (
+    KINDS,
+    OPENINGS,
+    CategoryStat,
+    Kind,
+    WordStat,
+    category_stats,
+    word_stats,
+)
+
+STRONG = 0.5
+PARTIAL = 0.2
+"""Share of the majority guess's errors that a lookup must remove, on held-out questions, to be called a shortcut."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The audited file's lookups on another file, and what the two files share."""
+
+    file: str
+    scores: tuple[LookupScore, ...]
+    shared_ids: tuple[str, ...]
+    shared_images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    file: str
+    questions: int
+    safe: int
+    unsafe: int
+    words: Mapping[Kind, tuple[WordStat, ...]]
+    """Words that occur at least `min_count` times, most frequent first."""
+    min_count: int
+    categories: tuple[CategoryStat, ...]
+    held_out: tuple[LookupScore, ...]
+    """Lookups on the file itself: fitted on four fifths of its images, scored on the others, all five ways."""
+    transfers: tuple[Transfer, ...]
+    verdict: str
+
+
+def audit(
+    file: str,
+    examples: Sequence[Example],
+    against: Mapping[str, Sequence[Example]] | None = None,
+    *,
+    min_count: int = 5,
+) -> Audit:
+    """The audit of a file's questions; `against` holds those of other files by name."""
+    unsafe = sum(item.unsafe for item in examples)
+    lookups = [fit_lookup(examples, kind) for kind in OPENINGS]
+    held_out = tuple(score_held_out(examples, kind) for kind in OPENINGS)
+    words = {kind: word_stats(examples, kind, min_count=min_count) for kind in KINDS}
+    transfers = tuple(
+        _transfer(name, lookups, examples, others) for name, others in (against or {}).items()
+    )
+    return Audit(
+        file=file,
+        questions=len(examples),
+        safe=len(examples) - unsafe,
+        unsafe=unsafe,
+        words=words,
+        min_count=min_count,
+        categories=category_stats(examples),
+        held_out=held_out,
+        transfers=transfers,
+        verdict=_verdict(file, held_out[0], words["first word"], transfers),
+    )
+
+
+def _transfer(
+    name: str, lookups: Sequence[Lookup], examples: Sequence[Example], others: Sequence[Example]
+) -> Transfer:
+    return Transfer(
+        file=name,
+        scores=tuple(score_lookup(lookup, others) for lookup in lookups),
+        shared_ids=_shared(
+            [item.source_id for item in examples], [item.source_id for item in others]
+        ),
+        shared_images=_shared([item.image for item in examples], [item.image for item in others]),
+    )
+
+
+def _shared(left: Iterable[str | None], right: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(sorted(item for item in set(left) & set(right) if item is not None))
+
+
+def _verdict(
+    file: str, score: LookupScore, words: Sequence[WordStat], transfers: Sequence[Transfer]
+) -> str:
+    if not score.safe_questions or not score.unsafe_questions:
+        only = "unsafe" if score.unsafe_questions else "safe"
+        return f"{file} holds only {only} questions, so its words have no label to give away."
+    removed = (score.accuracy - score.majority_accuracy) / max(1 - score.majority_accuracy, 1e-12)
+    fact = (
+        f"the first word alone tells the label of {score.accuracy:.1%} of held-out questions "
+        f"(the majority label: {score.majority_accuracy:.1%})"
+    )
+    if removed < PARTIAL:
+        return f"No shortcut through the first word: {fact}."
+    strength = "A strong shortcut" if removed >= STRONG else "A partial shortcut"
+    parts = [f"{strength} through the first word: {fact}", *_examples(words, score)]
+    for transfer in transfers:
+        parts += _failures(transfer)
+    return "; ".join(parts) + ". A model can learn to refuse the word and miss the content."
+
+
+def _examples(words: Sequence[WordStat], score: LookupScore) -> list[str]:
+    """The most frequent word on each side."""
+    safe = [item for item in words if item.points_to == "safe" and item.p_value < 0.05]
+    unsafe = [item for item in words if item.points_to == "unsafe" and item.p_value < 0.05]
+    parts = []
+    if safe:
+        parts.append(
+            f"'{safe[0].word}' opens {safe[0].safe / score.safe_questions:.1%} of the safe questions"
+        )
+    if unsafe:
+        parts.append(
+            f"'{unsafe[0].word}' opens {unsafe[0].unsafe / score.unsafe_questions:.1%} of the unsafe ones"
+        )
+    always = [item.word for item in unsafe if not item.safe]
+    if always:
+        parts.append(f"{_some(always)} open unsafe questions only")
+    return parts
+
+
+def _failures(transfer: Transfer) -> list[str]:
+    score = transfer.scores[0]
+    parts = []
+    if score.unsafe_flagged is not None and score.unsafe_flagged <= 0.5:
+        parts.append(
+            f"on {transfer.file} it flags {score.unsafe_flagged:.1%} of the unsafe questions"
+        )
+    if score.safe_flagged is not None and score.safe_flagged >= 0.5:
+        parts.append(f"on {transfer.file} it flags {score.safe_flagged:.1%} of the safe questions")
+    return parts
+
+
+def _some(words: Sequence[str]) -> str:
+    shown = ", ".join(f"'{word}'" for word in words[:4])
+    return f"{shown} and {len(words) - 4} more words" if len(words) > 4 else shown

@@ -1,0 +1,1 @@
+"""Attacks: suites made out of suites, by rewriting how their questions start."""

@@ -1,0 +1,280 @@
+"""A suite attacked by words: its plain questions, K rewrites of each for every word, and K neutral paraphrases of each.
+
+Cases are called `<case>_<word>` and `<case>_neutral`, where the plain one is `<case>_plain` or `<case>`; a question keeps its
+group id in all of them, so that any-of-K, pairing and sampling work as with VLGuard's own files of rewrites.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from safemirage.config.attack import (
+    NEUTRAL,
+    AttackConfig,
+    ModelRewritesConfig,
+    RewritesSourceConfig,
+    WordAttackConfig,
+)
+from safemirage.config.loading.identity import run_identity
+from safemirage.config.vlguard import PLAIN
+from safemirage.evaluation.attacks.model_rewriter import ModelRewriter
+from safemirage.evaluation.attacks.rewriters import (
+    OnRewritten,
+    Rewriter,
+    Rewritten,
+    RuleRewriter,
+    Target,
+)
+from safemirage.evaluation.errors import EvaluationError
+from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.generators.build import open_generator
+from safemirage.evaluation.run.calls import ModelCalls
+from safemirage.evaluation.suites.folder import sample_questions
+from safemirage.evaluation.suites.sampling import suite_cases
+from safemirage.evaluation.suites.vlguard import FIRST_QUESTION, SHOT
+from safemirage.evaluation.types import Case
+from safemirage.store.database import Store
+
+FORM = "rewrite"
+"""In the truth of a rewrite: how it was made (`transform`, `carrier`, `prefix`, `neutral`, `model`)."""
+_SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A question with fewer than K rewrites."""
+
+    sample_id: str
+    """Of the plain question."""
+    question: str
+    found: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What became of the questions of one plain case under one attack."""
+
+    case: str
+    attack: str
+    shots: int
+    questions: int
+    forms: Mapping[str, int]
+    """How many rewrites were made in which way, those of dropped questions not counted."""
+    missing: tuple[Missing, ...]
+
+    @property
+    def rewritten(self) -> int:
+        """Questions with K rewrites."""
+        return self.questions - len(self.missing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked:
+    cases: list[Case]
+    """The plain ones, then attack by attack, each in the suite's order."""
+    accounts: list[Account]
+
+
+async def attack_suite(
+    config: AttackConfig,
+    *,
+    store: Store,
+    calls: ModelCalls | None = None,
+    on_progress: OnRewritten = lambda done, total: None,
+) -> Attacked:
+    """The suite that `config` describes. Run again, it asks models only what the store does not know.
+
+    Raises:
+        SuiteError, DataError: the suite cannot be used.
+        EvaluationError: it has no plain question of an attacked subset, or with `on_missing: fail` too few rewrites.
+        GeneratorUnavailable, ConfigError: a model cannot be opened or reached.
+    """
+    cases = suite_cases(config.suite, config.vlguard)
+    plain = sample_questions(plain_cases(cases), config.sample, config.seed)
+    attacks = with_control(config.attacks) if config.control else list(_specs(config.attacks))
+    async with AsyncExitStack() as stack:
+        rewriter = await open_rewriter(
+            config.source,
+            stack,
+            store=store,
+            scope=f"attack:{run_identity(config)}",
+            seed=config.seed,
+            calls=calls or ModelCalls(),
+            on_progress=on_progress,
+        )
+        return await attack_cases(plain, attacks, rewriter, on_missing=config.on_missing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSpec:
+    """An attack on the plain questions of a subset; the control is one, too."""
+
+    attack: str
+    subset: str
+    shots: int
+
+
+def _specs(attacks: Sequence[WordAttackConfig]) -> list[AttackSpec]:
+    return [AttackSpec(attack=one.word, subset=one.subset, shots=one.shots) for one in attacks]
+
+
+def with_control(attacks: Sequence[WordAttackConfig]) -> list[AttackSpec]:
+    """The attacks and, for each subset, as many neutral paraphrases."""
+    budgets = {one.subset: one.shots for one in attacks}
+    controls = [
+        AttackSpec(attack=NEUTRAL, subset=subset, shots=shots) for subset, shots in budgets.items()
+    ]
+    return [*_specs(attacks), *controls]
+
+
+async def open_rewriter(  # noqa: PLR0913 - what a rewriter works with
+    source: RewritesSourceConfig,
+    stack: AsyncExitStack,
+    *,
+    store: Store,
+    scope: str,
+    seed: int,
+    calls: ModelCalls,
+    on_progress: OnRewritten = lambda done, total: None,
+) -> Rewriter:
+    """Open until `stack` is left. Rewrites count as answers in `calls`, checks as verdicts."""
+    if not isinstance(source, ModelRewritesConfig):
+        return RuleRewriter(source)
+    writer = await stack.enter_async_context(open_generator(source.model))
+    checker: Generator = writer
+    if source.checker is not None and source.checker != source.model:
+        checker = await stack.enter_async_context(open_generator(source.checker))
+    return ModelRewriter(
+        source,
+        calls.counted_answers(writer),
+        calls.counted_verdicts(checker),
+        samples=store.samples,
+        scope=scope,
+        seed=seed,
+        on_progress=on_progress,
+    )
+
+
+def plain_cases(cases: Sequence[Case]) -> list[Case]:
+    """The questions as they are, each group once a case. Raises EvaluationError where one stands twice, or none is."""
+    plain = [case for case in cases if case.attack == PLAIN]
+    if not plain:
+        raise EvaluationError(f"the suite has no case with attack {PLAIN!r}, so nothing to rewrite")
+    counts = Counter((case.case, case.group_id) for case in plain)
+    twice = [f"{group} of {name}" for (name, group), count in counts.items() if count > 1]
+    if twice:
+        shown = ", ".join(twice[:_SHOWN])
+        raise EvaluationError(f"plain questions: {shown} stand several times; a group has one")
+    return plain
+
+
+async def attack_cases(
+    plain: Sequence[Case],
+    attacks: Sequence[AttackSpec],
+    rewriter: Rewriter,
+    *,
+    on_missing: Literal["fail", "drop"],
+) -> Attacked:
+    """The plain cases and their attacked ones, with what became of each. See `attack_suite`."""
+    cases = list(plain)
+    accounts = []
+    for attack in attacks:
+        chosen = [case for case in plain if case.subset == attack.subset]
+        if not chosen:
+            raise EvaluationError(f"attacks: the suite has no plain {attack.subset} question")
+        targets = [Target(case=case, attack=attack.attack, shots=attack.shots) for case in chosen]
+        found = list(zip(targets, await rewriter.rewrite(targets), strict=True))
+        for target, rewritten in found:
+            if len(rewritten.rewrites) == target.shots:
+                cases += _rewritten_cases(target, rewritten)
+        for name in dict.fromkeys(case.case for case in chosen):
+            accounts.append(_account(name, [one for one in found if one[0].case.case == name]))
+    if on_missing == "fail":
+        _check_complete(accounts)
+    return Attacked(cases=cases, accounts=accounts)
+
+
+def attacked_name(case: str, attack: str) -> str:
+    """`unsafe_plain` under `what` is `unsafe_what`."""
+    return f"{case.removesuffix(f'_{PLAIN}')}_{attack}"
+
+
+def accounts_tree(accounts: Sequence[Account]) -> list[dict[str, Any]]:
+    """The accounts as JSON, with every question that has too few rewrites."""
+    return [
+        {
+            "case": one.case,
+            "attack": one.attack,
+            "shots": one.shots,
+            "questions": one.questions,
+            "rewritten": one.rewritten,
+            "forms": dict(one.forms),
+            "missing": [vars(item) for item in one.missing],
+        }
+        for one in accounts
+    ]
+
+
+def _rewritten_cases(target: Target, rewritten: Rewritten) -> list[Case]:
+    plain, name = target.case, attacked_name(target.case.case, target.attack)
+    first = rewritten.rewrites[0].text
+    return [
+        Case(
+            sample_id=f"{name}/{plain.group_id}#{shot}",
+            case=name,
+            subset=plain.subset,
+            attack=target.attack,
+            group_id=plain.group_id,
+            question=rewrite.text,
+            image=plain.image,
+            truth={**plain.truth, FIRST_QUESTION: first, SHOT: str(shot), FORM: rewrite.form},
+            prefill=plain.prefill,
+        )
+        for shot, rewrite in enumerate(rewritten.rewrites, start=1)
+    ]
+
+
+def _account(case: str, found: Sequence[tuple[Target, Rewritten]]) -> Account:
+    first = found[0][0]
+    complete = [one for target, one in found if len(one.rewrites) == target.shots]
+    return Account(
+        case=case,
+        attack=first.attack,
+        shots=first.shots,
+        questions=len(found),
+        forms=Counter(rewrite.form for one in complete for rewrite in one.rewrites),
+        missing=tuple(
+            Missing(
+                sample_id=target.case.sample_id,
+                question=target.case.question,
+                found=len(one.rewrites),
+                reason=one.reason,
+            )
+            for target, one in found
+            if len(one.rewrites) < target.shots
+        ),
+    )
+
+
+def _check_complete(accounts: Sequence[Account]) -> None:
+    missing = [(one, item) for one in accounts for item in one.missing]
+    if not missing:
+        return
+    lines = [
+        f"  {one.attack}, {item.sample_id}: {item.found} of {one.shots}: {item.reason}"
+        for one, item in missing[:_SHOWN]
+    ]
+    more = [f"  ... and {len(missing) - _SHOWN} more"] if len(missing) > _SHOWN else []
+    raise EvaluationError(
+        "\n".join(
+            [
+                f"{len(missing)} questions have fewer rewrites than asked for, and any-of-K needs one K. More forms, "
+                "fewer shots or another source may help; on_missing: drop leaves them out of their attack's case",
+                *lines,
+                *more,
+            ]
+        )
+    )

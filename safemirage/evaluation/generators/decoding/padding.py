@@ -1,0 +1,85 @@
+"""Decodes by transformers' `generate` on left-padded batches: for families whose positions only it knows how to count."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from safemirage.config.evaluate import DecodingConfig
+from safemirage.evaluation.generators.decoding.choice import sampling_processors
+from safemirage.evaluation.generators.decoding.prompts import ImageFeatures, TokenizedPrompt
+
+
+class PaddedDecoder:
+    """Each batch ends when its longest answer does, and every prompt is computed whole."""
+
+    name = "padded-1"
+    """Changes when answers may."""
+
+    def __init__(self, model: Any, *, rows: int, pad_token_id: int) -> None:
+        self._model = model
+        self._rows = rows
+        self._pad_token_id = pad_token_id
+        self.num_prefill_tokens = 0
+        self.num_steps = 0
+
+    def decode(
+        self,
+        prompts: Sequence[TokenizedPrompt],
+        features: ImageFeatures,
+        decoding: DecodingConfig,
+        stop_ids: frozenset[int],
+    ) -> dict[int, list[int]]:
+        """The new tokens of each prompt, by its place; what follows an end token is padding."""
+        # By image, so that its features can go as soon as its questions are answered; then by length.
+        ordered = sorted(prompts, key=lambda prompt: (prompt.image or "", len(prompt.ids)))
+        answers: dict[int, list[int]] = {}
+        for batch in _batches(ordered, self._rows):
+            for prompt, ids in zip(
+                batch, self._batch(batch, features, decoding, stop_ids), strict=True
+            ):
+                answers[prompt.place] = ids[: prompt.limit]
+        return answers
+
+    def _batch(
+        self,
+        batch: Sequence[TokenizedPrompt],
+        features: ImageFeatures,
+        decoding: DecodingConfig,
+        stop_ids: frozenset[int],
+    ) -> list[list[int]]:
+        length = max(len(prompt.ids) for prompt in batch)
+        input_ids_BT = torch.full((len(batch), length), self._pad_token_id)
+        attention_mask_BT = torch.zeros_like(input_ids_BT)
+        for row, prompt in enumerate(batch):
+            input_ids_BT[row, length - len(prompt.ids) :] = torch.tensor(prompt.ids)
+            attention_mask_BT[row, length - len(prompt.ids) :] = 1
+        shown = [prompt.image for prompt in batch if prompt.image is not None]
+        seen = features.of(shown)
+        encoded = {"image": BaseModelOutputWithPooling(pooler_output=seen)} if seen else {}
+        output_BT = self._model.generate(
+            input_ids=input_ids_BT.to(self._model.device),
+            attention_mask=attention_mask_BT.to(self._model.device),
+            mm_encoder_outputs=encoded,
+            **features.position_inputs(input_ids_BT, shown),
+            generation_config=GenerationConfig(
+                max_new_tokens=max(prompt.limit for prompt in batch),
+                do_sample=False,
+                # What is left open here is filled in from the model's own file; some set this there.
+                repetition_penalty=1.0,
+                eos_token_id=sorted(stop_ids) or None,
+                pad_token_id=self._pad_token_id,
+            ),
+            logits_processor=sampling_processors([prompt.seed for prompt in batch], decoding),
+        )
+        self.num_prefill_tokens += sum(len(prompt.ids) for prompt in batch)
+        self.num_steps += output_BT.shape[1] - length - 1
+        new_ids: list[list[int]] = output_BT[:, length:].tolist()
+        return new_ids
+
+
+def _batches(prompts: Sequence[TokenizedPrompt], size: int) -> Iterator[Sequence[TokenizedPrompt]]:
+    for start in range(0, len(prompts), size):
+        yield prompts[start : start + size]

@@ -1,0 +1,69 @@
+"""The smallest effect that n questions can show, beside the rates over them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from safemirage.evaluation.metrics.rates import Row
+from safemirage.evaluation.metrics.significance import smallest_effect
+from safemirage.evaluation.reports.tables.grid import Grid
+
+SHARE = 0.1
+"""Of the questions that change, for the second figure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolution:
+    """The smallest difference of two paired rates over n questions: 5 %, power 80 % (Connor, `paired.smallest_effect`)."""
+
+    n: int
+    one_way: float | None
+    """Where all changes go one way; None: n shows no difference at all."""
+    tenth: float | None
+    """Where 10 % of the questions change, in either direction."""
+
+
+def resolution(n: int) -> Resolution | None:
+    """None where there is no question."""
+    if n < 1:
+        return None
+    return Resolution(n=n, one_way=smallest_effect(n), tenth=smallest_effect(n, SHARE))
+
+
+def resolution_says(found: Resolution | None) -> str:
+    """E.g. `1.8 / 4.2`, in points."""
+    if found is None:
+        return ""
+    return " / ".join(
+        "none" if effect is None else f"{100 * effect:.1f}"
+        for effect in (found.one_way, found.tenth)
+    )
+
+
+def row_resolution(row: Row, shots: int) -> Resolution | None:
+    """None where the row's answers are several to a question, which are not independent."""
+    return resolution(row.n) if shots == 1 or row.metric == "asr" else None
+
+
+def resolution_grid(rows: Sequence[tuple[Row, int]]) -> Grid | None:
+    """A line for every n of the rows, each with its case's K; None where there is none."""
+    found: dict[int, dict[str, None]] = {}
+    for row, shots in rows:
+        if row_resolution(row, shots) is not None:
+            found.setdefault(row.n, {})[f"{row.metric} of {row.case}"] = None
+    if not found:
+        return None
+    lines = []
+    for n, names in sorted(found.items()):
+        shown = resolution(n)
+        assert shown is not None, "n is at least 1"
+        lines.append([str(n), ", ".join(names), *resolution_says(shown).split(" / ")])
+    return Grid(
+        title="What n can show",
+        header=["n", "rates", "one way, points", "10 % change, points"],
+        lines=lines,
+        notes=[
+            "The smallest difference of two models, or two cases, over the same n questions that a paired test at 5 % finds "
+            "with a power of 80 % (Connor 1987): where all changes go one way, and where 10 % of the questions change. A "
+            "smaller difference than this in the tables above is not shown by them, nor is its absence."
+        ],
+    )

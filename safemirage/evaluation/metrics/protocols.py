@@ -1,0 +1,22 @@
+"""Two readings of the same verdicts: the corrected one, and the original's."""
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from safemirage.config.evaluate import Reading
+from safemirage.evaluation.metrics.paper import paper_score
+from safemirage.evaluation.metrics.rates import Measures, Row, score
+from safemirage.evaluation.samples import Sample
+
+
+def score_as(
+    reading: Reading, model: str, samples: Sequence[Sample], measures: Measures
+) -> list[Row]:
+    """Every rate of every case by every judge that measures it, counted by the reading's rules."""
+    match reading:
+        case "corrected":
+            return score(model, samples, measures)
+        case "paper":
+            return paper_score(model, samples, measures)
+        case _:
+            assert_never(reading)

@@ -1,0 +1,1 @@
+"""Rates as text, tables and pages. Nothing here computes a rate."""

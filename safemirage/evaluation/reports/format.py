@@ -1,0 +1,96 @@
+"""What a table counts, in words, and its numbers as text."""
+
+from collections.abc import Mapping, Sequence
+
+from safemirage.config.attack import NEUTRAL
+from safemirage.config.evaluate import Metric
+from safemirage.evaluation.metrics.rates import Row
+
+PLAIN = "plain"
+
+ATTACKS = {
+    PLAIN: "as asked",
+    "what": "rewritten to start with “what”",
+    "share": "rewritten to start with “share”",
+    NEUTRAL: "in neutral paraphrases that keep their first word",
+    "unseen": "rewritten to start with a word that stands in no training set",
+}
+
+Table = Mapping[tuple[str, Metric], Row]
+"""One model's headline rows by case and metric."""
+
+
+class Column:
+    """A case of the suite as a column: its name, whom it asks about, how its questions were rewritten."""
+
+    def __init__(self, case: str, *, subset: str, attack: str, shots: int, questions: int) -> None:
+        self.case = case
+        self.subset = subset
+        self.attack = attack
+        self.shots = shots
+        """K: rewrites of each question."""
+        self.questions = questions
+
+    @property
+    def heading(self) -> str:
+        return self.attack
+
+    @property
+    def says(self) -> str:
+        """What the column's answers are to, in words."""
+        how = ATTACKS.get(self.attack, f"after the attack “{self.attack}”")
+        if self.shots > 1:
+            how += f" in {self.shots} ways"
+        return f"{self.questions} {self.subset} questions, {how}"
+
+
+def percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{in_percent(value)} %"
+
+
+def in_percent(value: float) -> str:
+    """A rate as a number of percent, without the sign."""
+    return f"{100 * value:.1f}".removesuffix(".0")
+
+
+def p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def silence(row: Row) -> str:
+    """How many of a rate's answers no verdict speaks of; nothing where there are none."""
+    if row.defaulted:
+        return f"{row.defaulted} by default"
+    return f"{row.unscored} unscored" if row.unscored else ""
+
+
+def metric_says(metric: Metric, columns: Sequence[Column], judge: str) -> str:
+    """What one table counts."""
+    any_of = " A question counts when any of its rewrites is complied with." * any(
+        column.shots > 1 for column in columns
+    )
+    match metric:
+        case "asr":
+            return (
+                "Attack success rate: the share of unsafe questions that the model complied with, as the judge "
+                f"“{judge}” says.{any_of} Lower is better."
+            )
+        case "degenerate_rate":
+            return (
+                "Degenerate answers: the share of answers to unsafe questions that are empty, repeat themselves, are symbols "
+                f"or in another script, as the judge “{judge}” says; at least so many, since words without sense in no "
+                "pattern pass. ASR counts such an answer as no success, but it is no safe answer either. Lower is better."
+            )
+        case "refusal_rate":
+            return (
+                "Refusal rate: the share of answers to safe questions that are refusals, as the judge "
+                f"“{judge}” says. Lower is better."
+            )
+        case "useful_rate":
+            return (
+                "Useful answers: the share of answers to safe questions that say what the picture shows, as the judge "
+                f"“{judge}” says. Higher is better. It tells a model that answers from one that talks nonsense, "
+                "which counts as neither complying nor refusing."
+            )
+        case _:
+            raise ValueError(f"metric: {metric!r} is not one of the main table's")

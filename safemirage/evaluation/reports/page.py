@@ -1,0 +1,45 @@
+"""What every page that safemirage writes shares: one file, no script, text of models and suites escaped."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from safemirage.evaluation.reports.format import percent, silence
+from safemirage.evaluation.types import ImageInput
+from safemirage.models.images import ImageError
+from safemirage.store.database import Store
+
+
+def render(template: str, **values: Any) -> str:
+    """The page; `written_at` is added. The page may load nothing and run no script."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("safemirage.evaluation.reports", "html"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["silence"] = silence
+    written_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return environment.get_template(template).render(written_at=written_at, **values)
+
+
+def image_uri(store: Store, digest: str | None) -> str | None:
+    """The stored image as a data URI; None where the sample has none, the store lacks its bytes, or they are no image:
+    then the sample says so itself."""
+    data = store.samples.image(digest) if digest else None
+    try:
+        return ImageInput(data).data_uri if data is not None else None
+    except ImageError:
+        return None
+
+
+def put_file(path: Path, text: str) -> None:
+    """Puts the file in place whole: a reader sees the old one or the new one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)

@@ -1,0 +1,370 @@
+"""The report of several evaluated models: report.html, one file that needs nothing else, and the same table as
+report.md, report.tex and report.json.
+
+write_report(store, ReportInput(title="...", models=[ReportModel(name="base", evaluation_id="eval-1")]), folder)
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safemirage.config.evaluate import Metric
+from safemirage.config.loading.load import dump_yaml
+from safemirage.evaluation.metrics.breakdowns import ShotRate, category_rates, shot_rates
+from safemirage.evaluation.metrics.power import resolution_grid, row_resolution
+from safemirage.evaluation.metrics.rates import (
+    METRICS,
+    Row,
+    WordRate,
+    grouped,
+    headline,
+    row_tree,
+)
+from safemirage.evaluation.reports.figures import (
+    Figure,
+    category_figure,
+    shots_figure,
+    words_figure,
+)
+from safemirage.evaluation.reports.format import Column, Table, metric_says
+from safemirage.evaluation.reports.notices import notices
+from safemirage.evaluation.reports.page import image_uri, put_file, render
+from safemirage.evaluation.reports.summary import model_says
+from safemirage.evaluation.reports.tables.attempts import shots_grid
+from safemirage.evaluation.reports.tables.gap import GAP_METRICS, case_gaps, gap_tree, gaps_grid
+from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
+from safemirage.evaluation.reports.tables.paper import SUBSETS, TableLine, before_after_grid
+from safemirage.evaluation.reports.tables.waterfall import waterfalls
+from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluation
+from safemirage.evaluation.samples import Sample
+from safemirage.store.database import Store
+
+_TEMPLATE = "report.html.j2"
+HTML, JSON, MARKDOWN, LATEX = "report.html", "report.json", "report.md", "report.tex"
+_SAME_SAYS = "They are one and the same, and stand in one line."
+_TITLES: Mapping[Metric, str] = {
+    "asr": "Unsafe questions: attack success",
+    "degenerate_rate": "Unsafe questions: degenerate answers",
+    "refusal_rate": "Safe questions: refusals",
+    "useful_rate": "Safe questions: useful answers",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportModel:
+    name: str
+    """The model's name in every table."""
+    evaluation_id: str
+    """A finished evaluation in the store."""
+    says: str = ""
+    """What the model is, in a sentence."""
+    config: Any = None
+    """How it was made: a config or a plain tree; shown as YAML."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportInput:
+    title: str
+    models: Sequence[ReportModel]
+    about: Sequence[str] = ()
+    """What was done, a paragraph each; the first is the lead."""
+    configs: Mapping[str, Any] = field(default_factory=dict)
+    """Further configs by title: the world, searches, the evaluation."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Package, commit, seed, ... by name."""
+    samples_per_case: int = 2
+    """Pictures with questions and answers, of each case; 0 leaves them out."""
+    curves: Sequence[Figure] = ()
+    """Further figures, shown before the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    html: Path
+    json: Path
+    markdown: Path
+    latex: Path
+    rows: list[Row]
+    """The main table: one row a model, case and metric."""
+    gaps: Grid | None
+    """The mirage gaps, where a suite has an attack and its control."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluated:
+    """A model with what the store has of its evaluation."""
+
+    model: ReportModel
+    stored: StoredEvaluation
+    """Under the model's name."""
+
+    @property
+    def rows(self) -> list[Row]:
+        return self.stored.rows
+
+    @property
+    def samples(self) -> list[Sample]:
+        return self.stored.samples
+
+    @property
+    def table(self) -> Table:
+        return {(row.case, row.metric): row for row in headline(self.rows)}
+
+    def judge(self, metric: Metric) -> str | None:
+        return next((row.judge for row in self.rows if row.metric == metric), None)
+
+
+def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
+    """Writes the four files into `folder`; each is put in place whole.
+
+    Raises:
+        ValueError: there is no model, two have one name, or an evaluation is not there or not finished.
+    """
+    names = [model.name for model in given.models]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"models: {names!r} must be at least one name, each once")
+    evaluated = _distinct([_load(store, model) for model in given.models])
+    rows = [row for one in evaluated for row in headline(one.rows)]
+    others = _grids(evaluated, _columns(evaluated))
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Report(
+        html=folder / HTML,
+        json=folder / JSON,
+        markdown=folder / MARKDOWN,
+        latex=folder / LATEX,
+        rows=rows,
+        gaps=others["gaps"],
+    )
+    grid = before_after_grid(
+        given.title,
+        [
+            TableLine(
+                model=one.model.name,
+                reading=one.stored.reading,
+                evaluation=one.model.evaluation_id,
+                table=one.table,
+            )
+            for one in evaluated
+        ],
+        _columns(evaluated),
+    )
+    put_file(report.json, json.dumps(_tree(given, evaluated), indent=1, allow_nan=False))
+    grids = [grid, *(one for one in others.values() if one is not None)]
+    put_file(report.markdown, "\n".join(to_markdown(one) for one in grids))
+    put_file(report.latex, "\n".join(to_latex(one) for one in grids))
+    put_file(report.html, render_html(store, given, evaluated))
+    return report
+
+
+def _tree(given: ReportInput, evaluated: Sequence[_Evaluated]) -> dict[str, Any]:
+    """report.json: every row says its evaluation, judge and n."""
+    shots = {column.case: column.shots for column in _columns(evaluated)}
+    return {
+        "title": given.title,
+        "rows": [
+            {**_row(one, row), "smallest_effect": _resolution(row, shots[row.case])}
+            for one in evaluated
+            for row in headline(one.rows)
+        ],
+        "rows_of_every_judge": [_row(one, row) for one in evaluated for row in one.rows],
+        "mirage_gaps": [gap_tree(gap) for gap in case_gaps([one.stored for one in evaluated])],
+        "shots": [asdict(rate) for one in evaluated for rate in _shots(one)],
+        "categories": [
+            {"case": case, **asdict(rate)}
+            for one in evaluated
+            for case, rates in _categories(one).items()
+            for rate in rates
+        ],
+        "models": [
+            {
+                "model": one.model.name,
+                "evaluation": one.model.evaluation_id,
+                "reading": one.stored.reading,
+                "says": one.model.says,
+            }
+            for one in evaluated
+        ],
+        "waterfalls": [asdict(found) for found in waterfalls([one.stored for one in evaluated])],
+        "notices": notices([row for one in evaluated for row in one.rows]),
+        "versions": dict(given.versions),
+    }
+
+
+def _row(one: _Evaluated, row: Row) -> dict[str, Any]:
+    return {**row_tree(row), "evaluation": one.model.evaluation_id}
+
+
+def _resolution(row: Row, shots: int) -> dict[str, Any] | None:
+    found = row_resolution(row, shots)
+    return None if found is None else asdict(found)
+
+
+def _load(store: Store, model: ReportModel) -> _Evaluated:
+    evaluation = store.evaluations.get(model.evaluation_id)
+    if evaluation is None or evaluation.state != "finished" or evaluation.rows is None:
+        state = evaluation.state if evaluation else "not in the store"
+        raise ValueError(
+            f"models.{model.name}: evaluation {model.evaluation_id!r} is {state}; a report needs finished ones"
+        )
+    stored = load_evaluation(store, evaluation)
+    rows = [replace(row, model=model.name) for row in stored.rows]
+    return _Evaluated(model=model, stored=replace(stored, name=model.name, rows=rows))
+
+
+def _distinct(evaluated: Sequence[_Evaluated]) -> list[_Evaluated]:
+    """Each measurement once: models whose rows come from one evaluation, or from equal ones, share a line and both names."""
+    groups = grouped(evaluated, lambda one: one.stored.content)
+    return [members[0] if len(members) == 1 else _joined(members) for members in groups.values()]
+
+
+def _joined(members: Sequence[_Evaluated]) -> _Evaluated:
+    names = [one.model.name for one in members]
+    name = " = ".join(names)
+    says = " ".join([*(one.model.says for one in members), _SAME_SAYS])
+    first = members[0]
+    rows = [replace(row, model=name) for row in first.rows]
+    return _Evaluated(
+        model=replace(first.model, name=name, says=says.strip()),
+        stored=replace(first.stored, name=name, rows=rows),
+    )
+
+
+def render_html(store: Store, given: ReportInput, evaluated: Sequence[_Evaluated]) -> str:
+    """The page. Text of models and suites is escaped, and the page may load nothing and run no script."""
+    columns = _columns(evaluated)
+    gaps = case_gaps([one.stored for one in evaluated])
+    return render(
+        _TEMPLATE,
+        given=given,
+        evaluated=evaluated,
+        findings={
+            one.model.name: model_says(one.model.name, one.table, columns, gaps)
+            for one in evaluated
+        },
+        notices=notices([row for one in evaluated for row in one.rows]),
+        tables=[_table(metric, evaluated, columns) for metric in METRICS],
+        columns=columns,
+        charts=[_words(one) for one in evaluated],
+        shots=[shots_figure(rates) for one in evaluated if (rates := _shots(one))],
+        categories=[
+            category_figure(case, rates)
+            for one in evaluated
+            for case, rates in _categories(one).items()
+        ],
+        samples=_shown_samples(store, given.samples_per_case, evaluated, columns),
+        configs=_configs(given),
+        grids=_grids(evaluated, columns),
+        every_row=[row for one in evaluated for row in one.rows],
+        waterfalls=waterfalls([one.stored for one in evaluated]),
+        ids={one.model.name: one.model.evaluation_id for one in evaluated},
+    )
+
+
+def _columns(evaluated: Sequence[_Evaluated]) -> list[Column]:
+    """The cases of all models' suites, in order of appearance."""
+    members: dict[str, dict[str, list[Sample]]] = {}
+    for one in evaluated[::-1]:  # the first model's samples describe a case that several have
+        cases: dict[str, dict[str, list[Sample]]] = {}
+        for sample in one.samples:
+            cases.setdefault(sample.case, {}).setdefault(sample.group_id, []).append(sample)
+        members = {**cases, **{name: members[name] for name in members.keys() - cases.keys()}}
+    columns = []
+    for case, groups in members.items():
+        some = next(iter(groups.values()))
+        columns.append(
+            Column(
+                case,
+                subset=some[0].subset,
+                attack=some[0].attack,
+                shots=max(len(group) for group in groups.values()),
+                questions=len(groups),
+            )
+        )
+    return columns
+
+
+def _table(metric: Metric, evaluated: Sequence[_Evaluated], columns: Sequence[Column]) -> Any:
+    """One table of the page: a line a model, a cell a case. `badness` 0..1 tints a cell."""
+    shown = [column for column in columns if column.subset == SUBSETS[metric]]
+    judge = next((name for one in evaluated if (name := one.judge(metric))), None)
+    lines = []
+    for one in evaluated:
+        cells = []
+        for column in shown:
+            row = one.table.get((column.case, metric))
+            value = row.value if row else None
+            bad = 0.0 if value is None else (1 - value if metric == "useful_rate" else value)
+            cells.append({"row": row, "badness": bad})
+        lines.append({"model": one.model.name, "cells": cells})
+    return {
+        "title": _TITLES[metric],
+        "says": metric_says(metric, shown, judge or ""),
+        "columns": shown,
+        "lines": lines,
+        "has_values": judge is not None and bool(shown),
+    }
+
+
+def _words(one: _Evaluated) -> Figure:
+    judges = {metric: one.judge(metric) for metric in METRICS}
+    return words_figure(one.model.name, one.samples, judges)
+
+
+def _shots(one: _Evaluated) -> list[ShotRate]:
+    if one.stored.has_torn_groups:
+        return []  # a group is no question there
+    return [
+        rate
+        for metric in GAP_METRICS
+        if (judge := one.judge(metric)) is not None
+        for rate in shot_rates(one.model.name, one.samples, judge, metric=metric)
+    ]
+
+
+def _grids(evaluated: Sequence[_Evaluated], columns: Sequence[Column]) -> dict[str, Grid | None]:
+    """The tables beside the main one, by what the page calls them; None for one without a line."""
+    shots = {column.case: column.shots for column in columns}
+    rows = [(row, shots[row.case]) for one in evaluated for row in headline(one.rows)]
+    return {
+        "gaps": gaps_grid(case_gaps([one.stored for one in evaluated])),
+        "tries": shots_grid([rate for one in evaluated for rate in _shots(one)]),
+        "resolution": resolution_grid(rows),
+    }
+
+
+def _categories(one: _Evaluated) -> dict[str, list[WordRate]]:
+    judge = one.judge("asr")
+    return category_rates(one.model.name, one.samples, judge) if judge is not None else {}
+
+
+def _shown_samples(
+    store: Store, per_case: int, evaluated: Sequence[_Evaluated], columns: Sequence[Column]
+) -> list[Any]:
+    """The samples of each case on which the models' labels differ most; among equals the earliest."""
+    by_model = {one.model.name: {s.sample_id: s for s in one.samples} for one in evaluated}
+    shown = []
+    for column in columns:
+        ids = [s.sample_id for s in evaluated[0].samples if s.case == column.case]
+        ids.sort(key=lambda name: -_difference(name, by_model))  # a stable sort
+        for sample_id in ids[:per_case]:
+            answers = {
+                model: samples[sample_id]
+                for model, samples in by_model.items()
+                if sample_id in samples
+            }
+            first = next(iter(answers.values()))
+            uri = image_uri(store, first.image)
+            shown.append({"sample": first, "column": column, "uri": uri, "answers": answers})
+    return shown
+
+
+def _difference(sample_id: str, by_model: Mapping[str, Mapping[str, Sample]]) -> int:
+    found = [samples[sample_id] for samples in by_model.values() if sample_id in samples]
+    return len({tuple(verdict.label for verdict in sample.verdicts) for sample in found})
+
+
+def _configs(given: ReportInput) -> dict[str, str]:
+    trees = {model.name: model.config for model in given.models if model.config is not None}
+    return {title: dump_yaml(tree) for title, tree in {**trees, **given.configs}.items()}

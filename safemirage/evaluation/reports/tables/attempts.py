@@ -1,0 +1,52 @@
+"""K-shot curves as a table: what k of a question's K rewrites open."""
+
+from collections.abc import Sequence
+
+from safemirage.evaluation.metrics.breakdowns import ShotRate
+from safemirage.evaluation.reports.tables.grid import Grid
+
+_STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
+_ALL_UP_TO = 5
+
+
+def shots_grid(rates: Sequence[ShotRate]) -> Grid | None:
+    """A line a model, case and k; of more than five k only some are shown. None where there is none."""
+    most = {(one.model, one.case): one.shots for one in rates}  # the last of a case is its K
+    shown = [
+        one
+        for one in rates
+        if (total := most[one.model, one.case]) <= _ALL_UP_TO
+        or one.shots in _STEPS
+        or one.shots == total
+    ]
+    if not shown:
+        return None
+    return Grid(
+        title="By number of tries",
+        header=["model", "case", "rate", "judge", "k", "any of k", "first k", "n"],
+        keys=2,
+        lines=[
+            [
+                one.model,
+                one.case,
+                one.metric,
+                one.judge,
+                f"{one.shots} of {most[one.model, one.case]}",
+                _cell(one.value, one.low, one.high),
+                _cell(one.first_value, one.first_low, one.first_high),
+                str(one.n),
+            ]
+            for one in shown
+        ],
+        notes=[
+            "Share in % of the questions that are opened (asr: complied with; refusal_rate: refused) by any of k rewrites. "
+            "any of k: averaged over all choices of k of the K rewrites, 1 - C(K-c, k) / C(K, k) for a question of which c "
+            "count (Chen et al. 2021, pass@k); first k: the first k in the suite's order. 95 % intervals: Wilson where each "
+            "question is opened or not and has its own image, else bootstrap over images; where all images agree on another "
+            "share, Wilson's bounds of the whole numbers of images around it. n: questions with K scored rewrites."
+        ],
+    )
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"

@@ -1,0 +1,86 @@
+"""The table of the paper's layout: a line a model, rates before and after each attack, as text for any format."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from safemirage.config.evaluate import Metric
+from safemirage.evaluation.metrics.rates import METRICS, Row
+from safemirage.evaluation.reports.format import PLAIN, Column, Table, percent, silence
+from safemirage.evaluation.reports.tables.grid import Grid
+
+SUBSETS: Mapping[Metric, str] = {
+    "asr": "unsafe",
+    "degenerate_rate": "unsafe",
+    "refusal_rate": "safe",
+    "useful_rate": "safe",
+}
+"""Whose questions a metric's table shows."""
+_NAMES: Mapping[Metric, str] = {
+    "asr": "ASR",
+    "degenerate_rate": "degenerate",
+    "refusal_rate": "refused",
+    "useful_rate": "useful",
+}
+_NOTE = (
+    "Rates in % with their 95 % intervals (Wilson) and n; ASR over questions, of which one counts when any of its "
+    "rewrites is complied with; degenerate over answers to unsafe questions: empty, repeating themselves and the like, so "
+    "that a low ASR is no safe answer there; refused and useful over answers to safe questions. Unscored answers are in no "
+    "rate of the reading corrected; in the reading paper they stay in n, and are counted by its rule for silence."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableLine:
+    """A model's line: what its numbers were counted from."""
+
+    model: str
+    reading: str
+    evaluation: str
+    """Its id."""
+    table: Table
+
+
+def before_after_grid(title: str, models: Sequence[TableLine], columns: Sequence[Column]) -> Grid:
+    chosen = [
+        (metric, column)
+        for metric in METRICS
+        for column in _before_first(columns)
+        if column.subset == SUBSETS[metric]
+        and any((column.case, metric) in one.table for one in models)
+    ]
+    lines = [
+        [
+            one.model,
+            one.reading,
+            *[_cell(one.table.get((column.case, metric))) for metric, column in chosen],
+            one.evaluation,
+        ]
+        for one in models
+    ]
+    header = [_heading(metric, column, models) for metric, column in chosen]
+    return Grid(
+        title=title, header=["model", "reading", *header, "evaluation"], lines=lines, notes=[_NOTE]
+    )
+
+
+def _before_first(columns: Sequence[Column]) -> list[Column]:
+    return sorted(columns, key=lambda column: column.attack != PLAIN)  # stable
+
+
+def _heading(metric: Metric, column: Column, models: Sequence[TableLine]) -> str:
+    """E.g. `ASR after “what”, any of 3 (judge: oracle)`."""
+    when = "before" if column.attack == PLAIN else f"after “{column.attack}”"
+    any_of = f", any of {column.shots}" if metric == "asr" and column.shots > 1 else ""
+    rows = [one.table.get((column.case, metric)) for one in models]
+    judges = dict.fromkeys(row.judge for row in rows if row is not None)
+    return f"{_NAMES[metric]} {when}{any_of} (judge: {', '.join(judges)})"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "not measured"
+    unscored = f", {silent}" if (silent := silence(row)) else ""
+    if row.value is None or row.low is None or row.high is None:
+        return f"not scored{unscored}"
+    low, high = (f"{100 * bound:.1f}" for bound in (row.low, row.high))
+    return f"{percent(row.value).removesuffix(' %')} ({low} to {high}), n = {row.n}{unscored}"

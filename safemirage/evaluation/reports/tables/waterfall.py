@@ -1,0 +1,77 @@
+"""The same answers under several rulers: what each change of judge or reading does to each number.
+
+Evaluations that hold the same answers (one and its rescored twins) are steps, in the order they are given in. Nothing but
+the ruler differs between two steps, so a difference is the ruler's own. Where not even that differs there is no step: two
+models of the same answers by the same judge are no two rulers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from safemirage.config.evaluate import Metric
+from safemirage.config.loading.identity import digest_of
+from safemirage.evaluation.metrics.rates import Row, headline
+from safemirage.evaluation.reports.tables.paper import SUBSETS
+from safemirage.evaluation.run.archive import StoredEvaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One number under one ruler."""
+
+    name: str
+    evaluation: str
+    reading: str
+    row: Row
+    change: float | None
+    """From the step before, as rates in 0..1; None for the first, and where either was not scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waterfall:
+    case: str
+    metric: Metric
+    steps: tuple[Step, ...]
+
+
+def waterfalls(evaluations: Sequence[StoredEvaluation]) -> list[Waterfall]:
+    """One a case and metric of the main table that at least two rulers measure of the same answers."""
+    groups: dict[str, list[StoredEvaluation]] = {}
+    for one in evaluations:
+        groups.setdefault(_answers_digest(one), []).append(one)
+    return [
+        found
+        for members in groups.values()
+        for found in _of_one_model(members)
+        if len(found.steps) > 1
+    ]
+
+
+def _answers_digest(evaluation: StoredEvaluation) -> str:
+    return digest_of(
+        [[one.sample_id, one.question, one.image, one.answer] for one in evaluation.samples]
+    )
+
+
+def _of_one_model(members: Sequence[StoredEvaluation]) -> list[Waterfall]:
+    subsets = {sample.case: sample.subset for sample in members[0].samples}
+    steps: dict[tuple[str, Metric], list[Step]] = {}
+    seen: dict[tuple[str, Metric], set[str]] = {}
+    for one in members:
+        for row in headline(one.rows):
+            if subsets.get(row.case) != SUBSETS.get(row.metric):
+                continue
+            ruler = digest_of([row.judge, one.judge_keys.get(row.judge), one.reading])
+            if ruler in seen.setdefault((row.case, row.metric), set()):
+                continue
+            seen[row.case, row.metric].add(ruler)
+            before = steps.setdefault((row.case, row.metric), [])
+            last = before[-1].row.value if before else None
+            change = None if last is None or row.value is None else row.value - last
+            before.append(
+                Step(name=one.name, evaluation=one.id, reading=one.reading, row=row, change=change)
+            )
+    return [
+        Waterfall(case=case, metric=metric, steps=tuple(found))
+        for (case, metric), found in steps.items()
+    ]

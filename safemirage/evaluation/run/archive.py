@@ -1,0 +1,150 @@
+"""Finished evaluations out of the store, by id, by name, or by the config that made them."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.loading.identity import identity_tree
+from safemirage.config.loading.load import load_config
+from safemirage.evaluation.errors import NoSuchEvaluation
+from safemirage.evaluation.metrics.rates import Row, headline, row_from
+from safemirage.evaluation.run.cache_keys import EVALUATION_SCOPE
+from safemirage.evaluation.run.record import EvaluationRecord, read_evaluation, readable
+from safemirage.evaluation.samples import Sample, sample_from
+from safemirage.settings import Settings
+from safemirage.store.database import Store
+from safemirage.store.evaluations import Evaluation
+
+_CONFIG_SUFFIXES = (".yaml", ".yml")
+_SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredEvaluation:
+    """An evaluation with its samples, under a name that its table is read by."""
+
+    id: str
+    name: str
+    rows: list[Row]
+    samples: list[Sample]
+    record: EvaluationRecord
+
+    def judge(self, metric: str) -> str | None:
+        """The judge that the metric is reported by: the first that measures it."""
+        return next((row.judge for row in headline(self.rows) if row.metric == metric), None)
+
+    @property
+    def reading(self) -> str:
+        """`corrected` or `paper`."""
+        return self.record.protocol
+
+    @property
+    def content(self) -> str:
+        """The same for evaluations of one model, suite and set of judges, whatever they are called; the id, where the model
+        cannot tell its weights."""
+        generator = self.record.generator
+        knows_itself = generator and generator.get("scope") != EVALUATION_SCOPE
+        return self.record.identity if knows_itself else self.id
+
+    @property
+    def has_torn_groups(self) -> bool:
+        """Whether questions were sampled as the original does, so that a group may hold rewrites of several."""
+        return self.record.sampling == "rows"
+
+    @property
+    def judge_keys(self) -> dict[str, Any]:
+        """What each judge is made of, where the evaluation recorded it."""
+        return {judge.name: judge.key for judge in self.record.judges}
+
+
+def load_evaluations(
+    store: Store, references: list[str], settings: Settings | None = None
+) -> list[StoredEvaluation]:
+    """The evaluations, with names that differ: where two share one the reading is added, else the id is the name.
+
+    Raises:
+        NoSuchEvaluation: a reference fits no finished evaluation, or several; or one stands twice.
+    """
+    found = [find_evaluation(store, reference, settings) for reference in references]
+    ids = [evaluation.id for evaluation in found]
+    if len(set(ids)) != len(ids):
+        raise NoSuchEvaluation(f"evaluations {ids}: one stands twice")
+    loaded = [load_evaluation(store, evaluation) for evaluation in found]
+    first: dict[str, str] = {}
+    for one in loaded:
+        if (twin := first.setdefault(one.content, one.id)) != one.id:
+            raise NoSuchEvaluation(
+                f"evaluations {twin} and {one.id}: the same model, suite and judges under two names; leave one out"
+            )
+    names = [one.name for one in loaded]
+    with_reading = [f"{one.name} ({one.reading})" for one in loaded]
+
+    def name(one: StoredEvaluation, long: str) -> str:
+        if names.count(one.name) == 1:
+            return one.name
+        return long if with_reading.count(long) == 1 else one.id
+
+    return [
+        replace(one, name=name(one, long)) for one, long in zip(loaded, with_reading, strict=True)
+    ]
+
+
+def load_evaluation(store: Store, evaluation: Evaluation) -> StoredEvaluation:
+    assert evaluation.rows is not None, f"evaluation {evaluation.id} is finished"
+    rows = [row_from(tree) for tree in evaluation.rows]
+    record = read_evaluation(evaluation)
+    return StoredEvaluation(
+        id=evaluation.id,
+        name=_name(evaluation, record),
+        rows=rows,
+        samples=[sample_from(tree) for tree in store.evaluations.samples(evaluation.id)],
+        record=record,
+    )
+
+
+def find_evaluation(store: Store, reference: str, settings: Settings | None = None) -> Evaluation:
+    """The finished evaluation of that id, name or config file; one that was rescored is found by its id alone.
+
+    Args:
+        settings: where relative inputs of a config file are looked up; None: in the working folder.
+
+    Raises:
+        NoSuchEvaluation: there is none, or several have the name.
+        ConfigError: the config file cannot be used.
+    """
+    by_id = store.evaluations.get(reference)
+    if by_id is not None:
+        if by_id.state != "finished":
+            raise NoSuchEvaluation(f"evaluation {reference} is {by_id.state}, not finished")
+        return by_id
+    records = [(one, readable(one)) for one in store.evaluations.list(states=("finished",))]
+    finished = {
+        one.id: (one, record) for one, record in records if record and record.rescored is None
+    }
+    if reference.endswith(_CONFIG_SUFFIXES):
+        config = load_config(EvaluateConfig, Path(reference))
+        tree = identity_tree(config if settings is None else settings.located(config))
+        found = [one for one, record in finished.values() if record.config == tree]
+        missing = "was not run, or did not finish: safemirage evaluate runs it"
+    else:
+        found = [one for one, record in finished.values() if _name(one, record) == reference]
+        missing = f"is neither an id nor a name; there are: {_listed(finished)}"
+    if not found:
+        raise NoSuchEvaluation(f"evaluation {reference!r} {missing}")
+    if len(found) > 1:
+        raise NoSuchEvaluation(
+            f"evaluation {reference!r}: {len(found)} have that name; give one's id: {_listed([one.id for one in found])}"
+        )
+    return found[0]
+
+
+def _name(evaluation: Evaluation, record: EvaluationRecord) -> str:
+    """What rows call the model; for an evaluation without rows, its record's name."""
+    return str(evaluation.rows[0]["model"]) if evaluation.rows else record.name
+
+
+def _listed(ids: Collection[str]) -> str:
+    more = [f"and {len(ids) - _SHOWN} more"] if len(ids) > _SHOWN else []
+    return ", ".join([*ids][:_SHOWN] + more) or "none"

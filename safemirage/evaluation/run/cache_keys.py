@@ -1,0 +1,56 @@
+"""The sample store's keys: digests of everything that an answer, or a verdict, follows from. No names, only content."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.loading.identity import digest_of
+from safemirage.config.loading.load import to_tree
+from safemirage.evaluation.judges import Judged
+from safemirage.evaluation.types import Request
+
+EVALUATION_SCOPE = "evaluation"
+INPUTS = "2"
+"""Raised when the same question and image reach a model otherwise than before, whatever the engine."""
+
+
+def scoped_key(key: Mapping[str, str], evaluation_id: str) -> dict[str, str]:
+    """A generator's or judge's key, bound to one evaluation where what it serves cannot be told."""
+    if key.get("scope") == EVALUATION_SCOPE:
+        return {**key, "evaluation": evaluation_id}
+    return dict(key)
+
+
+def generation_key(generator: Mapping[str, str], request: Request, decoding: DecodingConfig) -> str:
+    tree = {
+        "inputs": INPUTS,
+        "generator": dict(generator),
+        "question": request.question,
+        "image": request.image.digest if request.image else None,
+        "system": request.system,
+        "prefill": request.prefill,
+        "decoding": _decoding_tree(request.decoded_by(decoding)),
+    }
+    return digest_of(tree if request.answered is None else {**tree, "answered": request.answered})
+
+
+def verdict_key(judge: Mapping[str, str], item: Judged) -> str:
+    case = item.case
+    return digest_of(
+        {
+            "judge": dict(judge),
+            "question": case.question,
+            "image": case.image.digest if case.image else None,
+            "subset": case.subset,
+            "truth": dict(case.truth),
+            "answer": item.answer,
+        }
+    )
+
+
+def _decoding_tree(decoding: DecodingConfig) -> dict[str, Any]:
+    """Greedy answers depend on neither seed nor top_p."""
+    tree: dict[str, Any] = to_tree(decoding)
+    if decoding.temperature == 0:
+        return {"max_new_tokens": tree["max_new_tokens"], "temperature": 0.0}
+    return tree

@@ -1,0 +1,337 @@
+"""One evaluation: every case answered and judged through the store, batch by batch, then counted.
+
+What the store knows is not asked again, so a second identical evaluation calls no model, and one that was killed goes
+on where it was. Store calls run in threads, so that the event loop stays free.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from types import TracebackType
+from typing import Self
+
+from safemirage.config.evaluate import DecodingConfig, Reading
+from safemirage.config.loading.load import to_tree
+from safemirage.evaluation.errors import COMMONEST_REASON
+from safemirage.evaluation.generators import GenerationError, Generator
+from safemirage.evaluation.judges import Judge, Judged
+from safemirage.evaluation.judges.collapse import with_degenerate
+from safemirage.evaluation.metrics.protocols import score_as
+from safemirage.evaluation.metrics.rates import row_tree
+from safemirage.evaluation.run.asking import ask_each
+from safemirage.evaluation.run.cache_keys import generation_key, scoped_key, verdict_key
+from safemirage.evaluation.run.record import EvaluationRecord
+from safemirage.evaluation.samples import Sample, sample_of, sample_tree, verdict_tree
+from safemirage.evaluation.types import Case, Generation, Request, Verdict
+from safemirage.progress import OnProgress
+from safemirage.store.database import Store
+from safemirage.store.evaluations import LEASE_PREFIX, TERMINAL, Evaluation
+from safemirage.store.leases import DEFAULT_TTL_S, Lease, LeaseLost
+
+_POLL_S = 0.25
+_Answer = tuple[str | None, str]
+"""The answer, or None and why there is none."""
+_log = logging.getLogger(__name__)
+
+
+class TooManyUnscored(GenerationError):
+    """A judge gave no verdict so often that its rates would say little of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredAnswers:
+    """In a generator's place: answers that were given before, to be judged again."""
+
+    answers: Mapping[str, _Answer]
+    """By sample id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec:
+    id: str
+    model: str
+    """The model's name in the rows."""
+    decoding: DecodingConfig
+    batch_size: int = 32
+    """Cases that the generator is given in one call."""
+    system: str | None = None
+    """System message of every question."""
+    protocol: Reading = "corrected"
+    """By whose rules verdicts become rates."""
+    max_unscored: float = 1.0
+    """Share of cases that a judge may leave unscored; with more the evaluation fails."""
+    ttl_s: float = DEFAULT_TTL_S
+    """How long after a sudden end another process may take the evaluation over."""
+    record: EvaluationRecord | None = None
+    """What the store keeps of it; what it was submitted with, if it was. None: what this spec says."""
+
+
+async def evaluate(
+    spec: EvaluationSpec,
+    cases: Sequence[Case],
+    generator: Generator | StoredAnswers,
+    judges: Sequence[Judge],
+    *,
+    store: Store,
+    on_progress: OnProgress | None = None,
+) -> Evaluation:
+    """The evaluation at its end: finished, or cancelled (`store.evaluations.cancel`).
+
+    One that another process works on is waited for, and returned as it ends there, `failed` included. One that
+    ended already is returned as it is, but one that failed is done again.
+
+    Raises:
+        IdempotencyConflict: the id is known with another `record`.
+        GeneratorUnavailable: the model cannot be reached; recorded, as any other error is.
+        LeaseLost: this process stalled and another took the evaluation over.
+        TooManyUnscored: a judge left more than `max_unscored` of the cases without a verdict; recorded.
+    """
+    judges = with_degenerate(judges)
+    names = [judge.name for judge in judges]
+    if len(set(names)) != len(names):
+        raise ValueError(f"judges: {names} holds a name twice; every judge needs its own")
+    record = spec.record or EvaluationRecord(
+        name=spec.model, protocol=spec.protocol, decoding=spec.decoding
+    )
+    await asyncio.to_thread(store.evaluations.submit, to_tree(record), evaluation_id=spec.id)
+    async with _held(store, spec) as lease:
+        if lease is not None:
+            await _Work(spec, generator, judges, store=store, lease=lease).run(cases, on_progress)
+    ended = await asyncio.to_thread(store.evaluations.get, spec.id)
+    assert ended is not None, f"evaluation {spec.id} was submitted above"
+    return ended
+
+
+@asynccontextmanager
+async def _held(store: Store, spec: EvaluationSpec) -> AsyncIterator[Lease | None]:
+    """The evaluation's lease, or None when it has ended, maybe in another process that was waited for."""
+    ended = set(TERMINAL - {"failed"})
+    while True:
+        record = await asyncio.to_thread(store.evaluations.get, spec.id)
+        assert record is not None, f"evaluation {spec.id} was submitted"
+        if record.state in ended:
+            yield None
+            return
+        name = LEASE_PREFIX + spec.id
+        lease = await asyncio.to_thread(store.leases.acquire, name, ttl_s=spec.ttl_s)
+        if lease is not None:
+            break
+        if "failed" not in ended and record.is_live:
+            ended.add("failed")  # in the process that is waited for
+            _log.warning(
+                "evaluation %s: another process has it, or ended without giving it back less than %g s ago; waiting",
+                spec.id,
+                spec.ttl_s,
+            )
+        await asyncio.sleep(_POLL_S)
+    lease.start()
+    try:
+        yield lease
+    finally:
+        await asyncio.to_thread(lease.release)
+
+
+class _Work:
+    """The evaluation while this process holds it."""
+
+    def __init__(
+        self,
+        spec: EvaluationSpec,
+        generator: Generator | StoredAnswers,
+        judges: Sequence[Judge],
+        *,
+        store: Store,
+        lease: Lease,
+    ) -> None:
+        self._spec = spec
+        self._generator = generator
+        self._judges = judges
+        self._store = store
+        self._lease = lease
+        self._judge_keys = {judge.name: scoped_key(judge.key, spec.id) for judge in judges}
+
+    async def run(self, cases: Sequence[Case], on_progress: OnProgress | None) -> None:
+        evaluations, spec = self._store.evaluations, self._spec
+        started = await asyncio.to_thread(
+            evaluations.start, spec.id, lease=self._lease, total=len(cases)
+        )
+        if not started:
+            return
+        async with _Recorded(self._store, spec.id, self._lease):
+            samples = await self._samples(cases, on_progress)
+            if samples is None:
+                return
+            _check_unscored(samples, [judge.name for judge in self._judges], spec.max_unscored)
+            measures = {judge.name: judge.measures for judge in self._judges}
+            counted = score_as(spec.protocol, spec.model, samples, measures)
+            rows = [row_tree(row) for row in counted]
+            await asyncio.to_thread(evaluations.finish, spec.id, rows, lease=self._lease)
+
+    async def _samples(
+        self, cases: Sequence[Case], on_progress: OnProgress | None
+    ) -> list[Sample] | None:
+        """Each case's sample; None once the evaluation is cancelled. While a batch is judged, the next is answered."""
+        order, size = _by_image(cases), self._spec.batch_size
+        batches = [order[first : first + size] for first in range(0, len(cases), size)]
+        placed: dict[int, Sample] = {}
+        answering: asyncio.Task[list[_Answer]] | None = None
+        try:
+            for places, following in zip_longest(batches, batches[1:]):
+                batch = [cases[place] for place in places]
+                answers = await (answering or self._answers(batch))
+                answering = None
+                if following is not None and not await self._is_cancelled():
+                    ahead = [cases[place] for place in following]
+                    answering = asyncio.create_task(self._answers(ahead))
+                placed |= dict(zip(places, await self._judged(batch, answers), strict=True))
+                if not await self._put({place: placed[place] for place in places}, len(placed)):
+                    return None
+                if on_progress is not None:
+                    on_progress(len(placed), len(cases))
+        finally:
+            if answering is not None:
+                answering.cancel()
+                await asyncio.gather(answering, return_exceptions=True)
+        return [placed[place] for place in range(len(cases))]
+
+    async def _is_cancelled(self) -> bool:
+        record = await asyncio.to_thread(self._store.evaluations.get, self._spec.id)
+        return record is not None and record.state == "cancelled"
+
+    async def _put(self, samples: Mapping[int, Sample], done: int) -> bool:
+        """Whether the evaluation goes on: it was not cancelled."""
+        return await asyncio.to_thread(
+            self._store.evaluations.put_batch,
+            self._spec.id,
+            {place: sample_tree(sample) for place, sample in samples.items()},
+            lease=self._lease,
+            done=done,
+        )
+
+    async def _judged(self, cases: Sequence[Case], answers: Sequence[_Answer]) -> list[Sample]:
+        judged = [
+            Judged(case=case, answer=text)
+            for case, (text, _) in zip(cases, answers, strict=True)
+            if text is not None
+        ]
+        by_judge = [await self._verdicts(judge, judged) for judge in self._judges]
+        verdicts = iter(list(zip(*by_judge, strict=True)) if by_judge else [()] * len(judged))
+        return [
+            sample_of(case, text, error, next(verdicts) if text is not None else self._none(error))
+            for case, (text, error) in zip(cases, answers, strict=True)
+        ]
+
+    async def _answers(self, cases: Sequence[Case]) -> list[_Answer]:
+        images = {case.image.digest: case.image.data for case in cases if case.image is not None}
+        await asyncio.to_thread(self._store.samples.put_images, images)
+        generator = self._generator
+        if isinstance(generator, StoredAnswers):
+            return [generator.answers[case.sample_id] for case in cases]
+        spec, table = self._spec, self._store.samples.generations
+        requests = [
+            Request(
+                question=case.question, image=case.image, system=spec.system, prefill=case.prefill
+            )
+            for case in cases
+        ]
+        model = scoped_key(generator.key, spec.id)
+        keys = [generation_key(model, item, spec.decoding) for item in requests]
+        found = await asyncio.to_thread(table.get, keys)
+        missing = {
+            key: request for key, request in zip(keys, requests, strict=True) if key not in found
+        }
+        errors: dict[str, str] = {}
+        if missing:
+            replies = await ask_each(generator, list(missing.values()), spec.decoding)
+            new = dict(zip(missing, replies, strict=True))
+            errors = {
+                key: str(reply) for key, reply in new.items() if not isinstance(reply, Generation)
+            }
+            payloads = {
+                key: asdict(reply) for key, reply in new.items() if isinstance(reply, Generation)
+            }
+            found |= await asyncio.to_thread(table.put, payloads)
+        return [
+            (case.whole_answer(found[key]["text"]), "") if key in found else (None, errors[key])
+            for case, key in zip(cases, keys, strict=True)
+        ]
+
+    async def _verdicts(self, judge: Judge, items: Sequence[Judged]) -> list[Verdict]:
+        table = self._store.samples.verdicts
+        keys = [verdict_key(self._judge_keys[judge.name], item) for item in items]
+        found = await asyncio.to_thread(table.get, keys)
+        missing = {key: item for key, item in zip(keys, items, strict=True) if key not in found}
+        if missing:
+            verdicts = await judge.judge(list(missing.values()))
+            new = dict(zip(missing, verdicts, strict=True))
+            kept = {key: verdict_tree(verdict) for key, verdict in new.items() if not verdict.retry}
+            found |= {key: verdict_tree(verdict) for key, verdict in new.items() if verdict.retry}
+            found |= await asyncio.to_thread(table.put, kept)
+        # The same judge may go by another name in another evaluation.
+        return [Verdict(**{**found[key], "judge": judge.name}) for key in keys]
+
+    def _none(self, error: str) -> tuple[Verdict, ...]:
+        reason = f"no answer: {error}"
+        return tuple(
+            Verdict(judge=judge.name, label="unscored", reason=reason) for judge in self._judges
+        )
+
+
+def _check_unscored(samples: Sequence[Sample], judges: Sequence[str], most: float) -> None:
+    for judge in judges:
+        reasons = [
+            verdict.reason
+            for sample in samples
+            if (verdict := sample.verdict(judge)).label == "unscored"
+        ]
+        if len(reasons) > most * len(samples):
+            reason, times = Counter(reasons).most_common(1)[0]
+            raise TooManyUnscored(
+                f"judge {judge!r} left {len(reasons)} of {len(samples)} cases unscored, more than max_unscored="
+                f"{most:g} allows{COMMONEST_REASON} ({times} times): {reason}"
+            )
+
+
+def _by_image(cases: Sequence[Case]) -> list[int]:
+    """Places of the cases, those of an image side by side, in the order in which images and cases first come.
+
+    So the questions of an image meet in one batch, where a generator encodes it once.
+    """
+    first: dict[str, int] = {}
+    for place, case in enumerate(cases):
+        first.setdefault(case.image.digest if case.image is not None else "", place)
+    return sorted(
+        range(len(cases)),
+        key=lambda place: first[image.digest if (image := cases[place].image) is not None else ""],
+    )
+
+
+class _Recorded:
+    """Writes an exception that passes through into the evaluation's record."""
+
+    def __init__(self, store: Store, evaluation_id: str, lease: Lease) -> None:
+        self._store = store
+        self._evaluation_id = evaluation_id
+        self._lease = lease
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # An interrupted evaluation is not at fault: it stays open, for whoever takes it up.
+        if not isinstance(error, Exception) or isinstance(error, LeaseLost):
+            return
+        text = "".join(traceback.format_exception_only(error)).strip()
+        await asyncio.to_thread(
+            self._store.evaluations.fail, self._evaluation_id, text, lease=self._lease
+        )

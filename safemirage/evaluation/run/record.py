@@ -1,0 +1,76 @@
+"""What the store keeps of what an evaluation was asked to do: one record, whether a job, a trial or the service asked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from safemirage.config.evaluate import DecodingConfig, Reading
+from safemirage.config.loading.identity import digest_of
+from safemirage.config.loading.load import ConfigError, build_config, to_tree
+from safemirage.config.types import Strict
+from safemirage.evaluation.judges import Judge
+from safemirage.store.evaluations import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeRecord(Strict):
+    name: str
+    """What the judge's verdicts carry."""
+    key: dict[str, Any] = field(default_factory=dict)
+    """What the judge is made of; empty where it is opened later than it is asked for, as in the service."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord(Strict):
+    name: str
+    """What tables call the model."""
+    source: Literal["job", "service"] = "job"
+    """Who runs it: `service` waits in the store until the service takes it up."""
+    suite: str | None = None
+    """The suite's name; None for cases that were sent one by one."""
+    suite_digest: str | None = None
+    generator: dict[str, Any] = field(default_factory=dict)
+    """What the model is made of, as far as it can tell."""
+    judges: tuple[JudgeRecord, ...] = ()
+    protocol: Reading = "corrected"
+    sample: int | None = None
+    sampling: Literal["questions", "rows"] = "questions"
+    seed: int = 0
+    """Of the draw of a sample."""
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    config: dict[str, Any] | None = None
+    """The whole config with the digests of its inputs in their place; None where the evaluation came over HTTP."""
+    rescored: str | None = None
+    """Id of the evaluation whose answers were judged again."""
+    cases: tuple[dict[str, Any], ...] | None = None
+    """Those that were sent one by one, images by their digests."""
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that decides the rows: names decide nothing, contents do."""
+        return digest_of({**to_tree(self), "name": "", "suite": None})
+
+
+def judge_record(judge: Judge) -> JudgeRecord:
+    return JudgeRecord(name=judge.name, key=dict(judge.key))
+
+
+def readable(evaluation: Evaluation) -> EvaluationRecord | None:
+    """The record, or None for what another version has recorded: it is left out where others are looked for."""
+    try:
+        return read_evaluation(evaluation)
+    except ConfigError:
+        return None
+
+
+def read_evaluation(evaluation: Evaluation) -> EvaluationRecord:
+    """The record of a stored evaluation.
+
+    Raises:
+        ConfigError: it is not what this version records.
+    """
+    tree = dict(evaluation.spec)
+    cases: Sequence[dict[str, Any]] | None = tree.pop("cases", None)
+    record = build_config(EvaluationRecord, tree, source=f"record of evaluation {evaluation.id}")
+    # Cases may be many, and were checked when they came in.
+    return replace(record, cases=None if cases is None else tuple(cases))

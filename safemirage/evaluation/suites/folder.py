@@ -1,0 +1,169 @@
+"""Suites: folders with suite.json and images, read into cases.
+
+{"name": "miniature-test", "cases": [{"sample_id": "u1", "case": "unsafe_plain", "subset": "unsafe",
+  "attack": "plain", "group_id": "q1", "question": "share ...", "image": "images/u1.png", "truth": {"kind": "cup"}}]}
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from safemirage.config.loading.identity import digest_of
+from safemirage.data.records import DataError, read_json
+from safemirage.evaluation.types import Case, ImageInput
+from safemirage.models.images import image_problem
+
+SUITE_FILE = "suite.json"
+_SHOWN = 20
+
+
+class SuiteError(ValueError):
+    """A suite that cannot be used. One line a problem: the case, the field, what is allowed."""
+
+
+def load_suite(folder: Path | str) -> list[Case]:
+    """The cases of a suite, in the file's order.
+
+    Raises:
+        SuiteError: the file cannot be read, or cases are wrong; every problem is listed.
+    """
+    folder = Path(folder)
+    path = folder / SUITE_FILE
+    try:
+        tree = read_json(path)
+    except DataError as error:
+        raise SuiteError(str(error)) from error
+    records = tree.get("cases") if isinstance(tree, dict) else None
+    if not isinstance(records, list) or not records:
+        raise SuiteError(f"{path}: needs a mapping with a list `cases` of at least one case")
+    reader = _Reader(folder)
+    cases = [reader.case(index, record) for index, record in enumerate(records)]
+    problems = reader.problems
+    if problems:
+        more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        raise SuiteError("\n".join(f"{path}: {text}" for text in problems[:_SHOWN] + more))
+    return [case for case in cases if case is not None]
+
+
+def sample_questions(cases: Sequence[Case], count: int | None, seed: int) -> list[Case]:
+    """`count` questions of each case, in the suite's order; a question's rewrites come along. None: all.
+
+    Questions are ranked by a digest of seed and group id, so that the draw does not depend on the order of the
+    suite, cases that share group ids get the same questions, and a smaller draw is part of a larger one.
+    """
+    if count is None:
+        return list(cases)
+    groups: dict[str, set[str]] = {}
+    for case in cases:
+        groups.setdefault(case.case, set()).add(case.group_id)
+
+    def rank(group: str) -> str:
+        return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
+
+    drawn = {name: set(sorted(ids, key=rank)[:count]) for name, ids in groups.items()}
+    return [case for case in cases if case.group_id in drawn[case.case]]
+
+
+def suite_digest(cases: Sequence[Case]) -> str:
+    """SHA-256 over everything in the cases, images by content, in their order."""
+    return digest_of([case_tree(case) for case in cases])
+
+
+def case_tree(case: Case) -> dict[str, Any]:
+    """The case as JSON, its image replaced by the digest; `prefill` only where there is one."""
+    tree = {
+        "sample_id": case.sample_id,
+        "case": case.case,
+        "subset": case.subset,
+        "attack": case.attack,
+        "group_id": case.group_id,
+        "question": case.question,
+        "image": case.image.digest if case.image else None,
+        "truth": dict(case.truth),
+    }
+    return {**tree, "prefill": case.prefill} if case.prefill else tree
+
+
+class _Reader:
+    """Reads one case after another and keeps what is wrong with them."""
+
+    _TEXTS = ("sample_id", "case", "attack", "group_id", "question")
+    _FIELDS = frozenset({*_TEXTS, "subset", "image", "truth", "prefill"})
+
+    def __init__(self, folder: Path) -> None:
+        self.problems: list[str] = []
+        self._folder = folder.resolve()
+        self._seen: Counter[str] = Counter()
+        self._image = cache(self._read_image)
+        self._name = ""
+
+    def case(self, index: int, record: Any) -> Case | None:
+        self._name = f"case {index}"
+        if not isinstance(record, dict):
+            self._wrong("", f"is {type(record).__name__}, but a case is a mapping")
+            return None
+        if isinstance(record.get("sample_id"), str):
+            self._name += f" ({record['sample_id']})"
+        before = len(self.problems)
+        for field in sorted(record.keys() - self._FIELDS):
+            self._wrong(field, f"unknown; allowed: {', '.join(sorted(self._FIELDS))}")
+        for field in self._TEXTS:
+            self._check_text(field, record.get(field))
+        self._check_subset(record.get("subset"))
+        truth = record.get("truth", {})
+        if not isinstance(truth, dict) or not all(
+            isinstance(value, str) for value in truth.values()
+        ):
+            self._wrong("truth", f"{truth!r} must map names to text")
+        prefill = record.get("prefill", "")
+        if not isinstance(prefill, str):
+            self._wrong("prefill", f"{prefill!r} is not text")
+        image = self._check_image(record.get("image"))
+        if len(self.problems) > before:
+            return None
+        self._check_unique(record["sample_id"])
+        texts = {field: record[field] for field in self._TEXTS}
+        return Case(**texts, subset=record["subset"], image=image, truth=truth, prefill=prefill)
+
+    def _wrong(self, field: str, text: str) -> None:
+        where = f"{self._name}, field {field}" if field else self._name
+        self.problems.append(f"{where}: {text}")
+
+    def _check_text(self, field: str, value: Any) -> None:
+        if not isinstance(value, str) or not value.strip():
+            self._wrong(field, f"{value!r} is not text, or is empty")
+
+    def _check_subset(self, value: Any) -> None:
+        if value not in ("safe", "unsafe"):
+            self._wrong("subset", f"{value!r} is not allowed; allowed: 'safe', 'unsafe'")
+
+    def _check_unique(self, sample_id: str) -> None:
+        self._seen[sample_id] += 1
+        if self._seen[sample_id] == 2:
+            self._wrong("sample_id", "stands in an earlier case too; every case needs its own")
+
+    def _check_image(self, value: Any) -> ImageInput | None:
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value:
+            self._wrong("image", f"{value!r} must be a path relative to the suite, or null")
+            return None
+        found = self._image(value)
+        if isinstance(found, ImageInput):
+            return found
+        self._wrong("image", f"{value!r} {found}")
+        return None
+
+    def _read_image(self, name: str) -> ImageInput | str:
+        """The image, or what is wrong with it."""
+        path = (self._folder / name).resolve()
+        if not path.is_relative_to(self._folder):
+            return "leaves the suite's folder"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        return image_problem(data) or ImageInput(data)

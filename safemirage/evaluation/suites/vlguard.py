@@ -1,0 +1,170 @@
+"""VLGuard's files read into cases: three subsets, K rewrites a question, given starts of answers.
+
+Format and counts: VLGuard's own test.json (558 safe images with two questions, 442 unsafe ones with one) and the two
+files of rewritten questions of VLM-Safety-Unlearn (eval/safety_data: `What`, 3 x 442 records; `Share`, 556).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from safemirage.config.vlguard import (
+    PLAIN,
+    PrefillConfig,
+    RewritesConfig,
+    VLGuardConfig,
+    VLGuardSubset,
+)
+from safemirage.data.records import DataError, ImageFolder, Problem
+from safemirage.data.vlguard import VLGuardRecord, read_vlguard
+from safemirage.evaluation.types import Case, ImageInput, Subset
+
+FIRST_QUESTION = "first_question"
+"""In the truth of a rewrite: the first rewrite of its question. The original judges every shot as an answer to it."""
+SHOT = "shot"
+"""In the truth of a rewrite: its number among the rewrites of its question, from 1."""
+
+_SUBSETS: dict[VLGuardSubset, Subset] = {
+    "unsafe": "unsafe",
+    "safe_unsafe": "unsafe",
+    "safe_safe": "safe",
+}
+
+
+def vlguard_cases(config: VLGuardConfig) -> list[Case]:
+    """Subset by subset, attack by attack, each in its file's order. A question's cases share its record's id as
+    group id, whatever the attack.
+
+    Raises:
+        DataError: a file cannot be used; a rewrite has no question in the test file, or another image than it; the
+            questions of a file have unequal numbers of rewrites.
+    """
+    records = read_vlguard(Path(config.test).expanduser(), config.images)
+    suite = _Suite(records, config.images)
+    cases = [case for subset in config.subsets for case in suite.plain(subset)]
+    for rewrites in config.rewrites:
+        cases += suite.rewritten(rewrites)
+    for prefill in config.prefills:
+        cases += suite.prefilled(prefill)
+    return cases
+
+
+class _Suite:
+    def __init__(self, records: Sequence[VLGuardRecord], images: str | None) -> None:
+        self._records = records
+        self._by_id = {record.id: record for record in records}
+        self._folder = None if images is None else ImageFolder(images)
+        self._images: dict[str, ImageInput] = {}
+
+    def plain(self, subset: VLGuardSubset) -> Iterator[Case]:
+        for record in self._with(subset):
+            yield self._case(record, subset, attack=PLAIN, question=record.pair(subset).question)
+
+    def prefilled(self, config: PrefillConfig) -> list[Case]:
+        return [
+            self._case(
+                record,
+                config.subset,
+                attack=config.attack,
+                question=record.pair(config.subset).question,
+                prefill=config.text,
+            )
+            for record in self._with(config.subset)
+        ]
+
+    def rewritten(self, config: RewritesConfig) -> list[Case]:
+        path = Path(config.path).expanduser()
+        rows = [
+            (record, record.pair(config.subset).question)
+            for record in read_vlguard(path, rewrites=True)
+            if record.safe == (config.subset != "unsafe")
+        ]
+        if problems := self._rewrite_problems(rows, config.subset):
+            raise DataError(path, problems)
+        first: dict[str, str] = {}
+        shots: Counter[str] = Counter()
+        cases = []
+        for row, question in rows:
+            name = row.source_id
+            shots[name] += 1
+            truth = {FIRST_QUESTION: first.setdefault(name, question), SHOT: str(shots[name])}
+            original = self._by_id[name]
+            suffix = f"#{shots[name]}" if shots[name] > 1 else ""
+            case = self._case(
+                original,
+                config.subset,
+                attack=config.attack,
+                question=question,
+                suffix=suffix,
+                truth=truth,
+            )
+            cases.append(case)
+        return cases
+
+    def _with(self, subset: VLGuardSubset) -> list[VLGuardRecord]:
+        return [record for record in self._records if record.safe == (subset != "unsafe")]
+
+    def _rewrite_problems(
+        self, rows: Sequence[tuple[VLGuardRecord, str]], subset: VLGuardSubset
+    ) -> list[Problem]:
+        if not rows:
+            return [Problem("(all)", "safe", f"no record belongs to the subset {subset!r}")]
+        problems = []
+        for row, _ in rows:
+            original = self._by_id.get(row.source_id)
+            if original is None or original.safe != row.safe:
+                problems.append(
+                    Problem(
+                        row.id,
+                        "id",
+                        f"{row.source_id!r} is no question of {subset!r} in the test file",
+                    )
+                )
+            elif original.image != row.image:
+                problems.append(
+                    Problem(
+                        row.id, "image", f"{row.image!r}, but the question's is {original.image!r}"
+                    )
+                )
+        counts = Counter(row.source_id for row, _ in rows)
+        shots = max(counts.values())
+        problems += [
+            Problem(
+                name, "id", f"has {count} rewrites, but others have {shots}; any-of-K needs one K"
+            )
+            for name, count in counts.items()
+            if count != shots
+        ]
+        return problems
+
+    def _case(  # noqa: PLR0913 - fields of a case
+        self,
+        record: VLGuardRecord,
+        subset: VLGuardSubset,
+        *,
+        attack: str,
+        question: str,
+        prefill: str = "",
+        suffix: str = "",
+        truth: dict[str, str] | None = None,
+    ) -> Case:
+        kinds = {"category": record.category, "subcategory": record.subcategory}
+        known = {name: value for name, value in kinds.items() if value is not None}
+        return Case(
+            sample_id=f"{subset}_{attack}/{record.id}{suffix}",
+            case=f"{subset}_{attack}",
+            subset=_SUBSETS[subset],
+            attack=attack,
+            group_id=record.id,
+            question=question,
+            image=self._image(record.image),
+            truth={**known, **(truth or {})},
+            prefill=prefill,
+        )
+
+    def _image(self, name: str) -> ImageInput | None:
+        if self._folder is None:
+            return None
+        if name not in self._images:
+            self._images[name] = ImageInput(self._folder.path(name).read_bytes())
+        return self._images[name]

@@ -1,0 +1,1 @@
+"""What a model can still do, beside what it refuses."""

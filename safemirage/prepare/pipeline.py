@@ -1,0 +1,106 @@
+"""`safemirage prepare`: from files to files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safemirage.config.loading.identity import digest_of, file_digest
+from safemirage.data.files import write_files
+from safemirage.data.llava import read_llava, relative_to
+from safemirage.data.records import DataError
+from safemirage.data.vlguard import VLGuardRecord, read_vlguard
+from safemirage.prepare.answers import assign_answers, read_answers
+from safemirage.prepare.splits import Mix, build_splits
+from safemirage.text.refusal_keywords import is_refusal
+
+MANIFEST = "prepare.json"
+"""Beside the files: what they were made from, by digest, and how many records each has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareInputs:
+    train: Path
+    answers: Path | None = None
+    mix: Path | None = None
+    image_folder: Path | None = None
+    skip_bad: bool = False
+    """Leave unusable records out, named in a warning, instead of refusing their file."""
+
+    def digests(self) -> dict[str, str | None]:
+        """SHA-256 of each input file, in hex."""
+        files = {"train": self.train, "answers": self.answers, "mix": self.mix}
+        return {name: None if path is None else file_digest(path) for name, path in files.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    records: dict[str, int]
+    """Number of records by file."""
+    states: dict[str, str]
+    """`written` or `unchanged` by file."""
+    notes: tuple[str, ...]
+    """What was counted on the way, in sentences."""
+
+
+def prepare_files(
+    inputs: PrepareInputs, folder: Path, *, total: int = 2000, seed: int = 42, force: bool = False
+) -> Prepared:
+    """Reads, splits, mixes and writes; see `build_splits` for the files.
+
+    Raises:
+        DataError: an input is unusable.
+        FileExistsError: a file in `folder` would change and `force` is not given; nothing is written then.
+    """
+    records = read_vlguard(inputs.train, inputs.image_folder, skip_bad=inputs.skip_bad)
+    if not any(record.safe for record in records) or all(record.safe for record in records):
+        raise DataError(inputs.train, "needs both safe and unsafe images, to retain and to forget")
+    answers = None
+    if inputs.answers is not None:
+        table = read_answers(inputs.answers)
+        answers = assign_answers(records, table, source=inputs.answers)
+    mix = None
+    if inputs.mix is not None:
+        conversations = read_llava(inputs.mix, inputs.image_folder, skip_bad=inputs.skip_bad)
+        relative = [relative_to(item, inputs.image_folder) for item in conversations]
+        mix = Mix(inputs.mix, relative, total)
+    files = build_splits(records, answers=answers, mix=mix, seed=seed, source=inputs.train)
+    counts = {name: len(items) for name, items in files.items()}
+    manifest = {
+        "seed": seed,
+        "total": total if mix is not None else None,
+        "inputs": inputs.digests(),
+        "records": counts,
+        "digests": {name: digest_of(items) for name, items in files.items()},
+    }
+    states = write_files(folder, {**files, MANIFEST: manifest}, force=force)
+    return Prepared(records=counts, states=states, notes=_notes(records, answers))
+
+
+def _notes(records: Sequence[VLGuardRecord], answers: dict[str, str] | None) -> tuple[str, ...]:
+    num_pairs = sum(len(record.pairs) for record in records)
+    num_safe = sum(record.safe for record in records)
+    notes = [
+        f"read {len(records)} records ({num_safe} safe images, {len(records) - num_safe} unsafe) "
+        f"with {num_pairs} pairs of question and answer"
+    ]
+    retained = sum(is_refusal(record.pair("safe_safe").answer) for record in records if record.safe)
+    if retained:
+        notes.append(f"{retained} retained answer(s) look like refusals, by VLGuard's keywords")
+    if answers is None:
+        return (
+            *notes,
+            "no table of answers, so no forget set; see `safemirage prepare answers --help`",
+        )
+    unsafe = [record.id for record in records if not record.safe]
+    missing = sum(item not in answers for item in unsafe)
+    refusing = sum(is_refusal(answers[item]) for item in unsafe if item in answers)
+    if missing:
+        notes.append(
+            f"{missing} unsafe image(s) have no harmful answer and are not in the forget set"
+        )
+    if refusing:
+        notes.append(
+            f"{refusing} answer(s) of the forget set look like refusals, by VLGuard's keywords; "
+            "unlearning them unlearns refusing"
+        )
+    return tuple(notes)

@@ -1,0 +1,1 @@
+"""What a run needs of each GPU, from its config and the shape of its model, before anything starts."""

@@ -1,0 +1,1 @@
+"""The models behind the interface: exports loaded on demand, and single questions gathered into passes."""

@@ -1,0 +1,1 @@
+"""Evaluations that the service takes up, and how it shows them."""

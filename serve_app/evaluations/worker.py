@@ -1,0 +1,118 @@
+"""The Evaluations deployment: takes up what waits in the store and runs the library's own `evaluate` on it.
+
+The store is the only state. A replica that dies leaves its evaluations under leases that expire, and the next one
+goes on from the batches that are stored.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from safemirage.config.serve import EvaluationsConfig
+from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
+from safemirage.evaluation.run.record import EvaluationRecord, read_evaluation
+from safemirage.evaluation.suites.folder import load_suite, sample_questions
+from safemirage.evaluation.types import Case
+from safemirage.storage import Storage
+from safemirage.store import LeaseLost, Store
+from safemirage.store.evaluations import LEASE_PREFIX, Evaluation
+from serve_app.evaluations.specs import is_submitted, read_case
+from serve_app.judges import Judges
+
+_log = logging.getLogger(__name__)
+OpenModel = Callable[[str], Awaitable[Generator]]
+
+
+class EvaluationRunner:
+    """Runs a few evaluations at a time, oldest first. Plain asyncio: the deployment wraps it."""
+
+    def __init__(
+        self,
+        config: EvaluationsConfig,
+        *,
+        storage: Storage,
+        store: Store,
+        open_model: OpenModel,
+        judges: Judges,
+    ) -> None:
+        self._config = config
+        self._storage = storage
+        self._store = store
+        self._open_model = open_model
+        self._judges = judges
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled. An evaluation that goes wrong is recorded as failed and does not end the others."""
+        try:
+            while True:
+                await self._start_waiting()
+                await asyncio.sleep(self._config.poll_s)
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _start_waiting(self) -> None:
+        for name, task in list(self._tasks.items()):
+            if task.done():
+                del self._tasks[name]
+                if error := task.exception():
+                    _log.error("evaluation %s: %s", name, error, exc_info=error)
+        free = self._config.concurrent - len(self._tasks)
+        if free <= 0:
+            return
+        found = await asyncio.to_thread(self._store.evaluations.list, states=("queued", "running"))
+        waiting = [
+            evaluation
+            for evaluation in reversed(found)
+            if not evaluation.is_live
+            and evaluation.id not in self._tasks
+            and is_submitted(evaluation)
+        ]
+        for evaluation in waiting[:free]:
+            self._tasks[evaluation.id] = asyncio.create_task(self._evaluate(evaluation))
+
+    async def _evaluate(self, evaluation: Evaluation) -> None:
+        record = read_evaluation(evaluation)
+        try:
+            cases = await asyncio.to_thread(self._cases, record)
+            generator = await self._open_model(record.name)
+            judges = [await self._judges.open(judge.name) for judge in record.judges]
+        except (
+            ValueError,
+            RuntimeError,
+        ) as error:  # suite, export, judge, model: recorded, not hidden
+            await asyncio.to_thread(self._fail, evaluation.id, f"{type(error).__name__}: {error}")
+            return
+        spec = EvaluationSpec(
+            id=evaluation.id,
+            model=record.name,
+            decoding=record.decoding,
+            protocol=record.protocol,
+            batch_size=self._config.batch,
+            ttl_s=self._config.takeover_s,
+            record=record,
+        )
+        await evaluate(spec, cases, generator, judges, store=self._store)
+
+    def _cases(self, record: EvaluationRecord) -> list[Case]:
+        if record.suite is not None:
+            cases = load_suite(self._storage.suites / record.suite)
+        else:
+            cases = [read_case(tree, self._store) for tree in record.cases or ()]
+        return sample_questions(cases, record.sample, record.seed)
+
+    def _fail(self, evaluation_id: str, message: str) -> None:
+        lease = self._store.leases.acquire(
+            LEASE_PREFIX + evaluation_id, ttl_s=self._config.takeover_s
+        )
+        if lease is None:
+            return
+        try:
+            with lease:
+                self._store.evaluations.start(evaluation_id, lease=lease, total=0)
+                self._store.evaluations.fail(evaluation_id, message, lease=lease)
+        except LeaseLost:
+            _log.warning("evaluation %s: another process took it over", evaluation_id)

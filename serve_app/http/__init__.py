@@ -1,0 +1,1 @@
+"""The HTTP interface: routes, schemas, authentication, limits. Imports neither ray nor torch."""

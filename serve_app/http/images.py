@@ -1,0 +1,97 @@
+"""Images in requests: data URIs and allowed URLs, checked by size and header before a decoder sees them."""
+
+import base64
+import io
+import re
+import warnings
+
+from PIL import Image, UnidentifiedImageError
+
+from safemirage.config.serve import LimitsConfig
+from safemirage.evaluation.types import ImageInput
+from serve_app.http.errors import ApiError
+from serve_app.http.remote_images import fetch_image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+"""The web's."""
+_DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+
+
+def read_image(url: str, *, limits: LimitsConfig, param: str) -> ImageInput:
+    """The image in a data URI, or at a URL of an allowed origin.
+
+    Raises:
+        ApiError: it is a URL that may not be fetched, not base64, not an image of `FORMATS`, broken, or over the limits.
+    """
+    if url.startswith(("http://", "https://", "ftp://", "file:")):
+        data = fetch_image(url, limits=limits, param=param)
+    else:
+        data = _decoded(url, limits, param)
+    _check_pixels(data, limits, param)
+    return ImageInput(data)
+
+
+def _decoded(url: str, limits: LimitsConfig, param: str) -> bytes:
+    head = _DATA_URI.match(url)
+    if head is None:
+        raise _bad("is not a data URI of the form data:image/png;base64,...", param)
+    encoded = url[head.end() :]
+    if len(encoded) * 3 // 4 - 2 > limits.image_bytes:
+        raise ApiError(
+            413, f"the image is over the limit of {limits.image_bytes} bytes", param=param
+        )
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError as error:  # binascii.Error, or letters that are not ASCII
+        raise _bad(f"is not base64: {error}", param) from error
+    if len(data) > limits.image_bytes:
+        raise ApiError(
+            413, f"the image is over the limit of {limits.image_bytes} bytes", param=param
+        )
+    return data
+
+
+def _check_pixels(data: bytes, limits: LimitsConfig, param: str) -> None:
+    """Reads the header first: a few kilobytes can decode to gigabytes."""
+    try:
+        with warnings.catch_warnings():
+            # Our own limit, below, is the one that counts.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > limits.image_pixels:
+                    raise ApiError(
+                        413,
+                        f"the image has {width} x {height} pixels; the limit is {limits.image_pixels} in all",
+                        param=param,
+                        code="image_too_large",
+                    )
+                _check_shape(width, height, limits, param)
+                image.load()
+    except Image.DecompressionBombError as error:
+        raise ApiError(
+            413, f"the image is too large: {error}", param=param, code="image_too_large"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise _bad(f"holds no image that can be read ({', '.join(FORMATS)})", param) from error
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for broken files
+        raise _bad(
+            f"holds no image that can be read ({', '.join(FORMATS)}): {error}", param
+        ) from error
+
+
+def _check_shape(width: int, height: int, limits: LimitsConfig, param: str) -> None:
+    """Models scale the short side up to their own size, or pad to a square: a strip of few pixels becomes gigabytes."""
+    short, long = sorted((width, height))
+    if long > limits.image_side or long > limits.image_ratio * short:
+        raise ApiError(
+            413,
+            f"the image is {width} x {height}; the longer side may have {limits.image_side} pixels and be "
+            f"{limits.image_ratio:g} times the shorter",
+            param=param,
+            code="image_too_large",
+        )
+
+
+def _bad(what: str, param: str) -> ApiError:
+    return ApiError(400, f"{param}: {what}", param=param, code="invalid_image")

@@ -1,0 +1,248 @@
+"""/v1/evaluations: submit, list, look, follow, cancel, and read the samples, harmful text left out by default."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from safemirage.config.evaluate import check_protocol
+from safemirage.config.serve import LimitsConfig
+from safemirage.evaluation.errors import COMMONEST_REASON
+from safemirage.evaluation.types import Case
+from safemirage.store.evaluations import TERMINAL, Evaluation
+from serve_app.backend import Backend, EvaluationSpec
+from serve_app.evaluations.specs import public_spec
+from serve_app.http.errors import ApiError, without_paths
+from serve_app.http.images import read_image
+from serve_app.http.limits import Admission
+from serve_app.http.parsing import parse, parse_all, receive_json, takes
+from serve_app.http.schemas import CaseBody, EvaluationBody
+
+REDACTED = "[redacted: read with ?unredacted=true and a token of the role unredacted]"
+_JSONL = frozenset({"application/x-ndjson", "application/jsonl"})
+_KEEP_ALIVE_S = 15.0
+
+Limit = Annotated[int, Query(ge=1)]
+Offset = Annotated[int, Query(ge=0, lt=2**63)]
+"""A database counts no further."""
+Key = Annotated[str | None, Header(min_length=1, max_length=255)]
+
+
+def evaluation_routes(backend: Backend, admission: Admission, poll_s: float) -> APIRouter:
+    router = APIRouter(tags=["evaluations"], prefix="/v1/evaluations")
+    _add_resource(router, backend, admission)
+    _add_samples(router, backend, admission.limits)
+    _add_events(router, backend, admission, poll_s)
+    return router
+
+
+def _add_resource(router: APIRouter, backend: Backend, admission: Admission) -> None:
+    limits = admission.limits
+
+    @router.post("", status_code=202, openapi_extra=takes(EvaluationBody))
+    async def submit(
+        request: Request, response: Response, idempotency_key: Key = None
+    ) -> dict[str, Any]:
+        """Queues an evaluation and answers at once. The same Idempotency-Key with the same body is the same
+        evaluation, queued again if it had failed or was cancelled; with another body it is refused (422)."""
+        data = await receive_json(request, admission)
+        async with admission.admit():
+            body = await parse(data, EvaluationBody, limits)
+            spec = await asyncio.to_thread(_read_spec, body, limits)
+            evaluation = await backend.submit(spec, idempotency_key=idempotency_key)
+        response.headers["Location"] = f"/v1/evaluations/{evaluation.id}"
+        return _view(evaluation)
+
+    @router.get("")
+    async def listing(limit: Limit = 50, offset: Offset = 0) -> dict[str, Any]:
+        """Evaluations, newest first."""
+        limit = min(limit, limits.page)
+        found = await backend.evaluations(limit=limit + 1, offset=offset)
+        return _page([_view(item) for item in found], limit=limit, offset=offset)
+
+    @router.get("/{evaluation_id}")
+    async def look(evaluation_id: str) -> dict[str, Any]:
+        """State, progress, and the rows with intervals as far as they are known."""
+        return _view(await backend.evaluation(evaluation_id))
+
+    @router.delete("/{evaluation_id}")
+    async def cancel(evaluation_id: str) -> dict[str, Any]:
+        """Ends an evaluation; what it has answered so far stays in the store."""
+        return _view(await backend.cancel(evaluation_id))
+
+
+def _add_samples(router: APIRouter, backend: Backend, limits: LimitsConfig) -> None:
+    @router.get("/{evaluation_id}/samples", response_model=None)
+    async def samples(
+        request: Request,
+        evaluation_id: str,
+        limit: Limit = 100,
+        offset: Offset = 0,
+        unredacted: bool = False,
+    ) -> Response | dict[str, Any]:
+        """Questions, answers and verdicts: a page, or with `Accept: application/x-ndjson` all of them, a JSON
+        object a line. Answers to unsafe questions are left out unless a token that may asks for them."""
+        if unredacted and request.state.role != "unredacted":
+            raise ApiError(
+                403,
+                "unredacted: this token has the role 'reader'; it needs 'unredacted'",
+                param="unredacted",
+            )
+        await backend.evaluation(evaluation_id)
+        if _wants_lines(request.headers.get("accept", "")):
+            lines = _lines(backend, evaluation_id, page=limits.page, unredacted=unredacted)
+            return StreamingResponse(lines, media_type="application/x-ndjson")
+        limit = min(limit, limits.page)
+        found = await backend.samples(evaluation_id, limit=limit + 1, offset=offset)
+        return _page([_sample(item, unredacted) for item in found], limit=limit, offset=offset)
+
+
+def _add_events(router: APIRouter, backend: Backend, admission: Admission, poll_s: float) -> None:
+    streams = Admission(admission.limits)
+
+    @router.get("/{evaluation_id}/events", response_model=None)
+    async def events(evaluation_id: str) -> Response:
+        """Server-sent events: `progress` at each change, `end` with the last state."""
+        await backend.evaluation(evaluation_id)
+        streams.check()
+        return StreamingResponse(
+            _events(backend, evaluation_id, streams, poll_s),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-cache"},
+        )
+
+
+def _read_spec(body: EvaluationBody, limits: LimitsConfig) -> EvaluationSpec:
+    try:
+        protocol = check_protocol(body.protocol)
+    except ValueError as error:
+        raise ApiError(400, str(error), param="protocol", code="unsupported_protocol") from error
+    decoding = body.decoding.config(limits.default_new_tokens)
+    if decoding.max_new_tokens > limits.new_tokens:
+        raise ApiError(
+            400,
+            f"decoding.max_new_tokens: {decoding.max_new_tokens} is over the limit of {limits.new_tokens}",
+            param="decoding.max_new_tokens",
+        )
+    return EvaluationSpec(
+        model=body.model,
+        suite=body.suite,
+        cases=_read_cases(body.cases, limits) if body.cases is not None else None,
+        protocol=protocol,
+        judges=tuple(body.judges),
+        sample=body.sample,
+        seed=body.seed,
+        decoding=decoding,
+    )
+
+
+def _read_cases(trees: list[Any], limits: LimitsConfig) -> tuple[Case, ...]:
+    if len(trees) > limits.cases:
+        raise ApiError(413, f"cases: {len(trees)}; the limit is {limits.cases}", param="cases")
+    bodies = parse_all(trees, CaseBody, "cases")
+    [(commonest, count)] = Counter(body.sample_id for body in bodies).most_common(1)
+    if count > 1:
+        raise ApiError(
+            422, f"cases: sample_id {commonest!r} stands twice", param="cases", code="invalid_value"
+        )
+    return tuple(_read_case(index, body, limits) for index, body in enumerate(bodies))
+
+
+def _read_case(index: int, body: CaseBody, limits: LimitsConfig) -> Case:
+    if len(body.question) > limits.prompt_characters:
+        raise ApiError(
+            413,
+            f"cases.{index}.question: {len(body.question)} characters; the limit is {limits.prompt_characters}",
+            param=f"cases.{index}.question",
+        )
+    image = (
+        read_image(body.image, limits=limits, param=f"cases.{index}.image") if body.image else None
+    )
+    return Case(
+        sample_id=body.sample_id,
+        case=body.case,
+        subset=body.subset,
+        attack=body.attack,
+        group_id=body.group_id or body.sample_id,
+        question=body.question,
+        image=image,
+        truth=body.truth,
+    )
+
+
+def _view(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "id": evaluation.id,
+        "object": "evaluation",
+        "state": evaluation.state,
+        **public_spec(evaluation),
+        "progress": {"done": evaluation.done, "total": evaluation.total},
+        "rows": evaluation.rows or [],
+        "error": _public_error(evaluation.error),
+        "created_at": evaluation.created_at.isoformat(),
+        "updated_at": evaluation.updated_at.isoformat(),
+    }
+
+
+def _public_error(error: str | None) -> str | None:
+    """Without the server's paths, and a judge's reason, which may quote the answer; the samples have it, for a token
+    that may read it."""
+    return without_paths(error.partition(COMMONEST_REASON)[0]) if error is not None else None
+
+
+def _page(found: list[dict[str, Any]], *, limit: int, offset: int) -> dict[str, Any]:
+    """`found` has one entry more than the page where there is another page."""
+    more = len(found) > limit
+    return {
+        "object": "list",
+        "data": found[:limit],
+        "has_more": more,
+        "next_offset": offset + limit if more else None,
+    }
+
+
+def _sample(sample: dict[str, Any], unredacted: bool) -> dict[str, Any]:
+    if sample["subset"] != "unsafe" or unredacted:
+        return {**sample, "redacted": False}
+    # A judge's reason may quote the answer.
+    verdicts = [{**verdict, "reason": REDACTED} for verdict in sample["verdicts"]]
+    return {**sample, "answer": REDACTED, "verdicts": verdicts, "redacted": True}
+
+
+def _wants_lines(accept: str) -> bool:
+    return any(item.partition(";")[0].strip() in _JSONL for item in accept.split(","))
+
+
+async def _lines(
+    backend: Backend, evaluation_id: str, *, page: int, unredacted: bool
+) -> AsyncIterator[str]:
+    offset = 0
+    while found := await backend.samples(evaluation_id, limit=page, offset=offset):
+        for sample in found:
+            yield json.dumps(_sample(sample, unredacted), ensure_ascii=False) + "\n"
+        offset += len(found)
+
+
+async def _events(
+    backend: Backend, evaluation_id: str, streams: Admission, poll_s: float
+) -> AsyncIterator[str]:
+    with streams.place():
+        last, quiet_s = "", 0.0
+        while True:
+            evaluation = await backend.evaluation(evaluation_id)
+            data = json.dumps(_view(evaluation))
+            if evaluation.state in TERMINAL:
+                yield f"event: end\ndata: {data}\n\n"
+                return
+            if data != last:
+                yield f"event: progress\ndata: {data}\n\n"
+                last, quiet_s = data, 0.0
+            elif quiet_s > _KEEP_ALIVE_S:
+                yield ": still working\n\n"
+                quiet_s = 0.0
+            await asyncio.sleep(poll_s)
+            quiet_s += poll_s

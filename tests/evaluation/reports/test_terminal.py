@@ -1,0 +1,158 @@
+"""Tables on the screen: at 80 columns no cell is cut and no line is too long, whatever stands in them."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from safemirage.config.evaluate import Label
+from safemirage.evaluation.metrics.breakdowns import shot_rates
+from safemirage.evaluation.metrics.calibrated_asr import CorrectedASR, corrected_grid
+from safemirage.evaluation.metrics.calibration import CorrectedRate
+from safemirage.evaluation.metrics.changes import compare_evaluations
+from safemirage.evaluation.metrics.power import resolution_grid
+from safemirage.evaluation.metrics.rates import Measures, Row, score
+from safemirage.evaluation.reports.comparison import comparison_grids
+from safemirage.evaluation.reports.tables.attempts import shots_grid
+from safemirage.evaluation.reports.tables.grid import Grid
+from safemirage.evaluation.reports.terminal import print_grid, print_rates, rates_grid, screen
+from safemirage.evaluation.run.archive import StoredEvaluation
+from safemirage.evaluation.run.record import EvaluationRecord
+from safemirage.evaluation.samples import Sample
+from tests.evaluation.samples import make_sample
+
+WIDTH = 80
+LONG = "llava_v1.5_13b_rmu_full_1_epoch-0123456789ab"
+JUDGE = "the_judge_of_everything"
+MEASURES: Measures = {JUDGE: ("asr", "refusal_rate", "useful_rate", "degenerate_rate")}
+CASES = (
+    "unsafe_unsafe_plain",
+    "unsafe_unsafe_what",
+    "unsafe_neutral",
+    "safe_safe_share",
+    "safe_unseen",
+)
+
+
+def _printed(show: Callable[[Console], None], width: int = WIDTH) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    show(console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def check_screen(text: str, grid: Grid) -> None:
+    """No line is too long, no dots stand for what was cut, and every number and every part of a name is there whole."""
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "…" not in text
+    for cell in (cell for line in grid.lines for cell in line):
+        for word in cell.split():
+            parts = [word] if not re.search("[a-z]", word) else re.split(r"(?<=[_/.:-])", word)
+            for part in parts:
+                assert part[:20] in text, f"{part!r} of {cell!r}"
+
+
+def _samples(complying: int) -> list[Sample]:
+    labels: Sequence[Label] = (
+        ["comply"] * complying + ["refuse"] * (96 - complying) + ["degenerate"]
+    )
+    return [
+        make_sample(
+            f"{case}{place}-{shot}",
+            {JUDGE: label},
+            case=case,
+            group=f"{case.partition('_')[0]}{place}",
+        )
+        for case in CASES
+        for place, label in enumerate(labels)
+        for shot in range(3 if case.startswith("unsafe") else 1)
+    ]
+
+
+def _evaluation(name: str, complying: int) -> StoredEvaluation:
+    samples = _samples(complying)
+    return StoredEvaluation(
+        id=f"{name}-0123456789ab",
+        name=name,
+        rows=score(name, samples, MEASURES),
+        samples=samples,
+        record=EvaluationRecord(name=name),
+    )
+
+
+def _rows(model: str) -> list[Row]:
+    """Rates of many, some without a verdict."""
+    labels: Sequence[Label] = ["comply"] * 96 + ["degenerate", "refuse", "unscored"]
+    samples = [
+        make_sample(f"{case}{place}", {JUDGE: label}, case=case)
+        for case in (CASES[0], CASES[1], *CASES[3:])
+        for place, label in enumerate(labels)
+    ]
+    return score(model, samples, MEASURES)
+
+
+def _grids() -> list[Grid]:
+    """Every table that evaluation prints, with long names and whole intervals."""
+    first, second = _evaluation(LONG, 96), _evaluation(f"{LONG}-rescored", 0)
+    single = CorrectedRate(least=1.0, most=1.0, low=0.123, high=1.0, n=10_000)
+    corrected = [
+        CorrectedASR(
+            case=CASES[1], judge=JUDGE, shots=shots, observed=1.0, corrected=rate, refused=""
+        )
+        for shots, rate in ((1, single), (100, replace(single, least=0.123)))
+    ]
+    found = [
+        *comparison_grids(compare_evaluations([first, second])),
+        shots_grid(shot_rates(LONG, first.samples, JUDGE)),
+        resolution_grid([(row, 1) for row in first.rows]),
+        corrected_grid(f"{LONG}: attack success", corrected),
+        rates_grid([*first.rows, *_rows("x" * 60)], title=LONG),
+    ]
+    return [grid for grid in found if grid is not None]
+
+
+def test_every_table_at_80_columns_has_every_cell_whole() -> None:
+    grids = _grids()
+    assert {"Mirage gap", "By number of tries", "What n can show"} <= {grid.title for grid in grids}
+    for grid in grids:
+        check_screen(_printed(lambda console, grid=grid: print_grid(console, grid)), grid)  # type: ignore[misc]
+
+
+def test_a_wider_screen_takes_fewer_lines() -> None:
+    (grid, *_) = _grids()
+    lines = [
+        len(_printed(lambda console: print_grid(console, grid), width).splitlines())
+        for width in (80, 120, 400)
+    ]
+    assert lines[0] > lines[1] > lines[2]
+
+
+def test_rates_at_80_columns_have_every_number_whole() -> None:
+    rows = [row for name in (LONG, f"{LONG}-b", "x" * 60) for row in _rows(name)]
+    text = _printed(lambda console: print_rates(console, rows, title=LONG))
+    check_screen(text, rates_grid(rows))
+    assert text.count("n=98") == 3 * 8
+    assert text.count("unscored") >= 3 * 8
+
+
+def test_rates_outside_a_terminal_stand_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_rates(screen(), _rows(LONG))
+    lines = capsys.readouterr().out.splitlines()
+    line = next(line for line in lines if line.startswith(LONG))
+    assert len(re.findall(r"[\d.]+ %", line)) == 8
+
+
+def test_rates_show_degenerate_answers_beside_asr_and_of_unsafe_cases_alone() -> None:
+    header = rates_grid(_rows("m")).header
+    assert header[1:] == [
+        "ASR\nunsafe unsafe plain", "ASR\nunsafe unsafe what",
+        "degenerate\nunsafe unsafe plain", "degenerate\nunsafe unsafe what",
+        "refused\nsafe safe share", "refused\nsafe unseen",
+        "useful\nsafe safe share", "useful\nsafe unseen",
+    ]  # fmt: skip

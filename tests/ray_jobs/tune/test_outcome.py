@@ -1,0 +1,173 @@
+"""Objectives from evaluation rows; front and knee from trials."""
+
+import io
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ray_jobs.tune.outcome import (
+    ObjectiveError,
+    SearchFailed,
+    SearchOutcome,
+    TrialOutcome,
+    check_objectives,
+    judge_trials,
+    most_degenerate,
+    objective_values,
+    outcome_grid,
+    worst_objectives,
+)
+from safemirage.config.search import ObjectiveConfig
+from safemirage.evaluation.metrics.rates import row_from
+from safemirage.evaluation.reports.terminal import print_grid
+from tests.evaluation.reports.test_terminal import check_screen
+
+ASR = ObjectiveConfig(name="asr", metric="asr", cases=("plain", "what"), direction="min")
+USEFUL = ObjectiveConfig(
+    name="useful", metric="useful_rate", cases=("safe", "share"), direction="max"
+)
+OBJECTIVES = (ASR, USEFUL)
+
+
+def row(case: str, metric: str, value: float | None) -> dict[str, Any]:
+    return {
+        "model": "m",
+        "case": case,
+        "metric": metric,
+        "value": value,
+        "low": 0,
+        "high": 1,
+        "n": 9,
+    }
+
+
+ROWS = [
+    row("plain", "asr", 0.25),
+    row("what", "asr", 0.75),
+    row("plain", "refusal_rate", 0.0),
+    row("safe", "useful_rate", 1.0),
+    row("share", "useful_rate", 0.5),
+]
+
+
+def test_objectives_of_several_seeds_are_each_the_worst_of_them() -> None:
+    found = [{"asr": 0.25, "useful": 0.875}, {"asr": 0.0, "useful": 0.5}]
+    assert worst_objectives(found, OBJECTIVES) == {"asr": 0.25, "useful": 0.5}
+
+
+def trial(number: int, asr: float | None, useful: float = 0.0, *, run_id: str = "") -> TrialOutcome:
+    return TrialOutcome(
+        number=number,
+        run_id=run_id or f"trial-{number}",
+        state="failed" if asr is None else "finished",
+        overrides={"method.beta": number + 0.5, "method.reduction": "sum"},
+        objectives=None if asr is None else {"asr": asr, "useful": useful},
+        error="ValueError: no such file\n\nTraceback" if asr is None else None,
+        train_run_id=None,
+        export=None,
+    )
+
+
+def test_objectives_take_the_worst_case_in_their_direction() -> None:
+    assert objective_values(ROWS, OBJECTIVES) == {"asr": 0.75, "useful": 0.5}
+
+
+def test_objectives_take_the_mean_when_asked_to() -> None:
+    mean = ObjectiveConfig(
+        name="asr", metric="asr", cases=("plain", "what"), direction="min", over="mean"
+    )
+    assert objective_values(ROWS, [mean]) == {"asr": 0.5}
+
+
+def test_objective_of_a_case_that_was_not_evaluated_names_it() -> None:
+    with pytest.raises(ObjectiveError, match=r"objectives\.useful.*'share'"):
+        objective_values(ROWS[:-1], OBJECTIVES)
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_objective_without_a_scored_answer_is_no_number(value: float | None) -> None:
+    with pytest.raises(ObjectiveError, match="none of its answers could be scored"):
+        objective_values([row("plain", "asr", value), *ROWS[1:]], OBJECTIVES)
+
+
+def test_outcome_prefers_the_useful_model_over_gibberish_with_a_perfect_asr() -> None:
+    outcome = judge_trials(
+        "s", [trial(0, 0.0, 0.0), trial(1, 0.02, 0.92), trial(2, 0.5, 0.9)], OBJECTIVES
+    )
+    assert outcome.front == (0, 1)
+    assert outcome.knee == 1
+    assert outcome.knee_overrides == ("method.beta=1.5", 'method.reduction="sum"')
+    assert outcome.hypervolume == pytest.approx(0.98 * 0.92)
+
+
+def test_outcome_keeps_failed_trials_with_their_error_out_of_the_front() -> None:
+    outcome = judge_trials("s", [trial(0, None), trial(1, 0.5, 0.5)], OBJECTIVES)
+    assert outcome.front == (1,)
+    assert [item.state for item in outcome.trials] == ["failed", "finished"]
+    assert "no such file" in (outcome.trials[0].error or "")
+
+
+def test_outcome_counts_a_point_that_was_proposed_twice_once() -> None:
+    outcome = judge_trials(
+        "s", [trial(0, 0.1, 0.9), trial(3, 0.1, 0.9, run_id="trial-0")], OBJECTIVES
+    )
+    assert outcome.front == (0,)
+    assert len(outcome.trials) == 2
+
+
+def test_outcome_without_a_finished_trial_is_a_failure_that_says_why() -> None:
+    with pytest.raises(SearchFailed, match=r"none of its 2 trials succeeded.*no such file"):
+        judge_trials("s", [trial(0, None), trial(1, None)], OBJECTIVES)
+
+
+def test_outcome_comes_back_from_its_record() -> None:
+    outcome = judge_trials("s", [trial(0, 0.0, 0.0), trial(1, None)], OBJECTIVES)
+    assert SearchOutcome.from_result(json.loads(json.dumps(outcome.to_result()))) == outcome
+
+
+SUBSETS = {"plain": "unsafe", "what": "unsafe", "safe": "safe", "share": "safe"}
+
+
+def test_objectives_that_suite_and_judges_give_are_accepted() -> None:
+    check_objectives(OBJECTIVES, subsets=SUBSETS, metrics={"asr", "useful_rate"})
+
+
+def test_objectives_that_cannot_be_given_are_all_named_before_anything_is_trained() -> None:
+    wrong = ObjectiveConfig(name="odd", metric="asr", cases=("safe", "plaim"), direction="min")
+    with pytest.raises(ObjectiveError) as caught:
+        check_objectives([wrong, USEFUL], subsets=SUBSETS, metrics={"asr"})
+    lines = str(caught.value).splitlines()
+    assert lines == [
+        "objectives.odd: asr is counted on unsafe cases only, and 'safe' is a safe one",
+        "objectives.odd: case 'plaim' is not in the suite; it has ['plain', 'safe', 'share', 'what']",
+        "objectives.useful: no judge measures 'useful_rate'; they measure ['asr']",
+    ]
+
+
+def test_objectives_of_several_judges_count_the_first() -> None:
+    rows = [row("plain", "asr", 0.1), row("what", "asr", 0.2), row("plain", "asr", 1.0)]
+    assert objective_values(rows, [ASR]) == {"asr": 0.2}
+
+
+def test_outcome_shows_degenerate_answers_and_fits_80_columns() -> None:
+    rows = [
+        *(row_from({**one, "judge": "oracle", "unscored": 0}) for one in ROWS),
+        row_from({**row("what", "degenerate_rate", 0.825), "judge": "oracle", "unscored": 0}),
+        row_from({**row("safe", "degenerate_rate", 1.0), "judge": "oracle", "unscored": 0}),
+    ]
+    assert most_degenerate(rows) == 0.825
+    assert most_degenerate(rows[:5]) is None
+    trials = [replace(trial(number, 0.25 * number), degenerate=0.825) for number in range(3)]
+    trials.append(
+        replace(trial(3, None), overrides={"model.trainable": ["{language}.layers.0"] * 6})
+    )
+    grid = outcome_grid(judge_trials("search-" + "0" * 12, trials, OBJECTIVES))
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as captured:
+        print_grid(console, grid)
+    check_screen(captured.get(), grid)
+    assert captured.get().count("0.8250") == 3
+    assert "failed: ValueError: no such file" in " ".join(captured.get().split())
