@@ -16,7 +16,7 @@ from safemirage.cli.jobs import JOBS
 ROOT = Path(__file__).parents[1]
 
 TIERS = (
-    {"config", "text", "progress", "versions"},
+    {"config", "files", "text", "progress", "versions"},
     {"databases", "storage"},
     {"settings"},
     {"data", "store", "tracking"},
@@ -33,6 +33,7 @@ TIER_OF = {unit: tier for tier, units in enumerate(TIERS) for unit in units}
 
 TORCH_FREE = (
     "config",
+    "files",
     "text",
     "data",
     "store",

@@ -8,7 +8,6 @@ The world's seed is the run's `seed`, so one number makes a chain of its own.
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
@@ -17,6 +16,7 @@ from pathlib import Path
 from safemirage.config.loading.load import ConfigError, load_config
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import MINIATURE, WorldConfig, is_miniature
+from safemirage.files import whole_folder
 from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.world import World, build_world
 from safemirage.storage import Storage
@@ -71,10 +71,8 @@ def publish_suite(name: str, *, seed: int, storage: Storage) -> str:
     world = build_world(WorldConfig(seed=seed), storage)
     published = storage.suites / f"miniature-{name}-{world.digest[:12]}"
     if not published.is_dir():
-        storage.suites.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=storage.suites, prefix=".") as aside:
-            shutil.copytree(world.suite(name), Path(aside) / "suite")
-            (Path(aside) / "suite").rename(published)
+        with whole_folder(published) as draft:
+            shutil.copytree(world.suite(name), draft, dirs_exist_ok=True)
     return published.name
 
 

@@ -26,11 +26,11 @@ def attack_search(
     import asyncio
 
     from safemirage.config.attack_search import AttackSearchConfig
-    from safemirage.data.files import write_files
     from safemirage.evaluation.attacks.word_search import search_attack, search_tree
     from safemirage.evaluation.reports.terminal import screen
     from safemirage.evaluation.run.calls import ModelCalls
     from safemirage.evaluation.run.preflight import require
+    from safemirage.files import write_files
     from safemirage.settings import load_located, read_settings
     from safemirage.store import open_store
 

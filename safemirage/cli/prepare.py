@@ -76,8 +76,8 @@ def prepare_answers(
     import asyncio
 
     from safemirage.config.prepare import AnswersConfig
-    from safemirage.data.files import write_files
     from safemirage.evaluation.run.preflight import require
+    from safemirage.files import write_files
     from safemirage.prepare.harmful_answers import make_answers
     from safemirage.settings import load_located, read_settings
     from safemirage.store import open_store

@@ -9,9 +9,6 @@ A world is a folder named by the content of its config; it is written aside and 
 """
 
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +16,7 @@ from typing import Any, Literal
 from safemirage.config.loading.identity import digest_of, identity_tree
 from safemirage.config.loading.load import to_tree
 from safemirage.config.world import WorldConfig
+from safemirage.files import whole_folder
 from safemirage.miniature.cases import suite_cases
 from safemirage.miniature.pictures import draw_pictures, part_random
 from safemirage.miniature.training_sets import TrainingSets, safety_items
@@ -77,23 +75,9 @@ def build_world(config: WorldConfig, storage: Storage) -> World:
     digest = digest_of({"format": FORMAT, "config": identity_tree(config)})[:16]
     folder = storage.worlds / digest
     if not folder.is_dir():
-        storage.worlds.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=storage.worlds))
-        try:
-            _write_world(World(aside, config))
-            _move_into_place(aside, folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        with whole_folder(folder) as draft:
+            _write_world(World(draft, config))
     return World(folder, config)
-
-
-def _move_into_place(aside: Path, folder: Path) -> None:
-    """Two processes may build one world at once; what they write is the same, and the first to finish wins."""
-    try:
-        os.rename(aside, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
 
 
 def _write_world(world: World) -> None:

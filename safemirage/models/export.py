@@ -7,8 +7,6 @@ cannot take the adapter (vLLM, because of the trained projector).
 
 import copy
 import json
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safemirage.config.loading.identity import MERGED_NAME
+from safemirage.files import whole_folder
 from safemirage.models.families import Family
 from safemirage.models.loading import DtypeName, load_for_inference
 from safemirage.models.manifest import (
@@ -104,10 +103,7 @@ def export_folder(folder: Path, *, family: Family, record: ExportRecord) -> Iter
     """A folder to fill; when the block ends well it gets its manifest and takes the place of `folder`."""
     folder = Path(folder)
     record = _with_absolute_base(record)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    scratch.mkdir()
-    try:
+    with whole_folder(folder, replace=True) as scratch:
         yield scratch
         for name, content in record.notes.items():
             (scratch / name).parent.mkdir(exist_ok=True)
@@ -115,9 +111,6 @@ def export_folder(folder: Path, *, family: Family, record: ExportRecord) -> Iter
         manifest = _manifest(scratch, family, record)
         text = json.dumps(asdict(manifest), indent=2, sort_keys=True)
         (scratch / MANIFEST_NAME).write_text(text + "\n")
-        _put_in_place(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def merge_export(folder: Path, *, dtype: DtypeName = "float32") -> Path:
@@ -241,13 +234,3 @@ def _with_absolute_base(record: ExportRecord) -> ExportRecord:
         return record
     path = str(Path(record.base.path).expanduser().absolute())
     return replace(record, base=replace(record.base, path=path))
-
-
-def _put_in_place(scratch: Path, folder: Path) -> None:
-    if not folder.exists():
-        scratch.rename(folder)
-        return
-    old = folder.with_name(f"{scratch.name}.old")
-    folder.rename(old)
-    scratch.rename(folder)
-    shutil.rmtree(old)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safemirage.config.loading.identity import digest_of, file_digest
-from safemirage.data.files import write_files
 from safemirage.data.llava import read_llava, relative_to
 from safemirage.data.records import DataError
 from safemirage.data.vlguard import VLGuardRecord, read_vlguard
+from safemirage.files import write_files
 from safemirage.prepare.answers import assign_answers, read_answers
 from safemirage.prepare.splits import Mix, build_splits
 from safemirage.text.refusal_keywords import is_refusal

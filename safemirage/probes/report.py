@@ -7,9 +7,9 @@ from pathlib import Path
 
 from safemirage.evaluation.reports.comparison import write_comparison
 from safemirage.evaluation.reports.figures import Figure
-from safemirage.evaluation.reports.page import put_file
 from safemirage.evaluation.reports.report import ReportInput, ReportModel, write_report
 from safemirage.evaluation.reports.tables.grid import Grid, to_markdown
+from safemirage.files import write_text
 from safemirage.probes.measuring import Measured
 from safemirage.store.database import Store
 
@@ -47,7 +47,7 @@ def write_probe(
     written = [report.html, report.markdown, report.latex, report.json]
     written += write_comparison(store, measured.comparison, folder)
     if curves is not None:
-        put_file(folder / CURVES, to_markdown(curves.grid))
+        write_text(folder / CURVES, to_markdown(curves.grid))
         written.append(folder / CURVES)
-    put_file(folder / PROBE, json.dumps(measured.tree(), indent=1, allow_nan=False))
+    write_text(folder / PROBE, json.dumps(measured.tree(), indent=1, allow_nan=False))
     return [*written, folder / PROBE]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safemirage.config.loading.load import ConfigError
+from safemirage.files import whole_file
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
 
@@ -47,7 +48,6 @@ def export_evaluation(
         for place, verdict in enumerate(sample["verdicts"])
     ]
     plain = [{key: value for key, value in one.items() if key != "verdicts"} for one in samples]
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / SAMPLES, plain, meta=_meta(evaluation))
     _write(folder / VERDICTS, verdicts)
     written = [folder / SAMPLES, folder / VERDICTS]
@@ -117,9 +117,8 @@ def _write(path: Path, records: Sequence[Mapping[str, Any]], *, meta: Record | N
     ]
     schema = pa.schema(fields, metadata={_META: json.dumps(meta).encode()} if meta else None)
     table = pa.table([column for column, _ in columns.values()], schema=schema)
-    aside = path.with_name(f".{path.name}")
-    parquet.write_table(table, aside, compression="zstd")
-    aside.replace(path)
+    with whole_file(path) as draft:
+        parquet.write_table(table, draft, compression="zstd")
 
 
 def _column(name: str, records: Sequence[Mapping[str, Any]]) -> tuple["pa.Array", bool]:

@@ -3,7 +3,6 @@
 A run that restarts, and every trial of a search, reads them instead of holding a second model.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from safemirage.config.loading.identity import digest_of
+from safemirage.files import whole_file
 from safemirage.methods.forward import inference, supervised_logps
 from safemirage.training.samples.batches import SampleSet
 from safemirage.training.workers import rank, sum_over_workers, world_size
@@ -67,7 +67,5 @@ def _compute(model: nn.Module, samples: SampleSet, how: ReferencePass) -> Tensor
 
 
 def _write(path: Path, logps_N: Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    save_file({"logps": logps_N}, unfinished)
-    unfinished.replace(path)  # whole or not at all, whoever else writes it
+    with whole_file(path) as draft:
+        save_file({"logps": logps_N}, draft)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from safemirage.data.files import write_files
 from safemirage.data.llava import TurnImage, read_llava
 from safemirage.data.records import DataError, DataWarning
 from safemirage.data.vlguard import read_vlguard
+from safemirage.files import write_files
 from safemirage.prepare.pipeline import MANIFEST, PrepareInputs, prepare_files
 from safemirage.prepare.splits import (
     FORGET,

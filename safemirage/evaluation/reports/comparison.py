@@ -9,10 +9,11 @@ from typing import Any
 from safemirage.evaluation.metrics.changes import Change, Comparison, Flip
 from safemirage.evaluation.metrics.power import resolution, resolution_says
 from safemirage.evaluation.reports.format import p_value, percent
-from safemirage.evaluation.reports.page import image_uri, put_file, render
+from safemirage.evaluation.reports.page import image_uri, render
 from safemirage.evaluation.reports.tables.gap import case_gaps, gap_tree, gaps_grid
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.samples import Sample, sample_tree
+from safemirage.files import write_text
 from safemirage.store.database import Store
 
 _TEMPLATE = "compare.html.j2"
@@ -78,9 +79,8 @@ def write_comparison(
         "compare.tex": "\n".join(to_latex(grid) for grid in grids),
         "compare.json": json.dumps(comparison_tree(comparison), indent=1, allow_nan=False),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        put_file(folder / name, text)
+        write_text(folder / name, text)
     return [folder / name for name in texts]
 
 

@@ -6,7 +6,6 @@ Inspect's words for ours: a case is a task, its suite the dataset, the evaluatio
 value is the label; a row is a metric, with its interval and n in the metric's metadata and, in words, in the log's.
 """
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -50,6 +49,7 @@ from safemirage.evaluation.reports.page import image_uri
 from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluation
 from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.types import Verdict
+from safemirage.files import whole_file
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
 
@@ -68,7 +68,6 @@ def write_inspect_logs(
     stats = EvalStats(
         started_at=_moment(record.created_at), completed_at=_moment(record.updated_at)
     )
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     by_case = grouped(evaluation.samples, lambda sample: sample.case)
     for case, members in by_case.items():
@@ -78,9 +77,8 @@ def write_inspect_logs(
         ]
         log = _log(evaluation, members, samples=samples, stats=stats)
         path = folder / f"{_clean(log.eval.created)}_{_clean(case)}_{log.eval.task_id}.eval"
-        aside = path.with_name(f".{path.stem}.{os.getpid()}.eval")  # the ending names the format
-        write_eval_log(log, str(aside))
-        aside.replace(path)
+        with whole_file(path) as draft:
+            write_eval_log(log, str(draft))
         written.append(path)
     return written
 

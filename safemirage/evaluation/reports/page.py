@@ -1,8 +1,6 @@
 """What every page that safemirage writes shares: one file, no script, text of models and suites escaped."""
 
-import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -36,10 +34,3 @@ def image_uri(store: Store, digest: str | None) -> str | None:
         return ImageInput(data).data_uri if data is not None else None
     except ImageError:
         return None
-
-
-def put_file(path: Path, text: str) -> None:
-    """Puts the file in place whole: a reader sees the old one or the new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

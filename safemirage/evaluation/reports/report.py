@@ -30,7 +30,7 @@ from safemirage.evaluation.reports.figures import (
 )
 from safemirage.evaluation.reports.format import Column, Table, metric_says
 from safemirage.evaluation.reports.notices import notices
-from safemirage.evaluation.reports.page import image_uri, put_file, render
+from safemirage.evaluation.reports.page import image_uri, render
 from safemirage.evaluation.reports.summary import model_says
 from safemirage.evaluation.reports.tables.attempts import shots_grid
 from safemirage.evaluation.reports.tables.gap import GAP_METRICS, case_gaps, gap_tree, gaps_grid
@@ -39,6 +39,7 @@ from safemirage.evaluation.reports.tables.paper import SUBSETS, TableLine, befor
 from safemirage.evaluation.reports.tables.waterfall import waterfalls
 from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluation
 from safemirage.evaluation.samples import Sample
+from safemirage.files import write_text
 from safemirage.store.database import Store
 
 _TEMPLATE = "report.html.j2"
@@ -128,7 +129,6 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
     evaluated = _distinct([_load(store, model) for model in given.models])
     rows = [row for one in evaluated for row in headline(one.rows)]
     others = _grids(evaluated, _columns(evaluated))
-    folder.mkdir(parents=True, exist_ok=True)
     report = Report(
         html=folder / HTML,
         json=folder / JSON,
@@ -150,11 +150,11 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
         ],
         _columns(evaluated),
     )
-    put_file(report.json, json.dumps(_tree(given, evaluated), indent=1, allow_nan=False))
+    write_text(report.json, json.dumps(_tree(given, evaluated), indent=1, allow_nan=False))
     grids = [grid, *(one for one in others.values() if one is not None)]
-    put_file(report.markdown, "\n".join(to_markdown(one) for one in grids))
-    put_file(report.latex, "\n".join(to_latex(one) for one in grids))
-    put_file(report.html, render_html(store, given, evaluated))
+    write_text(report.markdown, "\n".join(to_markdown(one) for one in grids))
+    write_text(report.latex, "\n".join(to_latex(one) for one in grids))
+    write_text(report.html, render_html(store, given, evaluated))
     return report
 
 

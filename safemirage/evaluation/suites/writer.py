@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safemirage.data.files import write_files
 from safemirage.evaluation.suites.folder import SUITE_FILE, case_tree
 from safemirage.evaluation.types import Case
+from safemirage.files import write_bytes, write_files
 
 _IMAGES = "images"
 
@@ -31,9 +31,7 @@ def write_suite(
     for digest, data in images.items():
         path = folder / _IMAGES / digest
         if not path.exists():
-            draft = path.with_name(f".{digest}.part")
-            draft.write_bytes(data)
-            draft.replace(path)
+            write_bytes(path, data)
     records = [
         {**case_tree(case), "image": f"{_IMAGES}/{case.image.digest}" if case.image else None}
         for case in cases

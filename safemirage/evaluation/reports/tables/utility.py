@@ -12,11 +12,11 @@ from typing import Any
 from safemirage.config.loading.identity import digest_of
 from safemirage.evaluation.metrics.rates import Row, headline, row_tree
 from safemirage.evaluation.reports.format import percent
-from safemirage.evaluation.reports.page import put_file
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.reports.tables.paper import SUBSETS
 from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.utility.files import OtherScore
+from safemirage.files import write_text
 
 _SAFETY = {"asr": "ASR", "refusal_rate": "refused"}
 
@@ -79,14 +79,13 @@ def table_tree(lines: Sequence[ModelLine]) -> list[dict[str, Any]]:
 
 def write_utility(lines: Sequence[ModelLine], grid: Grid, folder: Path) -> list[Path]:
     """Writes utility.md, utility.tex and utility.json; returns them."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "utility.md": to_markdown(grid),
         "utility.tex": to_latex(grid),
         "utility.json": json.dumps(table_tree(lines), indent=1, allow_nan=False),
     }
     for name, text in texts.items():
-        put_file(folder / name, text)
+        write_text(folder / name, text)
     return [folder / name for name in texts]
 
 
