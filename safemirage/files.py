@@ -20,9 +20,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield draft
         with draft.open("rb") as stream:
-            os.fsync(
-                stream.fileno()
-            )  # else a power cut could leave the new name with an empty file
+            os.fsync(stream.fileno())  # else a power cut could leave an empty file of the new name
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -199,8 +199,9 @@ def submitted_environment(values: Mapping[str, str]) -> dict[str, Any]:
 
 
 def api_key_names(config: Any) -> set[str]:
-    """The variables that hold the keys of the endpoints that a config names."""
-    return {node.api_key_env for _, node in nodes(config) if isinstance(node, OpenAIConfig)}
+    """The variables that hold the keys, and the secret headers, of the endpoints that a config names."""
+    endpoints = [node for _, node in nodes(config) if isinstance(node, OpenAIConfig)]
+    return {name for node in endpoints for name in (node.api_key_env, *node.headers_env.values())}
 
 
 def load_located(

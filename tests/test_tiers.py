@@ -53,7 +53,7 @@ MAY_IMPORT_TORCH = {
     "safemirage.evaluation.generators.decoding.turns",
     "safemirage.evaluation.generators.vllm",
 }
-HEAVY = ("torch", "transformers", "vllm", "deepspeed", "mlflow", "ray")
+HEAVY = ("torch", "transformers", "vllm", "deepspeed", "mlflow", "openai", "ray")
 
 
 def module_of(path: Path, root: Path = ROOT) -> str:

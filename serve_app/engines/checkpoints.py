@@ -9,6 +9,7 @@ from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.serve import CheckpointsConfig
@@ -169,15 +170,21 @@ async def _called(
 ) -> Any:
     """Calls a replica that has the model; one that died is replaced and asked again, which is safe here."""
     remote = getattr(handle.options(multiplexed_model_id=reference), method)
-    for attempt in range(_ATTEMPTS):
-        try:
-            return await remote.remote(reference, *arguments)
-        except RayTaskError as error:
-            raise raised_there(error) from None
-        except (RayError, ReplicaUnavailableError) as error:
-            if isinstance(error, RayError) and not is_lost(error):
-                raise
-            if attempt == _ATTEMPTS - 1:
-                raise GeneratorUnavailable(f"{reference}: {error}") from error
-        await asyncio.sleep(_PAUSE_S)
-    raise AssertionError("the last attempt returns or raises")
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(_went_away),
+        stop=stop_after_attempt(_ATTEMPTS),
+        wait=wait_fixed(_PAUSE_S),
+        reraise=True,
+    )
+    try:
+        return await retrying(remote.remote, reference, *arguments)
+    except RayTaskError as error:
+        raise raised_there(error) from None
+    except (RayError, ReplicaUnavailableError) as error:
+        if not _went_away(error):
+            raise
+        raise GeneratorUnavailable(f"{reference}: {error}") from error
+
+
+def _went_away(error: BaseException) -> bool:
+    return isinstance(error, ReplicaUnavailableError) or is_lost(error)

@@ -3,35 +3,36 @@
 This project's service, known by the weights' digest that it reports, keeps control tokens in texts text. For any other
 server they are disarmed before they are sent (`safemirage.text.control_words`). Images go as PNG of their pixels.
 
-Transport errors, 408, 429 and 5xx are tried again with growing waits; a request that the service finds wrong is
-RequestRejected; everything else (no access, no such model, an answer that cannot be read) is GeneratorUnavailable.
+Requests, their time-outs and their tries are those of the package `openai`, which is imported where a client is made,
+because that takes a second. A request that the service finds wrong is RequestRejected; everything else (no access, no
+such model, tries used up, an answer that cannot be read) is GeneratorUnavailable.
 """
 
 import asyncio
 import os
-import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Literal, Self
-
-import httpx
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from safemirage.config.evaluate import DecodingConfig, OpenAIConfig
-from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
+from safemirage.config.loading.identity import digest_of
+from safemirage.evaluation.generators import GenerationError, GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.run.cache_keys import EVALUATION_SCOPE
 from safemirage.evaluation.types import Generation, Request
 from safemirage.models.images import ImageError
 from safemirage.text.characters import half_character
 from safemirage.text.control_words import disarmed
 
+if TYPE_CHECKING:
+    import httpx2  # what `openai` speaks HTTP with
+    import openai
+
 _REJECTED = frozenset({400, 413, 415, 422})
-_AGAIN = frozenset({408, 429})
-_LONGEST_WAIT_S = 60.0
+_ABSENT = frozenset({404, 405, 501})
 _PROBE_TIMEOUT_S = 5.0
 _LISTED = 8
 _REPORTED = ("weights_digest", "processor_digest", "engine", "engine_version", "dtype")
-Sleep = Callable[[float], Awaitable[None]]
 
 
 class OpenAIGenerator:
@@ -44,25 +45,32 @@ class OpenAIGenerator:
         self,
         config: OpenAIConfig,
         *,
-        transport: httpx.AsyncBaseTransport | None = None,
-        sleep: Sleep = asyncio.sleep,
+        transport: "httpx2.AsyncBaseTransport | None" = None,
     ) -> None:
+        """Raises GeneratorUnavailable where the variable that holds a header is not set."""
+        import openai
+
+        if unset := _unset_headers(config):
+            raise GeneratorUnavailable(f"headers_env: {unset}")
         self._config = config
-        self._http = httpx.AsyncClient(
-            base_url=config.url.rstrip("/") + "/",
-            headers=_headers(config),
-            timeout=config.timeout_s,
-            transport=transport,
+        self._client = openai.AsyncOpenAI(
+            **_access(config),
+            max_retries=config.attempts - 1,
+            http_client=openai.DefaultAsyncHttpxClient(
+                # A redirect would take secret headers to another host.
+                timeout=config.timeout_s,
+                transport=transport,
+                follow_redirects=False,
+            ),
         )
         self._free = asyncio.Semaphore(config.concurrency)
-        self._sleep = sleep
         self._reported: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
         try:
             self._reported = await self._read_card()
         except BaseException:
-            await self._http.aclose()
+            await self._client.close()
             raise
         return self
 
@@ -72,13 +80,17 @@ class OpenAIGenerator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._http.aclose()
+        await self._client.close()
 
     @property
     def key(self) -> Mapping[str, str]:
         key = {"client": "openai", "model": self._config.model}
         if self._config.revision is not None:
             key["revision"] = self._config.revision
+        if self._config.extra_body:
+            key["extra_body"] = digest_of(self._config.extra_body)
+        if self._config.headers:
+            key["headers"] = digest_of(self._config.headers)
         if "weights_digest" in self._reported:
             return {**{name: key[name] for name in key if name != "model"}, **self._reported}
         key["url"] = self._config.url
@@ -99,18 +111,16 @@ class OpenAIGenerator:
             request = _disarmed(request)
         async with self._free:
             try:  # in a thread: a large image takes a while to encode
-                body = await asyncio.to_thread(_body, self._config.model, request, decoding)
+                body = await asyncio.to_thread(_body, self._config, request, decoding)
             except ImageError as error:
                 raise RequestRejected(str(error)) from error
-            return _read_generation(await self._send("POST", "chat/completions", json=body))
+            return _read_generation(await self._send("POST", "chat/completions", body))
 
     async def _read_card(self) -> dict[str, str]:
         """What the service says of the model; nothing where it has no such list."""
         try:
             response = await self._send("GET", "models")
-        except RequestRejected:
-            return {}
-        except _NotFound:
+        except (RequestRejected, _NotFound):
             return {}
         cards = _json(response).get("data")
         for card in cards if isinstance(cards, list) else []:
@@ -118,45 +128,64 @@ class OpenAIGenerator:
                 return {name: card[name] for name in _REPORTED if isinstance(card.get(name), str)}
         return {}
 
-    async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+    async def _send(self, method: str, path: str, body: Any = None) -> "httpx2.Response":
         """A response that is a success. Raises RequestRejected or GeneratorUnavailable."""
-        where = f"{method} {self._http.base_url}{path}"
-        problem = ""
-        for attempt in range(self._config.attempts):
-            wait_s = self._config.backoff_s * 2**attempt * random.uniform(0.5, 1.0)
-            try:
-                response = await self._http.request(method, path, **options)
-            except httpx.TransportError as error:
-                problem = f"{type(error).__name__}: {error}"
-            else:
-                if response.is_success:
-                    return response
-                problem = f"{response.status_code}: {_message(response)}"
-                _raise_if_final(response, f"{where}: {problem}")
-                wait_s = _retry_after_s(response) or wait_s
-            if attempt + 1 < self._config.attempts:
-                await self._sleep(min(wait_s, _LONGEST_WAIT_S))
-        raise GeneratorUnavailable(f"{where}: {problem} (tried {self._config.attempts} times)")
+        import httpx2
+        import openai
+
+        where = f"{method} {self._client.base_url}{path}"
+        options: openai.RequestOptions = {"headers": _authorization(self._config)}
+        try:
+            if method == "GET":
+                return await self._client.get(path, cast_to=httpx2.Response, options=options)
+            return await self._client.post(
+                path, cast_to=httpx2.Response, body=body, options=options
+            )
+        except openai.APIStatusError as error:
+            raise _failure(error.response, where) from error
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            problem = f"{type(cause).__name__}: {cause}{_tries(error.request)}"
+            raise GeneratorUnavailable(f"{where}: {problem}") from error
 
 
 @dataclass(frozen=True)
 class MissingService:
     """What is wrong with a model behind a URL, and which field of its config says so."""
 
-    field: Literal["url", "model", "api_key_env"]
+    field: Literal["url", "model", "api_key_env", "headers_env"]
     text: str
 
 
-def missing_service(config: OpenAIConfig) -> MissingService | None:
+def missing_service(
+    config: OpenAIConfig, *, transport: "httpx2.BaseTransport | None" = None
+) -> MissingService | None:
     """What keeps the model from being asked, found out by one short request; None where nothing does.
 
     A service that has no list of models, or lists none, is not asked which it has.
     """
-    url = config.url.rstrip("/") + "/models"
+    import httpx2
+    import openai
+
+    if unset := _unset_headers(config):
+        return MissingService("headers_env", f"{unset}; set it")
     try:
-        response = httpx.get(url, headers=_headers(config), timeout=_PROBE_TIMEOUT_S)
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        why = str(error) or type(error).__name__
+        with openai.OpenAI(
+            **_access(config),
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(
+                timeout=_PROBE_TIMEOUT_S, transport=transport, follow_redirects=False
+            ),
+        ) as client:
+            response = client.get(
+                "models",
+                cast_to=httpx2.Response,
+                options={"headers": _authorization(config)},
+            )
+    except openai.APIStatusError as error:
+        response = error.response
+    except openai.APIConnectionError as error:
+        why = str(error.__cause__) or type(error.__cause__).__name__
         return MissingService(
             "url", f"{config.url!r} cannot be reached ({why}); start the service there"
         )
@@ -182,7 +211,7 @@ def missing_service(config: OpenAIConfig) -> MissingService | None:
     )
 
 
-def _served(response: httpx.Response) -> list[str]:
+def _served(response: "httpx2.Response") -> list[str]:
     """The ids in a service's list of models; empty where it has none."""
     try:
         return [str(card["id"]) for card in response.json()["data"]]
@@ -190,23 +219,50 @@ def _served(response: httpx.Response) -> list[str]:
         return []
 
 
-def _headers(config: OpenAIConfig) -> dict[str, str]:
-    token = os.environ.get(config.api_key_env)
-    return {"Authorization": f"Bearer {token}"} if token else {}
+def _access(config: OpenAIConfig) -> dict[str, Any]:
+    """Where the clients of `openai` send their requests, and with what headers."""
+    secret = {header: os.environ[name] for header, name in config.headers_env.items()}
+    return {
+        "base_url": config.url,
+        "api_key": os.environ.get(config.api_key_env) or "none",  # never sent: see _authorization
+        "default_headers": {**config.headers, **secret},
+    }
+
+
+def _authorization(config: OpenAIConfig) -> "dict[str, str | openai.Omit]":
+    """What a request needs so that nothing is sent where there is no token: `openai` cannot be made without one."""
+    import openai
+
+    named = {header.lower() for header in config.headers_env}
+    sent = os.environ.get(config.api_key_env) or "authorization" in named
+    return {} if sent else {"Authorization": openai.omit}
+
+
+def _unset_headers(config: OpenAIConfig) -> str | None:
+    """The first header whose environment variable is not set, in words."""
+    for header, name in config.headers_env.items():
+        if not os.environ.get(name):
+            return f"{header}: the environment variable {name!r} is not set"
+    return None
 
 
 class _NotFound(GeneratorUnavailable):
     """The URL, or the model there, does not exist."""
 
 
-def _raise_if_final(response: httpx.Response, problem: str) -> None:
+def _failure(response: "httpx2.Response", where: str) -> GenerationError:
+    """The error for a response that is no success."""
     status = response.status_code
+    problem = f"{where}: {status}: {_message(response)}{_tries(response.request)}"
     if status in _REJECTED:
-        raise RequestRejected(problem)
-    if status in {404, 405, 501}:
-        raise _NotFound(problem)
-    if status not in _AGAIN and status < 500:
-        raise GeneratorUnavailable(problem)
+        return RequestRejected(problem)
+    return _NotFound(problem) if status in _ABSENT else GeneratorUnavailable(problem)
+
+
+def _tries(request: "httpx2.Request") -> str:
+    """How often a request was sent, where that was more than once."""
+    retries = int(request.headers.get("x-stainless-retry-count", 0))
+    return f" (tried {retries + 1} times)" if retries else ""
 
 
 def _disarmed(request: Request) -> Request:
@@ -220,7 +276,7 @@ def _disarmed(request: Request) -> Request:
     )
 
 
-def _body(model: str, request: Request, decoding: DecodingConfig) -> dict[str, Any]:
+def _body(config: OpenAIConfig, request: Request, decoding: DecodingConfig) -> dict[str, Any]:
     content: list[dict[str, Any]] = [{"type": "text", "text": request.question}]
     if request.image is not None:
         content.insert(0, {"type": "image_url", "image_url": {"url": request.image.data_uri}})
@@ -230,7 +286,8 @@ def _body(model: str, request: Request, decoding: DecodingConfig) -> dict[str, A
     if request.system is not None:
         messages.insert(0, {"role": "system", "content": request.system})
     body: dict[str, Any] = {
-        "model": model,
+        **config.extra_body,
+        "model": config.model,
         "messages": messages,
         "max_tokens": decoding.max_new_tokens,
         "temperature": decoding.temperature,
@@ -243,7 +300,7 @@ def _body(model: str, request: Request, decoding: DecodingConfig) -> dict[str, A
     return body
 
 
-def _read_generation(response: httpx.Response) -> Generation:
+def _read_generation(response: "httpx2.Response") -> Generation:
     body = _json(response)
     try:
         choice = body["choices"][0]
@@ -270,7 +327,7 @@ def _read_generation(response: httpx.Response) -> Generation:
     )
 
 
-def _json(response: httpx.Response) -> dict[str, Any]:
+def _json(response: "httpx2.Response") -> dict[str, Any]:
     try:
         body = response.json()
     except ValueError as error:
@@ -280,17 +337,9 @@ def _json(response: httpx.Response) -> dict[str, Any]:
     return body
 
 
-def _message(response: httpx.Response) -> str:
+def _message(response: "httpx2.Response") -> str:
     """OpenAI's error message, else the start of the body."""
     try:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return response.text[:300]
-
-
-def _retry_after_s(response: httpx.Response) -> float | None:
-    """Seconds that the service asks to wait; its other form, a date, is left to the backoff."""
-    try:
-        return max(0.0, float(response.headers["Retry-After"]))
-    except (KeyError, ValueError):
-        return None

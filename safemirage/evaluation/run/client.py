@@ -11,10 +11,22 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_attempt,
+    wait_exponential,
+)
 
 from safemirage.config.loading.identity import digest_of
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.store.evaluations import TERMINAL
+
+_ATTEMPTS = 5
+_BUSY = frozenset({429, 502, 503, 504})
+_GROWING = wait_exponential(multiplier=0.25)
 
 
 class EvaluationClient:
@@ -87,18 +99,17 @@ class EvaluationClient:
         return evaluation
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        for attempt in range(5):
-            try:
-                response = self._http.request(method, path, **options)
-            except httpx.TransportError as error:
-                if attempt == 4:
-                    raise EvaluationError(f"{method} {path}: {error}") from error
-                time.sleep(2**attempt / 4)
-                continue
-            if response.status_code not in {429, 502, 503, 504} or attempt == 4:
-                return self._body(response)
-            time.sleep(float(response.headers.get("Retry-After", 2**attempt / 4)))
-        raise AssertionError("the last attempt returns or raises")
+        retrying = Retrying(
+            retry=retry_if_exception_type(httpx.TransportError) | retry_if_result(_is_busy),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=_wait_s,
+            retry_error_callback=lambda last: last.outcome and last.outcome.result(),
+        )
+        try:
+            response = retrying(self._http.request, method, path, **options)
+        except httpx.TransportError as error:
+            raise EvaluationError(f"{method} {path}: {error}") from error
+        return self._body(response)
 
     def _body(self, response: httpx.Response) -> dict[str, Any]:
         if response.is_success:
@@ -111,3 +122,16 @@ class EvaluationClient:
         raise EvaluationError(
             f"{response.request.method} {response.request.url.path}: {response.status_code}: {message}"
         )
+
+
+def _is_busy(response: httpx.Response) -> bool:
+    return response.status_code in _BUSY
+
+
+def _wait_s(state: RetryCallState) -> float:
+    """The seconds that the service names; else they double from a quarter on."""
+    if state.outcome is not None and not state.outcome.failed:
+        named: str = state.outcome.result().headers.get("Retry-After", "")
+        if named.isdecimal():
+            return float(named)
+    return _GROWING(state)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from safemirage.config.evaluate import OpenAIConfig, TransformersConfig, VLLMConfig
+from safemirage.config.loading.identity import digest_of
+from safemirage.config.loading.load import to_tree
 from safemirage.config.types import joined, nodes
 from safemirage.config.vlguard import VLGuardConfig
 from safemirage.config.world import is_miniature
@@ -43,12 +45,12 @@ def missing_of(*configs: Any, key: str = "", gpus: int | None = None) -> list[st
         gpus: how many GPUs the engines can have on a cluster; None: they run in this process.
     """
     found_nodes = [item for config in configs for item in nodes(config, key)]
-    services: dict[OpenAIConfig, list[str]] = {}
+    services: dict[str, tuple[OpenAIConfig, list[str]]] = {}
     for where, node in found_nodes:
         if isinstance(node, OpenAIConfig):
-            services.setdefault(node, []).append(where)
+            services.setdefault(digest_of(to_tree(node)), (node, []))[1].append(where)
     with ThreadPoolExecutor(max_workers=_SERVICES_AT_A_TIME) as pool:
-        answers = pool.map(_service, services.values(), services)
+        answers = pool.map(_service, services.values())
         found = [line for where, node in found_nodes for line in _missing(where, node, gpus)]
         found += [line for lines in answers for line in lines]
     return list(dict.fromkeys(found))
@@ -72,8 +74,9 @@ def _engine(key: str, config: TransformersConfig | VLLMConfig, gpus: int | None)
     return [f"{joined(key, name)}: {text}" for name, text in found.items() if text is not None]
 
 
-def _service(keys: Sequence[str], config: OpenAIConfig) -> list[str]:
+def _service(asked: tuple[OpenAIConfig, Sequence[str]]) -> list[str]:
     """One line, however many judges ask there."""
+    config, keys = asked
     problem = missing_service(config)
     if problem is None:
         return []

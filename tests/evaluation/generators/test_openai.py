@@ -5,23 +5,25 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
+from safemirage.config import ConfigError
 from safemirage.config.evaluate import DecodingConfig, OpenAIConfig
+from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.openai import OpenAIGenerator
 from safemirage.evaluation.types import Generation, ImageInput, Request
 from safemirage.text.control_words import WORD_JOINER
 from tests.evaluation.samples import make_image
 
-Handler = Callable[[httpx.Request], Any]
+Handler = Callable[[httpx2.Request], Any]
 GREEDY = DecodingConfig(max_new_tokens=8)
 
 
-def _completion(text: str, **choice: Any) -> httpx.Response:
+def _completion(text: str, **choice: Any) -> httpx2.Response:
     message = {"role": "assistant", "content": text}
-    return httpx.Response(
+    return httpx2.Response(
         200,
         json={
             "choices": [{"message": message, "finish_reason": "stop", **choice}],
@@ -39,34 +41,29 @@ async def _ask(
     requests: list[Request],
     config: OpenAIConfig | None = None,
     decoding: DecodingConfig = GREEDY,
-) -> tuple[list[Generation], list[float]]:
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
-    async def with_models(request: httpx.Request) -> httpx.Response:
+) -> list[Generation]:
+    async def with_models(request: httpx2.Request) -> httpx2.Response:
         if request.url.path.endswith("/models"):
-            return httpx.Response(404, json={"error": {"message": "no list"}})
+            return httpx2.Response(404, json={"error": {"message": "no list"}})
         response = handler(request)
         return await response if asyncio.iscoroutine(response) else response
 
-    transport = httpx.MockTransport(with_models)
-    async with OpenAIGenerator(config or _config(), transport=transport, sleep=sleep) as generator:
-        return await generator.generate(requests, decoding), waits
+    transport = httpx2.MockTransport(with_models)
+    async with OpenAIGenerator(config or _config(), transport=transport) as generator:
+        return await generator.generate(requests, decoding)
 
 
 def test_openai_request_carries_image_system_and_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    seen: list[httpx.Request] = []
+    seen: list[httpx2.Request] = []
 
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         seen.append(request)
         return _completion("a knife")
 
     image = make_image()
     request = Request(question="what is it", image=image, system="be kind", prefill="Sure")
-    answers, _ = asyncio.run(_ask(handler, [request]))
+    answers = asyncio.run(_ask(handler, [request]))
     assert answers == [
         Generation(text="a knife", prompt_tokens=3, completion_tokens=2, finish_reason="stop")
     ]
@@ -97,7 +94,7 @@ def test_openai_request_carries_image_system_and_prefill(monkeypatch: pytest.Mon
 def test_openai_sampling_is_seeded() -> None:
     bodies: list[dict[str, Any]] = []
 
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         bodies.append(json.loads(request.content))
         return _completion("x")
 
@@ -111,7 +108,7 @@ def test_openai_sampling_is_seeded() -> None:
 def test_openai_answers_keep_their_order_and_the_bound_on_requests_in_flight() -> None:
     in_flight = peak = 0
 
-    async def handler(request: httpx.Request) -> httpx.Response:
+    async def handler(request: httpx2.Request) -> httpx2.Response:
         nonlocal in_flight, peak
         question = json.loads(request.content)["messages"][0]["content"][0]["text"]
         in_flight += 1
@@ -121,32 +118,32 @@ def test_openai_answers_keep_their_order_and_the_bound_on_requests_in_flight() -
         return _completion(question)
 
     requests = [Request(question=str(index)) for index in range(20)]
-    answers, _ = asyncio.run(_ask(handler, requests, _config(concurrency=3)))
+    answers = asyncio.run(_ask(handler, requests, _config(concurrency=3)))
     assert [answer.text for answer in answers] == [str(index) for index in range(20)]
     assert peak == 3
 
 
-def test_openai_busy_service_is_asked_again_after_the_wait_it_names() -> None:
+SOON = {"Retry-After-Ms": "1"}
+
+
+def test_openai_busy_service_is_asked_again() -> None:
     responses = [
-        httpx.Response(429, headers={"Retry-After": "7"}, json={"error": {"message": "busy"}}),
-        httpx.Response(500, text="oops"),
-        httpx.Response(503, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}),
+        httpx2.Response(429, headers=SOON, json={"error": {"message": "busy"}}),
+        httpx2.Response(500, headers=SOON, text="oops"),
+        httpx2.Response(503, headers=SOON),
         _completion("at last"),
     ]
-    answers, waits = asyncio.run(_ask(lambda _: responses.pop(0), [Request(question="q")]))
-    assert answers[0].text == "at last"
-    assert waits[0] == 7.0
-    assert 0.5 <= waits[1] <= 1.0, "the second wait is drawn below backoff * 2"
-    assert 1.0 <= waits[2] <= 2.0
+    (answer,) = asyncio.run(_ask(lambda _: responses.pop(0), [Request(question="q")]))
+    assert answer.text == "at last"
 
 
 def test_openai_service_that_stays_broken_is_unavailable() -> None:
     calls = 0
 
-    def handler(_request: httpx.Request) -> httpx.Response:
+    def handler(_request: httpx2.Request) -> httpx2.Response:
         nonlocal calls
         calls += 1
-        return httpx.Response(500, json={"error": {"message": "out of memory"}})
+        return httpx2.Response(500, headers=SOON, json={"error": {"message": "out of memory"}})
 
     with pytest.raises(GeneratorUnavailable, match=r"500: out of memory \(tried 4 times\)"):
         asyncio.run(_ask(handler, [Request(question="q")]))
@@ -156,24 +153,76 @@ def test_openai_service_that_stays_broken_is_unavailable() -> None:
 def test_openai_slow_service_is_asked_again_and_then_given_up() -> None:
     calls = 0
 
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         nonlocal calls
         calls += 1
-        raise httpx.ReadTimeout("timed out", request=request)
+        raise httpx2.ReadTimeout("timed out", request=request)
 
-    with pytest.raises(GeneratorUnavailable, match="ReadTimeout: timed out"):
-        asyncio.run(_ask(handler, [Request(question="q")]))
-    assert calls == 4
+    with pytest.raises(GeneratorUnavailable, match=r"ReadTimeout: timed out \(tried 2 times\)"):
+        asyncio.run(_ask(handler, [Request(question="q")], _config(attempts=2)))
+    assert calls == 2
+
+
+def test_openai_redirect_is_not_followed_with_the_token() -> None:
+    away = httpx2.Response(307, headers={"Location": "http://elsewhere/v1/chat/completions"})
+    with pytest.raises(GeneratorUnavailable, match="http://service/v1/chat/completions: 307"):
+        asyncio.run(_ask(lambda _: away, [Request(question="q")]))
+
+
+def test_openai_headers_and_further_fields_are_sent_and_count_in_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("SERVICE_KEY", "secret")
+    seen: list[httpx2.Request] = []
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        return _completion("x")
+
+    config = _config(
+        headers={"X-Route": "a"}, headers_env={"X-Key": "SERVICE_KEY"}, extra_body={"top_k": 1}
+    )
+    asyncio.run(_ask(handler, [Request(question="q")], config))
+    assert (seen[0].headers["X-Route"], seen[0].headers["X-Key"]) == ("a", "secret")
+    assert "Authorization" not in seen[0].headers
+    assert json.loads(seen[0].content)["top_k"] == 1
+    plain = asyncio.run(_key(None, revision="r"))
+    keyed = asyncio.run(_key(None, revision="r", headers_env={"X-Key": "SERVICE_KEY"}))
+    assert keyed == plain, "who asks does not count"
+    for fields in ({"headers": {"X-Route": "a"}}, {"extra_body": {"top_k": 1}}):
+        assert asyncio.run(_key(None, revision="r", **fields)) != plain
+    monkeypatch.delenv("SERVICE_KEY")
+    with pytest.raises(GeneratorUnavailable, match=r"headers_env: X-Key: .* 'SERVICE_KEY'"):
+        asyncio.run(_ask(handler, [Request(question="q")], config))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"url": "http://me:pa55@h/v1"}, "url: holds a user or password"),
+        ({"url": "h:8000/v1"}, "url: 'h:8000/v1' is no base URL"),
+        ({"url": "http://h/v1?key=pa55"}, "without a query"),
+        ({"headers": {"Authorization": "Bearer pa55"}}, "headers: .'Authorization'. hold secrets"),
+        ({"extra_body": {"temperature": 1}}, "extra_body: .'temperature'. are set by"),
+    ],
+)
+def test_openai_config_that_would_show_a_secret_or_change_the_question_is_refused(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_config(OpenAIConfig, {"url": "http://h/v1", "model": "m", **fields})
+    assert "pa55" not in str(caught.value)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_openai_request_found_wrong_is_rejected_without_another_try(status: int) -> None:
     calls = 0
 
-    def handler(_request: httpx.Request) -> httpx.Response:
+    def handler(_request: httpx2.Request) -> httpx2.Response:
         nonlocal calls
         calls += 1
-        return httpx.Response(status, json={"error": {"message": "too long"}})
+        return httpx2.Response(status, json={"error": {"message": "too long"}})
 
     with pytest.raises(RequestRejected, match=f"{status}: too long"):
         asyncio.run(_ask(handler, [Request(question="q")]))
@@ -182,7 +231,7 @@ def test_openai_request_found_wrong_is_rejected_without_another_try(status: int)
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_openai_without_access_or_model_is_unavailable_at_once(status: int) -> None:
-    responses = [httpx.Response(status, text="no")]
+    responses = [httpx2.Response(status, text="no")]
     with pytest.raises(GeneratorUnavailable, match=f"{status}: no"):
         asyncio.run(_ask(lambda _: responses.pop(0), [Request(question="q")]))
 
@@ -190,16 +239,16 @@ def test_openai_without_access_or_model_is_unavailable_at_once(status: int) -> N
 @pytest.mark.parametrize(
     "response",
     [
-        httpx.Response(200, text="<html>"),
-        httpx.Response(200, json=[]),
-        httpx.Response(200, json={"choices": []}),
-        httpx.Response(200, json={"choices": [{"message": {"content": "x"}}]}),
-        httpx.Response(
+        httpx2.Response(200, text="<html>"),
+        httpx2.Response(200, json=[]),
+        httpx2.Response(200, json={"choices": []}),
+        httpx2.Response(200, json={"choices": [{"message": {"content": "x"}}]}),
+        httpx2.Response(
             200, json={"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}
         ),
     ],
 )
-def test_openai_answer_that_cannot_be_read_is_unavailable(response: httpx.Response) -> None:
+def test_openai_answer_that_cannot_be_read_is_unavailable(response: httpx2.Response) -> None:
     with pytest.raises(GeneratorUnavailable, match="chat/completions"):
         asyncio.run(_ask(lambda _: response, [Request(question="q")]))
 
@@ -215,12 +264,12 @@ def test_openai_answer_ended_by_a_filter_or_without_text_is_rejected() -> None:
 
 
 async def _key(card: dict[str, Any] | None, **fields: Any) -> dict[str, str]:
-    def handler(_request: httpx.Request) -> httpx.Response:
+    def handler(_request: httpx2.Request) -> httpx2.Response:
         if card is None:
-            return httpx.Response(404)
-        return httpx.Response(200, json={"data": [{"id": "other", "weights_digest": "x"}, card]})
+            return httpx2.Response(404)
+        return httpx2.Response(200, json={"data": [{"id": "other", "weights_digest": "x"}, card]})
 
-    transport = httpx.MockTransport(handler)
+    transport = httpx2.MockTransport(handler)
     async with OpenAIGenerator(_config(**fields), transport=transport) as generator:
         return dict(generator.key)
 
@@ -242,7 +291,7 @@ def test_openai_key_of_an_unknown_service_is_bound_to_the_evaluation() -> None:
 
 def test_openai_url_where_nothing_listens_is_unavailable() -> None:
     async def enter() -> None:
-        config = OpenAIConfig(url="http://127.0.0.1:9/v1", model="m", attempts=2, backoff_s=0.01)
+        config = OpenAIConfig(url="http://127.0.0.1:9/v1", model="m", attempts=2)
         async with OpenAIGenerator(config):
             pass
 
@@ -260,17 +309,17 @@ def test_openai_control_tokens_are_disarmed_for_servers_that_may_take_them(
     """This project's service keeps them as text, and is asked what an engine in this process would be."""
     bodies: list[dict[str, Any]] = []
 
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         if request.url.path.endswith("/models"):
             card = {"id": "m", **({"weights_digest": weights} if weights else {})}
-            return httpx.Response(200, json={"data": [card]})
+            return httpx2.Response(200, json={"data": [card]})
         bodies.append(json.loads(request.content))
         return _completion("x")
 
     request = Request(question=HOSTILE, system=HOSTILE, prefill=HOSTILE, answered=HOSTILE)
 
     async def ask() -> None:
-        async with OpenAIGenerator(_config(), transport=httpx.MockTransport(handler)) as generator:
+        async with OpenAIGenerator(_config(), transport=httpx2.MockTransport(handler)) as generator:
             await generator.generate([request], DecodingConfig(max_new_tokens=8))
 
     asyncio.run(ask())
@@ -290,9 +339,9 @@ def test_openai_control_tokens_are_disarmed_for_servers_that_may_take_them(
 
 
 def test_openai_answer_with_half_a_character_is_no_answer() -> None:
-    def handler(request: httpx.Request) -> httpx.Response:
+    def handler(request: httpx2.Request) -> httpx2.Response:
         whole = _completion("nice X cup")
-        return httpx.Response(200, content=whole.content.replace(b"X", b"\\ud83d"))
+        return httpx2.Response(200, content=whole.content.replace(b"X", b"\\ud83d"))
 
     with pytest.raises(RequestRejected, match="half of a character at place 5"):
         asyncio.run(_ask(handler, [Request(question="q")]))

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from safemirage.config import ConfigError
-from safemirage.config.evaluate import DecodingConfig, GuardJudgeConfig
+from safemirage.config.evaluate import DecodingConfig, GuardJudgeConfig, OpenAIConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.openai import _body
@@ -61,7 +61,7 @@ def test_guards_of_answers_are_given_two_turns() -> None:
     _verdict("qwen3guard", script)
     assert [request.answered for request in asked] == ["an answer"] * 2
     assert [request.image is not None for request in asked] == [True, False]
-    body = _body("m", asked[0], DecodingConfig())
+    body = _body(OpenAIConfig(url="http://s/v1", model="m"), asked[0], DecodingConfig())
     assert [message["role"] for message in body["messages"]] == ["user", "assistant"]
     assert body["messages"][1]["content"] == "an answer"
     assert "continue_final_message" not in body

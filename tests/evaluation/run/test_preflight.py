@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 import ray
 
@@ -160,31 +161,31 @@ def test_relevance_judge_s_files_are_looked_for(tmp_path: Path) -> None:
     assert found == ["judges.0.normal_prompt", "judges.0.model.url"]
 
 
-Answer = Callable[[], httpx.Response]
+Answer = Callable[[], httpx2.Response]
 
 
-def unreachable() -> httpx.Response:
-    raise httpx.ConnectTimeout("timed out")
+def unreachable() -> httpx2.Response:
+    raise httpx2.ConnectTimeout("timed out")
 
 
 @pytest.mark.parametrize(
     ("answer", "field", "message"),
     [
-        (lambda: httpx.Response(200, json={"data": [{"id": "m"}]}), None, ""),
-        (lambda: httpx.Response(200, json={"data": []}), None, ""),
-        (lambda: httpx.Response(200, text="hello"), None, ""),
-        (lambda: httpx.Response(404), None, ""),
+        (lambda: httpx2.Response(200, json={"data": [{"id": "m"}]}), None, ""),
+        (lambda: httpx2.Response(200, json={"data": []}), None, ""),
+        (lambda: httpx2.Response(200, text="hello"), None, ""),
+        (lambda: httpx2.Response(404), None, ""),
         (
-            lambda: httpx.Response(200, json={"data": [{"id": str(i)} for i in range(9)]}),
+            lambda: httpx2.Response(200, json={"data": [{"id": str(i)} for i in range(9)]}),
             "model",
             "'m' is not served at 'http://s/v1', which has '0', '1', '2', '3', '4', '5', '6', '7', ...;",
         ),
         (
-            lambda: httpx.Response(401, json={"error": {"message": "no"}}),
+            lambda: httpx2.Response(401, json={"error": {"message": "no"}}),
             "api_key_env",
             "refuses access (401: no); put its token into the variable OPENAI_API_KEY",
         ),
-        (lambda: httpx.Response(503, text="loading"), "url", "answers 503: loading; wait"),
+        (lambda: httpx2.Response(503, text="loading"), "url", "answers 503: loading; wait"),
         (
             unreachable,
             "url",
@@ -193,10 +194,12 @@ def unreachable() -> httpx.Response:
     ],
 )
 def test_service_that_cannot_be_asked_is_named_by_the_field_at_fault(
-    monkeypatch: pytest.MonkeyPatch, answer: Answer, field: str | None, message: str
+    answer: Answer, field: str | None, message: str
 ) -> None:
-    monkeypatch.setattr(httpx, "get", lambda *_, **__: answer())
-    found = missing_service(OpenAIConfig(url="http://s/v1", model="m"))
+    found = missing_service(
+        OpenAIConfig(url="http://s/v1", model="m"),
+        transport=httpx2.MockTransport(lambda _: answer()),
+    )
     assert (found.field if found else None) == field
     assert found is None or message in found.text
 

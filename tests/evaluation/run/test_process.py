@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def _config(url: str, suite: Path, **fields: Any) -> EvaluateConfig:
-    model = {"name": "openai", "url": url, "model": "m", "attempts": 2, "backoff_s": 0.01}
+    model = {"name": "openai", "url": url, "model": "m", "attempts": 2}
     judges = [
         {"name": "oracle"},
         {"name": "keywords"},
