@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from safemirage.config.loading.load import build_config
 from safemirage.config.search import ObjectiveConfig, SearchConfig, Value
 from safemirage.config.train import TrainConfig
 from safemirage.config.types import Strict
-from safemirage.evaluation.metrics.pareto import Points
 from safemirage.evaluation.metrics.rates import Row
 from safemirage.training.job import TrainSummary
 
@@ -110,7 +110,7 @@ def read_record(cls: type[T], tree: Mapping[str, Any] | None, *, of: str) -> T:
 
 def costs_of(
     points: Sequence[Mapping[str, float]], objectives: Sequence[ObjectiveConfig]
-) -> Points:
+) -> NDArray[np.float64]:
     """The objectives of some points as numbers to make small: a row a point, a column an objective."""
     signs = [1.0 if item.direction == "min" else -1.0 for item in objectives]
     values = [[point[item.name] for item in objectives] for point in points]

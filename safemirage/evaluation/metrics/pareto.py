@@ -5,6 +5,7 @@ Everything here is minimised: turn the sign of what shall be large. Shapes: n po
 
 from collections.abc import Sequence
 
+import moocore
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,10 +24,8 @@ def pareto_front(costs: Points) -> list[int]:
         ValueError: the costs are not a finite (n, m) array.
     """
     costs = _checked(costs)
-    no_worse = (costs[:, None, :] <= costs[None, :, :]).all(axis=2)
-    better = (costs[:, None, :] < costs[None, :, :]).any(axis=2)
-    dominated = (no_worse & better).any(axis=0)
-    return [int(index) for index in np.flatnonzero(~dominated)]
+    on_front = moocore.is_nondominated(costs, keep_weakly=True)
+    return [int(index) for index in np.flatnonzero(on_front)]
 
 
 def knee(costs: Points, ideal: Sequence[float]) -> int:
@@ -54,8 +53,7 @@ def knee(costs: Points, ideal: Sequence[float]) -> int:
 def hypervolume(costs: Points, worst: Sequence[float]) -> float:
     """Volume dominated by the points (n, m) inside the box that ends at `worst` (m); larger is better.
 
-    Points outside the box add nothing. Exact, by slicing along the last objective; meant for hundreds of points
-    and a few objectives.
+    Points outside the box add nothing.
 
     Raises:
         ValueError: costs that are not finite, or a `worst` of another length.
@@ -63,23 +61,7 @@ def hypervolume(costs: Points, worst: Sequence[float]) -> float:
     costs = _checked(costs)
     if costs.shape[1] != len(worst):
         raise ValueError(f"worst: {len(worst)} values for {costs.shape[1]} objectives")
-    corner = np.asarray(worst, dtype=np.float64)
-    return _volume(costs[(costs < corner).all(axis=1)], corner)
-
-
-def _volume(costs: Points, corner: Points) -> float:
-    if not len(costs):
-        return 0.0
-    if costs.shape[1] == 1:
-        return float(corner[0] - costs[:, 0].min())
-    costs = costs[np.argsort(costs[:, -1], kind="stable")]
-    edges = np.append(costs[:, -1], corner[-1])
-    slices = (
-        _volume(costs[: index + 1, :-1], corner[:-1]) * (edges[index + 1] - edges[index])
-        for index in range(len(costs))
-        if edges[index + 1] > edges[index]
-    )
-    return float(sum(slices))
+    return float(moocore.hypervolume(costs, ref=np.asarray(worst, dtype=np.float64)))
 
 
 def _checked(costs: Points) -> Points:
