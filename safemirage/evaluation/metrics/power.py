@@ -31,12 +31,14 @@ def resolution(n: int) -> Resolution | None:
 
 def resolution_says(found: Resolution | None) -> str:
     """E.g. `1.8 / 4.2`, in points."""
-    if found is None:
-        return ""
-    return " / ".join(
+    return "" if found is None else " / ".join(_in_points(found))
+
+
+def _in_points(found: Resolution) -> list[str]:
+    return [
         "none" if effect is None else f"{100 * effect:.1f}"
         for effect in (found.one_way, found.tenth)
-    )
+    ]
 
 
 def row_resolution(row: Row, shots: int) -> Resolution | None:
@@ -56,7 +58,7 @@ def resolution_grid(rows: Sequence[tuple[Row, int]]) -> Grid | None:
     for n, names in sorted(found.items()):
         shown = resolution(n)
         assert shown is not None, "n is at least 1"
-        lines.append([str(n), ", ".join(names), *resolution_says(shown).split(" / ")])
+        lines.append([str(n), ", ".join(names), *_in_points(shown)])
     return Grid(
         title="What n can show",
         header=["n", "rates", "one way, points", "10 % change, points"],

@@ -33,10 +33,16 @@ from safemirage.evaluation.reports.notices import notices
 from safemirage.evaluation.reports.page import image_uri, render
 from safemirage.evaluation.reports.summary import model_says
 from safemirage.evaluation.reports.tables.attempts import shots_grid
-from safemirage.evaluation.reports.tables.gap import GAP_METRICS, case_gaps, gap_tree, gaps_grid
+from safemirage.evaluation.reports.tables.gap import (
+    GAP_METRICS,
+    CaseGap,
+    case_gaps,
+    gap_tree,
+    gaps_grid,
+)
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.reports.tables.paper import SUBSETS, TableLine, before_after_grid
-from safemirage.evaluation.reports.tables.waterfall import waterfalls
+from safemirage.evaluation.reports.tables.waterfall import Waterfall, waterfalls
 from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluation
 from safemirage.evaluation.samples import Sample
 from safemirage.files import write_text
@@ -117,6 +123,25 @@ class _Evaluated:
         return next((row.judge for row in self.rows if row.metric == metric), None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """All that the four files show of the models. Computed once: gaps and curves are thousands of bootstrap draws each."""
+
+    models: Sequence[_Evaluated]
+    columns: Sequence[Column]
+    gaps: Sequence[CaseGap]
+    shots: Sequence[Sequence[ShotRate]]
+    """The curves over the number of tries, one entry for each model that has them."""
+    categories: Sequence[tuple[str, Sequence[WordRate]]]
+    """Case and rates, models in order."""
+    waterfalls: Sequence[Waterfall]
+    notices: Sequence[str]
+
+    @property
+    def shot_rates(self) -> list[ShotRate]:
+        return [rate for rates in self.shots for rate in rates]
+
+
 def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
     """Writes the four files into `folder`; each is put in place whole.
 
@@ -126,56 +151,63 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
     names = [model.name for model in given.models]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"models: {names!r} must be at least one name, each once")
-    evaluated = _distinct([_load(store, model) for model in given.models])
-    rows = [row for one in evaluated for row in headline(one.rows)]
-    others = _grids(evaluated, _columns(evaluated))
+    measured = _measured(_distinct([_load(store, model) for model in given.models]))
+    others = _grids(measured)
+    folder.mkdir(parents=True, exist_ok=True)
     report = Report(
         html=folder / HTML,
         json=folder / JSON,
         markdown=folder / MARKDOWN,
         latex=folder / LATEX,
-        rows=rows,
+        rows=[row for one in measured.models for row in headline(one.rows)],
         gaps=others["gaps"],
     )
-    grid = before_after_grid(
-        given.title,
-        [
-            TableLine(
-                model=one.model.name,
-                reading=one.stored.reading,
-                evaluation=one.model.evaluation_id,
-                table=one.table,
-            )
-            for one in evaluated
-        ],
-        _columns(evaluated),
-    )
-    write_text(report.json, json.dumps(_tree(given, evaluated), indent=1, allow_nan=False))
+    lines = [
+        TableLine(
+            model=one.model.name,
+            reading=one.stored.reading,
+            evaluation=one.model.evaluation_id,
+            table=one.table,
+        )
+        for one in measured.models
+    ]
+    grid = before_after_grid(given.title, lines, measured.columns)
+    write_text(report.json, json.dumps(_tree(given, measured), indent=1, allow_nan=False))
     grids = [grid, *(one for one in others.values() if one is not None)]
     write_text(report.markdown, "\n".join(to_markdown(one) for one in grids))
     write_text(report.latex, "\n".join(to_latex(one) for one in grids))
-    write_text(report.html, render_html(store, given, evaluated))
+    write_text(report.html, _render_html(store, given, measured, others))
     return report
 
 
-def _tree(given: ReportInput, evaluated: Sequence[_Evaluated]) -> dict[str, Any]:
+def _measured(models: Sequence[_Evaluated]) -> _Measured:
+    stored = [one.stored for one in models]
+    return _Measured(
+        models=models,
+        columns=_columns(models),
+        gaps=case_gaps(stored),
+        shots=[rates for one in models if (rates := _shots(one))],
+        categories=[found for one in models for found in _categories(one).items()],
+        waterfalls=waterfalls(stored),
+        notices=notices([row for one in models for row in one.rows]),
+    )
+
+
+def _tree(given: ReportInput, measured: _Measured) -> dict[str, Any]:
     """report.json: every row says its evaluation, judge and n."""
-    shots = {column.case: column.shots for column in _columns(evaluated)}
+    shots = {column.case: column.shots for column in measured.columns}
     return {
         "title": given.title,
         "rows": [
             {**_row(one, row), "smallest_effect": _resolution(row, shots[row.case])}
-            for one in evaluated
+            for one in measured.models
             for row in headline(one.rows)
         ],
-        "rows_of_every_judge": [_row(one, row) for one in evaluated for row in one.rows],
-        "mirage_gaps": [gap_tree(gap) for gap in case_gaps([one.stored for one in evaluated])],
-        "shots": [asdict(rate) for one in evaluated for rate in _shots(one)],
+        "rows_of_every_judge": [_row(one, row) for one in measured.models for row in one.rows],
+        "mirage_gaps": [gap_tree(gap) for gap in measured.gaps],
+        "shots": [asdict(rate) for rate in measured.shot_rates],
         "categories": [
-            {"case": case, **asdict(rate)}
-            for one in evaluated
-            for case, rates in _categories(one).items()
-            for rate in rates
+            {"case": case, **asdict(rate)} for case, rates in measured.categories for rate in rates
         ],
         "models": [
             {
@@ -184,10 +216,10 @@ def _tree(given: ReportInput, evaluated: Sequence[_Evaluated]) -> dict[str, Any]
                 "reading": one.stored.reading,
                 "says": one.model.says,
             }
-            for one in evaluated
+            for one in measured.models
         ],
-        "waterfalls": [asdict(found) for found in waterfalls([one.stored for one in evaluated])],
-        "notices": notices([row for one in evaluated for row in one.rows]),
+        "waterfalls": [asdict(found) for found in measured.waterfalls],
+        "notices": measured.notices,
         "versions": dict(given.versions),
     }
 
@@ -231,34 +263,31 @@ def _joined(members: Sequence[_Evaluated]) -> _Evaluated:
     )
 
 
-def render_html(store: Store, given: ReportInput, evaluated: Sequence[_Evaluated]) -> str:
+def _render_html(
+    store: Store, given: ReportInput, measured: _Measured, grids: Mapping[str, Grid | None]
+) -> str:
     """The page. Text of models and suites is escaped, and the page may load nothing and run no script."""
-    columns = _columns(evaluated)
-    gaps = case_gaps([one.stored for one in evaluated])
+    models, columns = measured.models, measured.columns
     return render(
         _TEMPLATE,
         given=given,
-        evaluated=evaluated,
+        evaluated=models,
         findings={
-            one.model.name: model_says(one.model.name, one.table, columns, gaps)
-            for one in evaluated
+            one.model.name: model_says(one.model.name, one.table, columns, measured.gaps)
+            for one in models
         },
-        notices=notices([row for one in evaluated for row in one.rows]),
-        tables=[_table(metric, evaluated, columns) for metric in METRICS],
+        notices=measured.notices,
+        tables=[_table(metric, models, columns) for metric in METRICS],
         columns=columns,
-        charts=[_words(one) for one in evaluated],
-        shots=[shots_figure(rates) for one in evaluated if (rates := _shots(one))],
-        categories=[
-            category_figure(case, rates)
-            for one in evaluated
-            for case, rates in _categories(one).items()
-        ],
-        samples=_shown_samples(store, given.samples_per_case, evaluated, columns),
+        charts=[_words(one) for one in models],
+        shots=[shots_figure(rates) for rates in measured.shots],
+        categories=[category_figure(case, rates) for case, rates in measured.categories],
+        samples=_shown_samples(store, given.samples_per_case, models, columns),
         configs=_configs(given),
-        grids=_grids(evaluated, columns),
-        every_row=[row for one in evaluated for row in one.rows],
-        waterfalls=waterfalls([one.stored for one in evaluated]),
-        ids={one.model.name: one.model.evaluation_id for one in evaluated},
+        grids=grids,
+        every_row=[row for one in models for row in one.rows],
+        waterfalls=measured.waterfalls,
+        ids={one.model.name: one.model.evaluation_id for one in models},
     )
 
 
@@ -323,13 +352,13 @@ def _shots(one: _Evaluated) -> list[ShotRate]:
     ]
 
 
-def _grids(evaluated: Sequence[_Evaluated], columns: Sequence[Column]) -> dict[str, Grid | None]:
+def _grids(measured: _Measured) -> dict[str, Grid | None]:
     """The tables beside the main one, by what the page calls them; None for one without a line."""
-    shots = {column.case: column.shots for column in columns}
-    rows = [(row, shots[row.case]) for one in evaluated for row in headline(one.rows)]
+    shots = {column.case: column.shots for column in measured.columns}
+    rows = [(row, shots[row.case]) for one in measured.models for row in headline(one.rows)]
     return {
-        "gaps": gaps_grid(case_gaps([one.stored for one in evaluated])),
-        "tries": shots_grid([rate for one in evaluated for rate in _shots(one)]),
+        "gaps": gaps_grid(measured.gaps),
+        "tries": shots_grid(measured.shot_rates),
         "resolution": resolution_grid(rows),
     }
 
