@@ -50,7 +50,7 @@ from safemirage.miniature.world import build_world
 from safemirage.runs import EvaluateResult, TrainResult, WorldResult, read_record
 from safemirage.settings import Settings, read_settings
 from safemirage.store.database import Store, open_store
-from safemirage.store.execution import RunHandle, run_once
+from safemirage.store.execution import RunHandle, RunInterrupted, run_once
 from safemirage.store.runs import RunRecord
 from serve_app.app import ServiceError, start_service
 from serve_app.http.auth import TOKEN, TOKENS_FILE
@@ -292,6 +292,9 @@ def run_command(path: Path, overrides: Sequence[str]) -> int:
     except (TrainingFailed, SearchFailed, ServiceError) as error:
         print(error, file=sys.stderr)
         return 1
+    except RunInterrupted as error:
+        print(error, file=sys.stderr)
+        return 130
     return 0
 
 

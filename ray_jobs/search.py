@@ -56,7 +56,7 @@ from safemirage.runs import StudyConfig, TrialResult, read_record
 from safemirage.settings import Settings, api_key_names, read_settings
 from safemirage.storage import Storage
 from safemirage.store.database import Store, open_store
-from safemirage.store.execution import RunHandle, run_once
+from safemirage.store.execution import RunHandle, RunInterrupted, run_once
 from safemirage.tracking import open_tracker
 
 
@@ -131,7 +131,11 @@ class _Search:
             self._tune(study, remaining, handle, on_change=on_change)
         settled = _settled(study)
         if len(settled) < config.trials:
-            raise KeyboardInterrupt  # Tune takes an interrupt for an early end, and returns
+            # Tune takes an interrupt for its own, and returns what there is.
+            raise RunInterrupted(
+                f"search {handle.id}: interrupted after {len(settled)} of {config.trials} trials; start it again, and it "
+                "resumes"
+            )
         trials = [self._trial(proposal) for proposal in settled]
         return judge_trials(handle.id, trials, config.objectives)
 
@@ -269,6 +273,9 @@ def run_command(file: Path, overrides: Sequence[str]) -> int:
     except SearchFailed as error:
         print(error, file=sys.stderr)
         return 1
+    except RunInterrupted as error:
+        print(error, file=sys.stderr)
+        return 130
     print(show(outcome))
     return 0
 

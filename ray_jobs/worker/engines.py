@@ -164,4 +164,4 @@ def _said_there(error: RayError) -> Exception:
 
 
 def _name(config: GeneratorConfig) -> str:
-    return str(getattr(config, "path", config.name))
+    return config.model if isinstance(config, OpenAIConfig) else config.path

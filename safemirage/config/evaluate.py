@@ -375,7 +375,15 @@ def suite_name(config: EvaluateConfig) -> str:
 
 def judge_title(judge: JudgeConfig) -> str:
     """The name that a judge's verdicts carry."""
-    return getattr(judge, "title", judge.name)
+    return judge.title if isinstance(judge, AskingJudgeConfig) else judge.name
+
+
+def judging_model(judge: JudgeConfig) -> GeneratorConfig | None:
+    """The model that a judge asks; None for one that asks none."""
+    if not isinstance(judge, AskingJudgeConfig):
+        return None
+    assert not isinstance(judge.model, ExportConfig), "`check_judge_names` leaves it to services"
+    return judge.model
 
 
 def check_protocol(protocol: str) -> Reading:

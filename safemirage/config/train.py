@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from safemirage.config.data import DataConfig
-from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.evaluate import EvaluateConfig, OpenAIConfig
 from safemirage.config.method import MethodConfig, NPOConfig, SFTConfig, needed_sets
 from safemirage.config.model import ModelConfig
 from safemirage.config.types import Strict, check_name, not_identity
@@ -129,7 +129,8 @@ class WatchConfig(Strict):
     """Keep the snapshots; else each is deleted when it has been evaluated."""
 
     def __post_init__(self) -> None:
-        if getattr(self.evaluation.model, "path", None) != SNAPSHOT:
+        model = self.evaluation.model
+        if isinstance(model, OpenAIConfig) or model.path != SNAPSHOT:
             raise ValueError(
                 f"evaluation.model: must be an engine with path: {SNAPSHOT}, which stands for the model as it is then"
             )

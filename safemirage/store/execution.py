@@ -29,6 +29,10 @@ class RunFailed(RuntimeError):
         self.record = record
 
 
+class RunInterrupted(RuntimeError):
+    """Work that was ended early and is not at fault. Its run is queued again, and whoever asks for it next resumes it."""
+
+
 class RunHandle:
     """What `work` is given: its run's id and attempt, and a way to say how far it is."""
 
@@ -133,7 +137,8 @@ class _Recorded:
         if error is None or isinstance(error, LeaseLost):
             return
         # An interrupted run is not at fault: whoever follows it takes it over.
-        state = "failed" if isinstance(error, Exception) else "queued"
+        interrupted = isinstance(error, RunInterrupted) or not isinstance(error, Exception)
+        state = "queued" if interrupted else "failed"
         lines = "".join(traceback.format_exception(error))
         summary = "".join(traceback.format_exception_only(error)).strip()
         self._runs.update(

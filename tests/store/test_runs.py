@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from safemirage.store import LeaseLost, RunHandle, Store, open_store, run_once
+from safemirage.store import LeaseLost, RunHandle, RunInterrupted, Store, open_store, run_once
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -94,11 +94,14 @@ def test_run_that_failed_records_the_error_and_is_done_again(store: Store) -> No
     assert attempts == [1, 2]
 
 
-def test_run_that_is_interrupted_waits_to_be_taken_up(store: Store) -> None:
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RunInterrupted])
+def test_run_that_is_interrupted_waits_to_be_taken_up(
+    store: Store, kind: type[BaseException]
+) -> None:
     def interrupted(_handle: RunHandle) -> dict[str, int]:
-        raise KeyboardInterrupt
+        raise kind
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(kind):
         _run(store, interrupted)
     record = store.runs.get("run-1")
     assert record is not None

@@ -10,7 +10,7 @@ from safemirage.evaluation.metrics.changes import Change, Comparison, Flip
 from safemirage.evaluation.metrics.power import resolution, resolution_says
 from safemirage.evaluation.reports.format import p_value, percent
 from safemirage.evaluation.reports.page import image_uri, render
-from safemirage.evaluation.reports.tables.gap import case_gaps, gap_tree, gaps_grid
+from safemirage.evaluation.reports.tables.gap import CaseGap, case_gaps, gap_tree, gaps_grid
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.samples import Sample, sample_tree
 from safemirage.files import write_text
@@ -60,8 +60,12 @@ def comparison_grid(comparison: Comparison) -> Grid:
 
 def comparison_grids(comparison: Comparison) -> list[Grid]:
     """The changes and, where the evaluations have a control, their mirage gaps."""
-    gaps = gaps_grid(case_gaps(comparison.evaluations))
-    return [comparison_grid(comparison), *([gaps] if gaps is not None else [])]
+    return _grids(comparison, case_gaps(comparison.evaluations))
+
+
+def _grids(comparison: Comparison, gaps: Sequence[CaseGap]) -> list[Grid]:
+    grid = gaps_grid(gaps)
+    return [comparison_grid(comparison), *([grid] if grid is not None else [])]
 
 
 def write_comparison(
@@ -72,25 +76,26 @@ def write_comparison(
     Args:
         flips_shown: flipped samples of each change on the page; the JSON has all of them.
     """
-    grids = comparison_grids(comparison)
+    gaps = case_gaps(comparison.evaluations)  # once for all files: thousands of bootstrap draws
+    grids = _grids(comparison, gaps)
     texts = {
         "compare.html": _page(store, comparison, grids, flips_shown),
         "compare.md": "\n".join(to_markdown(grid) for grid in grids),
         "compare.tex": "\n".join(to_latex(grid) for grid in grids),
-        "compare.json": json.dumps(comparison_tree(comparison), indent=1, allow_nan=False),
+        "compare.json": json.dumps(_tree(comparison, gaps), indent=1, allow_nan=False),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]
 
 
-def comparison_tree(comparison: Comparison) -> dict[str, Any]:
+def _tree(comparison: Comparison, gaps: Sequence[CaseGap]) -> dict[str, Any]:
     """The comparison as JSON, with every flipped sample."""
     return {
         "evaluations": [{"name": one.name, "id": one.id} for one in comparison.evaluations],
         "method": METHOD,
         "notes": list(comparison.notes),
-        "mirage_gaps": [gap_tree(gap) for gap in case_gaps(comparison.evaluations)],
+        "mirage_gaps": [gap_tree(gap) for gap in gaps],
         "changes": [
             {
                 **{key: value for key, value in asdict(change).items() if key != "flips"},

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig, OpenAIConfig
+from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig, OpenAIConfig, judging_model
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.evaluation.generators import GenerationError, Generator
@@ -87,7 +87,7 @@ def judging_models(configs: Iterable[EvaluateConfig]) -> dict[str, GeneratorConf
     found: dict[str, GeneratorConfig] = {}
     for config in configs:
         for judge in config.judges:
-            model: GeneratorConfig | None = getattr(judge, "model", None)
+            model = judging_model(judge)
             if model is not None:
                 found[model_key(model)] = model
     return found

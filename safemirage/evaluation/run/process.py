@@ -5,7 +5,13 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
-from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig, JudgeConfig, suite_name
+from safemirage.config.evaluate import (
+    EvaluateConfig,
+    GeneratorConfig,
+    JudgeConfig,
+    judging_model,
+    suite_name,
+)
 from safemirage.config.loading.identity import digest_of, identity_tree
 from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.generators import Generator
@@ -85,7 +91,7 @@ async def open_judges(
     """The judges, open until `stack` is left; several that ask one model share it."""
     generators: dict[str, Generator] = {}
     for judge in configs:
-        model: GeneratorConfig | None = getattr(judge, "model", None)
+        model = judging_model(judge)
         if model is not None and (key := digest_of(to_tree(model))) not in generators:
             opened = await stack.enter_async_context(open_model(model))
             generators[key] = calls.counted_verdicts(opened)
