@@ -41,7 +41,7 @@ class Demo:
     keep: bool
     overrides: tuple[str, ...]
     settings: Settings
-    """Its own, whatever the environment says."""
+    """The demo's own settings, whatever the environment says."""
     port: int
 
     @property

@@ -72,7 +72,7 @@ class _Step:
 
     entry: ModelEntry
     config: TrainConfig
-    """Without the point that a search is yet to choose."""
+    """The config without the point that a search is yet to choose."""
     overrides: tuple[str, ...]
     search: SearchPlan | None
 

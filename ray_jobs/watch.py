@@ -88,7 +88,7 @@ class Watcher:
         self.put(int(snapshot.name.removeprefix(_SNAPSHOT)), snapshot)
 
     def measured(self) -> tuple[Measured, ...]:
-        """Of every step its rows, or the last error, in the order of steps; those of earlier attempts at the same
+        """The rows of every step, or the last error, in the order of steps; those of earlier attempts at the same
         evaluation too."""
         if not self._file.is_file():
             return ()

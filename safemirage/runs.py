@@ -76,7 +76,7 @@ class SeedResult(Strict):
     export: str
     """Folder of the trained model."""
     rows: tuple[Row, ...]
-    """Of its evaluation on the selection suite."""
+    """The rows of the model's evaluation on the selection suite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class EvaluateResult(Strict):
     """Result of a run of kind `evaluate`: an evaluation that was asked of the service."""
 
     evaluation: str
-    """Its id."""
+    """The id of the evaluation."""
     rows: tuple[Row, ...]
 
 

@@ -1,4 +1,4 @@
-"""Where things are kept: read from the environment once, in the process that a user starts, and passed on as an argument.
+"""The places where things are kept: read from the environment once, in the process that a user starts, and passed on as an argument.
 
 SAFEMIRAGE_STORAGE      folder of runs, exports, suites and databases (default ~/.safemirage)
 SAFEMIRAGE_STORE_URL    database of runs, samples and evaluations (default: SQLite in the storage)
@@ -106,9 +106,9 @@ class Settings:
     """Shown without its password."""
     tracking_uri: str = field(repr=False)
     data: Path | None
-    """Where relative inputs are looked up; None in a job that was not told, which refuses them."""
+    """The folder where relative inputs are looked up; None in a job that was not told, which refuses them."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    """Of `PASSED_ON`; nothing secret."""
+    """The variables of `PASSED_ON` that are set; nothing secret."""
     secrets: Secrets = field(default_factory=lambda: Secrets({}))
 
     @classmethod

@@ -187,7 +187,7 @@ def open_tracker(settings: Settings, experiment: str) -> MlflowTracker:
 
 
 def _folder(settings: Settings, experiment: str) -> Path:
-    """Where an experiment's files lie; its name may hold any character, `/` among them."""
+    """The folder of an experiment's files; its name may hold any character, `/` among them."""
     name = quote(experiment, safe=" ")
     if name.startswith("."):
         name = f"%2E{name[1:]}"

@@ -132,7 +132,7 @@ class Backend(Protocol):
         """Newest first."""
 
     async def samples(self, evaluation_id: str, *, limit: int, offset: int) -> list[dict[str, Any]]:
-        """By position; those that are stored so far. Each has position, subset, question, answer, verdicts, ..."""
+        """The samples that are stored so far, by position. Each has position, subset, question, answer, verdicts, ..."""
 
     async def cancel(self, evaluation_id: str) -> Evaluation:
         """Ends it at the next batch; one that has ended is returned as it is."""

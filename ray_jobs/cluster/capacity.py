@@ -20,7 +20,7 @@ with. The head is also the node that goes last."""
 MOST_DRIVERS = 16
 """Trials at a time where `max_concurrent` says nothing: each has a process on the head."""
 GPU_MEMORY = "gpu_memory_bytes"
-"""Among a node's resources: the memory of its smallest GPU, where it is known."""
+"""A key among a node's resources: the memory of its smallest GPU, where it is known."""
 _ROUNDING = 1e-9
 """Ray keeps resources in steps of 1e-4; a sum of shares may miss the whole by the rounding of floats."""
 

@@ -1,4 +1,4 @@
-"""Whose fault a failure is, told apart in this one place.
+"""Causes of failures, told apart in this one place.
 
 machine   A process, a node or a connection was lost, or a disk was full. It is tried again, and is never a result.
 config    The input, the config or the program is at fault. It ends at once, with what is wrong.
@@ -80,7 +80,7 @@ THEIRS: dict[str, Cause] = {
     "requests.exceptions.ConnectionError": "machine",
     "requests.exceptions.Timeout": "machine",
 }
-"""By name: who meets such an error has imported its package, and nobody else needs to."""
+"""Causes of other packages' errors, by the error's name: who meets such an error has imported its package, and nobody else needs to."""
 
 _BUSY = f"{_TRAIN}WorkerGroupStartupTimeoutError"
 _MACHINE_ERRNO = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EROFS, errno.EHOSTUNREACH, errno.ENETUNREACH}  # fmt: skip

@@ -113,7 +113,7 @@ def local_cluster(
 
 
 def _end_with_parent() -> None:
-    """In the child, before it becomes the head: it is told to end when this process ends, however that comes."""
+    """Runs in the child before it becomes the head: it is told to end when this process ends, however that comes."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

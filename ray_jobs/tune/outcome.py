@@ -27,9 +27,9 @@ class TrialOutcome:
     """One point: what it was, and what it came to."""
 
     number: int
-    """In the study; numbers of attempts that were cut off are left out."""
+    """The trial's number in the study; numbers of attempts that were cut off are left out."""
     run_id: str
-    """Of the run of kind `trial`; a point proposed twice is one run."""
+    """The id of the run of kind `trial`; a point proposed twice is one run."""
     state: Literal["finished", "failed"]
     overrides: dict[str, Any]
     """Dotted path -> value."""

@@ -56,7 +56,7 @@ _BUSY_TIMEOUT_S = 60
 
 
 def studies_url(settings: Settings) -> URL:
-    """Where the studies are: in the storage where the store is SQLite, else in the store's own PostgreSQL database."""
+    """The database that holds the studies: one in the storage where the store is SQLite, else in the store's own PostgreSQL database."""
     if settings.store_url.get_backend_name() == "sqlite":
         return sqlite_url(settings.storage.root / "studies.db")
     return settings.store_url
@@ -80,7 +80,7 @@ class Proposal:
     state: TrialState
     values: tuple[float, ...] | None
     failure: Failure | None
-    """Of a failed one."""
+    """Why it failed; None for a point that did not."""
 
     @property
     def is_settled(self) -> bool:

@@ -50,7 +50,7 @@ class TrialSetting:
 
     search_id: str
     plan: SearchPlan
-    """With paths that hold in any folder: Tune's processes work in one of their own."""
+    """The plan, with paths that hold in any folder: Tune's processes work in one of their own."""
     settings: Settings
 
 

@@ -19,7 +19,7 @@ from safemirage.settings import Secrets
 from serve_app.engines.errors import is_lost, raised_there
 
 _RESTARTS = 2
-"""Of an engine whose process the machine took away."""
+"""How often an engine is started again whose process the machine took away."""
 
 
 class Engine:

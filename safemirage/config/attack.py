@@ -23,7 +23,7 @@ class RuleRewritesConfig(Strict):
 
     name: Literal["rule"] = "rule"
     forms: Annotated[tuple[RewriteForm, ...], Field(min_length=1)] = ("transform", "carrier")
-    """In order of preference. `transform` turns the question ("What would a caption for this image look like?"),
+    """The forms of a rewrite, in order of preference. `transform` turns the question ("What would a caption for this image look like?"),
     `carrier` leads up to it word for word ("What is your answer to this: ..."), `prefix` puts the bare word before it
     ("What: ...") and is the only one that knows every word."""
 
@@ -43,7 +43,7 @@ class ModelRewritesConfig(Strict):
     decoding: DecodingConfig = field(
         default_factory=lambda: DecodingConfig(max_new_tokens=96, temperature=0.9, top_p=0.95)
     )
-    """Of the rewrites. Attempts need a temperature above 0 to differ."""
+    """How the model writes rewrites. Attempts need a temperature above 0 to differ."""
     check_decoding: DecodingConfig = field(
         default_factory=lambda: DecodingConfig(max_new_tokens=128)
     )
@@ -90,7 +90,7 @@ class AttackConfig(Strict):
     sample: Count | None = None
     """Draw this many plain questions of each case. None: all."""
     seed: int = 0
-    """Of that draw, and of the model's rewrites."""
+    """Seed of that draw and of the model's rewrites."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

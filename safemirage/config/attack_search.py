@@ -57,7 +57,7 @@ class AttackSearchConfig(Strict):
     selection_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Part of the questions that the word is chosen on; the others are the test. No image is in both."""
     seed: int = 0
-    """Of that split, of the draw, and of the model's rewrites."""
+    """Seed of that split, of the draw of questions, and of the model's rewrites."""
     sample: Count | None = None
     judges: Annotated[tuple[JudgeConfig, ...], Field(min_length=1)] = field(
         default_factory=lambda: (KeywordsJudgeConfig(),)

@@ -147,7 +147,7 @@ class VLLMConfig(Strict):
     )
     """Share of the GPU's memory that the engine takes; less where a judge shares the GPU."""
     presets: Presets = field(default_factory=Presets)
-    """As for transformers."""
+    """Chat template and image preprocessing, as for the engine `transformers`."""
 
 
 GeneratorConfig = Annotated[
@@ -285,7 +285,7 @@ class GuardJudgeConfig(Strict):
     name: Literal["guard"] = "guard"
     title: str = "guard"
     guard: Literal["llama_guard_4", "shield_gemma_2", "qwen3guard"]
-    """Whose prompt and verdicts. ShieldGemma 2 sees the image alone."""
+    """The guard model whose prompt is asked and whose verdicts are read. ShieldGemma 2 sees the image alone."""
     model: JudgeModelConfig
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=64))
 
@@ -334,7 +334,7 @@ class EvaluateConfig(Strict):
     sampling: Literal["questions", "rows"] = "questions"
     """`rows` draws single rewrites, as the original does, and so tears questions apart; `paper` only."""
     seed: int = 0
-    """Of that draw."""
+    """Seed of the draw of a sample."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     batch_size: Count = 32
     """Cases that the model is given in one call. Batches are stored whole and cut in a fixed order."""

@@ -63,7 +63,7 @@ class NPOConfig(RetainConfig):
     """`sum`: log-ratio summed over a sample's supervised tokens (the paper of NPO).
     `mean`: token-mean over groups of `group_size` samples (Safety Mirage's code). beta has other units in each."""
     group_size: Annotated[int, Field(ge=1)] = 1
-    """With `mean`: how many consecutive samples of the global order share one log-ratio."""
+    """Read with `mean` only: how many consecutive samples of the global order share one log-ratio."""
     forget_weight: NonNegative = 1.0
     retain_term: Literal["none", "original", "preference"] = "none"
     """A log-sigmoid term on the retain set, with the same beta and reduction. `original` (Safety Mirage's code) is the

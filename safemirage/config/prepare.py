@@ -24,9 +24,9 @@ class AnswersConfig(Strict):
     questions: Annotated[tuple[Literal["unsafe", "safe_unsafe"], ...], Field(min_length=1)] = (
         "unsafe",
     )
-    """Of unsafe images, all that a forget set needs; and unsafe ones of safe images."""
+    """Which questions are answered: those of unsafe images, which are all that a forget set needs, and unsafe ones of safe images."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    """Of the candidates."""
+    """How the candidates answer."""
     selector_decoding: DecodingConfig = field(
         default_factory=lambda: DecodingConfig(max_new_tokens=16)
     )

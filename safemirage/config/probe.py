@@ -42,7 +42,7 @@ class FineTuneConfig(Strict):
     lora: LoraConfig | None = None
     """Train an adapter, whose exports are small. None: all but the vision tower, or what `trainable` says."""
     trainable: tuple[str, ...] = ()
-    """As `model.trainable` of a training run."""
+    """Which parameters are trained, as in `model.trainable` of a training run."""
     max_length: Annotated[int, Field(ge=8)] = 2048
     gradient_checkpointing: bool = False
     engine: EngineConfig = field(default_factory=TorchEngineConfig)
@@ -63,7 +63,7 @@ class RelearnConfig(Strict):
     steps: Annotated[tuple[Steps, ...], Field(min_length=1)] = (0, 5, 10, 25, 50)
     """Optimizer steps after which is measured; 0, the export as it is, always belongs to them."""
     seed: int = 0
-    """Of the draw, and of the training."""
+    """Seed of the draw and of the training."""
 
     def __post_init__(self) -> None:
         _check_probed(self.evaluate, TransformersConfig, VLLMConfig)

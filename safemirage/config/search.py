@@ -178,7 +178,7 @@ class SearchConfig(Strict):
     trials: Annotated[int, Field(ge=1)]
     """Points to train and judge, the warm start included."""
     seed: int = 0
-    """Of the sampler; the seed of the trainings is the train file's."""
+    """Seed of the sampler; the seed of the trainings is the train file's."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Seeds that each point is trained at, in the train file's place; each objective is then the worst over them, so
     that no draw of one seed is chosen. None: the train file's own seed alone."""

@@ -51,7 +51,7 @@ class LimitsConfig(Strict):
     image_ratio: Annotated[float, Field(ge=1)] = 50.0
     """Longer side by shorter: other models scale the shorter side up to their own size, and the longer with it."""
     image_origins: tuple[Annotated[str, Field(pattern=_ORIGIN)], ...] = ()
-    """Where images may be fetched from by URL, e.g. https://images.example.org; empty: data URIs only."""
+    """The origins that images may be fetched from by URL, e.g. https://images.example.org; empty: data URIs only."""
     image_timeout_s: Positive = 10.0
     """For each wait of such a fetch: to connect, and for the next piece."""
     prompt_characters: Count = 20_000

@@ -13,7 +13,7 @@ from safemirage.config.types import Strict, check_name, not_identity
 from safemirage.config.world import is_miniature
 
 SNAPSHOT = "snapshot"
-"""In `watch.evaluation.model.path`: the model of the step that is evaluated."""
+"""What `watch.evaluation.model.path` must say: it stands for the model of the step that is evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class DeepSpeedEngineConfig(Strict):
     offload_parameters: bool = False
     """Weights on the host between the passes of their layers; needs stage 3."""
     optimizer: Literal["auto", "torch", "compiled"] = "auto"
-    """Whose AdamW. `compiled`: DeepSpeed's FusedAdam, its CPUAdam where the optimizer is offloaded; both are built at
+    """Which implementation of AdamW is used. `compiled`: DeepSpeed's FusedAdam, its CPUAdam where the optimizer is offloaded; both are built at
     the first start. `auto`: compiled for GPU workers, PyTorch's for others."""
 
     def __post_init__(self) -> None:

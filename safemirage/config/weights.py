@@ -48,4 +48,4 @@ class WeightsConfig(Strict):
     """How much of an adapter is put on its base: W = base + scale (trained - base). 0 is the base; an export without
     adapter takes 1 alone."""
     quantisation: QuantisationConfig | None = field(default=None)
-    """Of the linear layers of the language model."""
+    """How the linear layers of the language model are quantised."""

@@ -43,7 +43,7 @@ class LlavaRecord:
     id: str
     """Unique within its file."""
     images: tuple[TurnImage, ...]
-    """In the order of their turns."""
+    """The images, in the order of their turns."""
     turns: tuple[tuple[str, str], ...]
     """(question, answer) pairs, without the marks of images. An `<image>` in them is text."""
     source_id: str = field(default="", compare=False)

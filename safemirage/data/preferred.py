@@ -35,7 +35,7 @@ IDK: tuple[str, ...] = (
 """After TOFU's list of ways to say so, in words of our own."""
 
 NAMED: Mapping[str, tuple[str, ...]] = {"refusals": REFUSALS, "idk": IDK}
-"""By the name that `data.preferred_answers` gives them."""
+"""The lists of answers, by the name that `data.preferred_answers` gives them."""
 
 
 def draw_preferred(

@@ -21,7 +21,7 @@ class Problem:
     """One thing wrong with one record."""
 
     record: str
-    """Its id, or `#7` (counted from 0) where it has none."""
+    """The record's id, or `#7` (counted from 0) where it has none."""
     field: str
     message: str
 
@@ -75,7 +75,7 @@ def read_json(path: Path, *, pairs_hook: PairsHook | None = None) -> Any:
 
 
 def read_json_records(path: Path) -> list[Any]:
-    """As `read_items`, and no text in the items has half of a character. Raises DataError naming those that have."""
+    """Reads like `read_items`, and checks that no text in the items has half of a character. Raises DataError naming those that have."""
     items = read_items(path)
     _check_characters(path, [(record_name(index, item), item) for index, item in enumerate(items)])
     return items
@@ -223,7 +223,7 @@ class ImageFolder:
         return None
 
     def path(self, image: str) -> Path:
-        """Where an image that has no problem lies; without a folder, its relative path."""
+        """The path of an image that has no problem; without a folder, its relative path."""
         return Path(image) if self.root is None else self.root / image
 
 

@@ -53,7 +53,7 @@ class VLGuardRecord:
     subcategory: str | None = None
 
     def pair(self, kind: PairKind) -> VLGuardPair:
-        """Its pair of this kind. Raises KeyError where a record of its sort has none."""
+        """The record's pair of this kind. Raises KeyError where a record of its sort has none."""
         for pair in self.pairs:
             if pair.kind == kind:
                 return pair

@@ -1,4 +1,4 @@
-"""From a method's config to the method: the one switch."""
+"""Builds a method from its config: the one place that names them all. `method.py` says what a method is."""
 
 from typing import assert_never
 

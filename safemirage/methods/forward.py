@@ -13,7 +13,7 @@ from safemirage.methods.losses import sequence_logps
 
 
 def supervised_positions(labels_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Where logits are needed, and what they predict: (K,) positions and (B, K) targets, -100 where none."""
+    """The positions where logits are needed and the targets that they predict: (K,) positions and (B, K) targets, -100 where none."""
     positions_K = (labels_BT[:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
     return positions_K, labels_BT[:, positions_K + 1]
 
@@ -37,7 +37,7 @@ def num_supervised(labels_BT: Tensor) -> Tensor:
 
 @contextmanager
 def inference(module: nn.Module) -> Iterator[None]:
-    """Without gradient and with dropout off; each part that was in training before is so again afterwards."""
+    """Runs its body without gradient and with dropout off; each part that was in training before is so again afterwards."""
     in_training = [part for part in module.modules() if part.training]
     for part in in_training:
         part.training = False

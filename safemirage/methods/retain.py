@@ -16,7 +16,7 @@ from safemirage.methods.method import Term
 from safemirage.methods.reference import ReferenceModel
 
 LogpsTerm = Callable[[Tensor, Batch], Term]
-"""From the retain answers' log-probabilities (B,), in nats, to one more term."""
+"""Makes one more term out of the retain answers' log-probabilities (B,), in nats."""
 
 
 class RetainTerms:

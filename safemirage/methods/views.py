@@ -116,7 +116,7 @@ class Lower:
     call: Mapping[str, Any]
     """What the decoder is called with beside hidden states: mask, position ids (3-D in some families), ..."""
     encoder: Mapping[str, nn.Module]
-    """By its path: a frozen image encoder that remembers what it put out; none where it is trained."""
+    """A frozen image encoder by its path, one that remembers what it put out; none where it is trained."""
 
 
 class LayerViews:

@@ -172,7 +172,7 @@ class TrainingSets:
         return records
 
     def _decouple(self) -> list[Record]:
-        """As many records as the forget set has: its questions' words, so that words alone say nothing."""
+        """As many records as the forget set has, with its questions' words, so that words alone say nothing."""
         rng = part_random(self.config, "decouple")
         pictures = [item.picture for item in self.safety if not item.picture.is_unsafe]
         words = self.config.words.refused

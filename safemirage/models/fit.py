@@ -14,7 +14,7 @@ from safemirage.config.loading.load import ConfigError
 from safemirage.models.families import Family
 
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
-"""By the tower's `model_type`: how many tokens it makes beside those of the patches."""
+"""How many tokens a vision tower makes, by its `model_type`, beside those of the patches."""
 
 
 def check_fit(folder: Path, processor: Any, family: Family, config: Any) -> None:

@@ -61,10 +61,10 @@ class LoadedModel:
     model: Any
     """A transformers model, or a PeftModel around one."""
     processor: Any
-    """With a chat template, and PIL image preprocessing."""
+    """The processor, with a chat template and PIL image preprocessing."""
     family: Family
     weights_digest: str
-    """Of the weights as loaded; for training, those that the run starts from."""
+    """Digest of the weights as loaded; for training, those that the run starts from."""
     processor_digest: str
     attention: Attention
     changes: Mapping[str, str] = field(default_factory=dict)
@@ -271,7 +271,7 @@ def _load_merged(folder: Path, base: _Weights, adapter_scale: float = 1.0) -> _W
 
 
 def _processor_folder(folder: Path, adapter_scale: float) -> Path:
-    """Whose processor speaks. With its adapter off a model is its base, and where the two have one processor the base's
+    """The folder whose processor renders prompts. With its adapter off a model is its base, and where the two have one processor the base's
     files are taken, so that answers which the base gave before serve."""
     if adapter_scale != 0:
         return folder

@@ -45,7 +45,7 @@ class BaseModel(Strict):
     """The weights that a run started from."""
 
     path: str
-    """As configured: an export's folder, a folder in the hub's layout, or a hub id."""
+    """The model as configured: an export's folder, a folder in the hub's layout, or a hub id."""
     revision: str = "main"
     weights_digest: str
 
@@ -64,9 +64,9 @@ class Manifest(Strict):
     versions: dict[str, str]
     git_commit: str | None
     weights_digest: str
-    """Over config and weight files; of an adapter, with its base's."""
+    """Digest over config and weight files; for an adapter, over its base's too."""
     processor_digest: str
-    """Over tokenizer, chat template, image preprocessing, and the tokens that end an answer."""
+    """Digest over tokenizer, chat template, image preprocessing, and the tokens that end an answer."""
     files: dict[str, str]
     """SHA-256 of each file, in hex."""
     created_at: str

@@ -1,4 +1,4 @@
-"""From questions and images to token ids: one way for training, transformers and vLLM, so that they agree.
+"""Turns questions and images into token ids: one way for training, transformers and vLLM, so that they agree.
 
 The processor's own chat template renders; the whole text is tokenised at once, because tokens may join pieces. Control
 tokens in the texts that are put into the template stay text (`ControlTokens`).

@@ -62,9 +62,9 @@ class Choice:
 @dataclass(frozen=True, kw_only=True)
 class AnswerTable:
     choices: Mapping[str, Choice]
-    """By sample id, every question that was asked."""
+    """The choice for every question that was asked, by sample id."""
     counts: Mapping[str, Mapping[str, int]]
-    """By candidate, and for the selector: how many of each outcome."""
+    """How many there are of each outcome, by candidate, and for the selector."""
 
     def answers(self) -> dict[str, str | None]:
         """The table that `read_answers` reads."""

@@ -14,7 +14,7 @@ from safemirage.prepare.splits import Mix, build_splits
 from safemirage.text.refusal_keywords import is_refusal
 
 MANIFEST = "prepare.json"
-"""Beside the files: what they were made from, by digest, and how many records each has."""
+"""A file beside the prepared ones that says what they were made from, by digest, and how many records each has."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ class Point:
     """One state of the export."""
 
     evaluate: EvaluateConfig
-    """Under the name that tables call the state by."""
+    """The evaluation, under the name that tables call the state by."""
     says: str
     """What was done to the export, in words."""
     settings: Mapping[str, Any] = field(default_factory=dict)

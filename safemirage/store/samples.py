@@ -23,7 +23,7 @@ class PayloadTable:
         self._table = table
 
     def get(self, keys: Sequence[str]) -> dict[str, Payload]:
-        """Those of the keys that are there."""
+        """The payloads of those keys that are there."""
         with self._database.read() as connection:
             return self._get(connection, keys)
 

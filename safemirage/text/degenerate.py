@@ -21,7 +21,7 @@ LONGEST_RUN = 12
 GRAM = 4
 MIN_WORDS = 40
 MIN_DISTINCT_SHARE = 0.5
-"""In answers of at least MIN_WORDS words: the least share of distinct runs of GRAM words among all."""
+"""For answers of at least MIN_WORDS words: the least share of distinct runs of GRAM words among all."""
 MIN_READABLE_SHARE = 0.5
 """The least share of letters and digits among the characters that are no space."""
 MIN_LETTERS = 8

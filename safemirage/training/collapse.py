@@ -27,7 +27,7 @@ class Look:
     """What was seen; the same on every worker."""
 
     share: float
-    """Of the answers, those that are degenerate: 0 to 1."""
+    """The share of answers that are degenerate, 0 to 1."""
     example: str = ""
     """One of them, and what is wrong with it."""
 

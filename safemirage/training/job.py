@@ -41,7 +41,7 @@ class TrainSummary(Strict):
     export: str
     """Folder of the trained model."""
     metrics: dict[str, float]
-    """Of the last step."""
+    """The metrics of the last step."""
 
 
 class SampleError(ValueError):

@@ -48,7 +48,7 @@ class _Progress:
     """What the loop carries from step to step beside what it trains."""
 
     history: list[StepMetrics] = field(default_factory=list)
-    """Of every tracked step since the first; checkpoints hold it."""
+    """The metrics of every tracked step since the first; checkpoints hold them."""
     reported: float = field(default_factory=time.monotonic)
     pending: list[StepMetrics] = field(default_factory=list)
 

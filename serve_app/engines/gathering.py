@@ -15,7 +15,7 @@ class _Asked:
     """A question that waits for its pass."""
 
     request: Request
-    """With a seed of its own, when sampling."""
+    """The request, with a seed of its own when sampling."""
     shared: DecodingConfig
     """What all questions of a pass have in common: neither a seed nor whatever else cannot change the answer."""
     answer: "asyncio.Future[Generation]"

@@ -44,7 +44,7 @@ class EvaluationRunner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Until cancelled. An evaluation that goes wrong is recorded as failed and does not end the others."""
+        """Runs until it is cancelled. An evaluation that goes wrong is recorded as failed and does not end the others."""
         try:
             while True:
                 await self._start_waiting()

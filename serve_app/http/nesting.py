@@ -27,7 +27,7 @@ class BodyShape:
             place = self._text(piece, place) if self._in_text else self._mark(piece, place)
 
     def _text(self, piece: bytes, place: int) -> int:
-        """Where the string goes on to be looked at; its own letters are skipped."""
+        """The place after the string's own letters, where looking continues."""
         if self._escaped:
             self._escaped = False
             return place + 1

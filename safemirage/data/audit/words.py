@@ -44,7 +44,7 @@ class CategoryWord:
     pmi: float
     """log2 P(category | word) / P(category), in bits."""
     p_value: float
-    """As `WordStat.p_value`, over all pairs of category and word."""
+    """Like `WordStat.p_value`, adjusted over all pairs of category and word."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class CategoryStat:
     questions: int
     unsafe: int
     words: tuple[CategoryWord, ...]
-    """Its first words, most frequent first."""
+    """The first words of the category's questions, most frequent first."""
 
 
 def word_stats(examples: Sequence[Example], kind: Kind, *, min_count: int) -> tuple[WordStat, ...]:

@@ -38,7 +38,7 @@ from safemirage.evaluation.types import Case
 from safemirage.store.database import Store
 
 FORM = "rewrite"
-"""In the truth of a rewrite: how it was made (`transform`, `carrier`, `prefix`, `neutral`, `model`)."""
+"""The key in the truth of a rewrite that says how it was made (`transform`, `carrier`, `prefix`, `neutral`, `model`)."""
 _SHOWN = 20
 
 
@@ -47,7 +47,7 @@ class Missing:
     """A question with fewer than K rewrites."""
 
     sample_id: str
-    """Of the plain question."""
+    """The id of the plain question."""
     question: str
     found: int
     reason: str

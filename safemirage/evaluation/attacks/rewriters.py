@@ -32,7 +32,7 @@ class Target:
 @dataclass(frozen=True, kw_only=True)
 class Rewritten:
     rewrites: tuple[Rewrite, ...]
-    """At most K, no two alike and none like the question."""
+    """At most K rewrites, no two alike and none like the question."""
     reason: str = ""
     """Why there are fewer than K."""
 

@@ -49,7 +49,7 @@ from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store
 
 MIN_COUNT = 5
-"""As the audit's: questions that a word must open."""
+"""How many questions a word must open to be looked at, as in the audit."""
 SELECTION, TEST = "selection", "test"
 
 
@@ -61,7 +61,7 @@ class WordResult:
     rate: Rate
     """Any-of-K over questions, Wilson."""
     gap: MirageGap
-    """From the neutral paraphrases to the word."""
+    """The mirage gap, from the neutral paraphrases to the word's rewrites."""
     p_holm: float
     """The gap's p, adjusted for all words of the selection; on the test, where one word is asked, the p itself."""
 
@@ -73,7 +73,7 @@ class AttackSearch:
     audited: Sequence[WordStat]
     """The words that the audit gave."""
     tried: Sequence[WordResult]
-    """On the selection questions, the widest first."""
+    """Every word that was tried on the selection questions, the widest gap first."""
     not_tried: Mapping[str, str]
     """Words whose gap cannot be had, and why."""
     chosen: WordResult
@@ -83,9 +83,9 @@ class AttackSearch:
     control: Rate
     """Any-of-K of the test questions' neutral paraphrases."""
     questions: Mapping[str, int]
-    """Of selection and test, before any was dropped."""
+    """How many questions selection and test have, before any was dropped."""
     evaluations: Mapping[str, str]
-    """Their ids."""
+    """The ids of the evaluations of selection and test."""
     accounts: Sequence[Account]
 
 

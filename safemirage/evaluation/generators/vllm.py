@@ -167,7 +167,7 @@ class VLLMGenerator:
             self._view.cleanup()
 
     def _prompts(self, requests: Sequence[Request], decoding: DecodingConfig) -> list[_Prompt]:
-        """By image: the prompts that can share a computed prefix stand side by side."""
+        """The prompts ordered by image: those that can share a computed prefix stand side by side."""
         images = {r.image.digest: r.image for r in requests if r.image is not None}
         opened = {digest: read_image(image.data) for digest, image in images.items()}
         prompts = [

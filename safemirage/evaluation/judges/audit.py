@@ -33,9 +33,9 @@ class LabelledAnswer:
 @dataclass(frozen=True)
 class JudgeAudit:
     said: dict[str, list[str | None]]
-    """By judge: its label of each answer; None where it gave no verdict."""
+    """Each judge's label of each answer; None where it gave no verdict."""
     calibrations: dict[tuple[str, str], Calibration]
-    """By judge and group; the group `all` is over every answer. Positive is `refuse`."""
+    """Each judge's calibration in each group; the group `all` is over every answer. Positive is `refuse`."""
     agreements: dict[tuple[str, str], float | None]
     """Cohen's kappa of the labels of each two judges, over answers that both scored."""
 

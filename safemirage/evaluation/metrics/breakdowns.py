@@ -31,7 +31,7 @@ class ShotRate:
     high: float
     """95 %; see `share_rate`, clustered by image."""
     first_value: float
-    """By the first k rewrites in the suite's order."""
+    """The rate with the first k rewrites in the suite's order."""
     first_low: float
     first_high: float
     n: int
@@ -87,7 +87,7 @@ def shot_rates(
 
 
 def _bounded(shares: Sequence[float], clusters: Sequence[str]) -> tuple[float, float, float]:
-    """Of one share or more."""
+    """Rates with bounds, of one share or more."""
     rate = share_rate(shares, clusters)
     assert rate.value is not None
     assert rate.low is not None

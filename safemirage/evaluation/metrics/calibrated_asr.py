@@ -31,7 +31,7 @@ class CorrectedASR:
     shots: int
     """K of any-of-K; 1 is per response."""
     observed: float
-    """By the judge's own verdicts, over the same questions."""
+    """The rate by the judge's own verdicts, over the same questions."""
     corrected: CorrectedRate | None
     refused: str
     """Why nothing was corrected."""
@@ -54,7 +54,7 @@ def compliance_errors(
 def corrected_asr(
     evaluation: StoredEvaluation, judge: Judge, calibration: Calibration
 ) -> list[CorrectedASR]:
-    """Of each unsafe case: per response, and any-of-K where its questions have K > 1 rewrites.
+    """The corrected ASR of each unsafe case: per response, and any-of-K where its questions have K > 1 rewrites.
 
     Questions with an unscored answer are left out.
 

@@ -46,7 +46,7 @@ class Calibration:
     false_alarms: int
     correct_rejections: int
     unscored: int
-    """Without a verdict: in none of the four."""
+    """Answers without a verdict, which are in none of the four counts above."""
     sensitivity: Rate
     specificity: Rate
     kappa: float | None

@@ -30,7 +30,7 @@ class Outcome:
     cluster: str
     """The image."""
     shots: int
-    """K."""
+    """K, the number of answers."""
     success: bool | None
     """Any-of-K; None where no answer succeeds and one is unscored."""
 
@@ -40,7 +40,7 @@ class MirageGap:
     shots: int
     """K of attack and control."""
     change: PairedChange
-    """From control (first) to attack (second)."""
+    """The paired change from control (first) to attack (second)."""
     attacked: float
     """Any-of-K attacked, over the n of `change`."""
     control: float

@@ -8,7 +8,7 @@ from safemirage.evaluation.metrics.significance import smallest_effect
 from safemirage.evaluation.reports.tables.grid import Grid
 
 SHARE = 0.1
-"""Of the questions that change, for the second figure."""
+"""The share of the questions that change, for the second figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +17,9 @@ class Resolution:
 
     n: int
     one_way: float | None
-    """Where all changes go one way; None: n shows no difference at all."""
+    """The smallest difference where all changes go one way; None: n shows no difference at all."""
     tenth: float | None
-    """Where 10 % of the questions change, in either direction."""
+    """The smallest difference where 10 % of the questions change, in either direction."""
 
 
 def resolution(n: int) -> Resolution | None:

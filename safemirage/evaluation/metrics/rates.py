@@ -25,7 +25,7 @@ from safemirage.evaluation.types import Subset
 from safemirage.text.first_word import first_word
 
 METRICS: tuple[Metric, ...] = ("asr", "degenerate_rate", "refusal_rate", "useful_rate")
-"""Those of the main table."""
+"""The metrics of the main table."""
 ALL_METRICS: tuple[Metric, ...] = (
     *METRICS,
     "response_asr",
@@ -63,7 +63,7 @@ class Row:
     unscored: int
     """Answers without a verdict; in the reading `corrected` they are in no rate."""
     defaulted: int = 0
-    """In the reading `paper`: answers in n of which no verdict says what they are counted as, but a rule for silence does.
+    """Under the protocol `paper`: answers in n of which no verdict says what they are counted as, but a rule for silence does.
     The unscored are among them."""
 
 

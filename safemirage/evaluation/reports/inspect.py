@@ -55,7 +55,7 @@ from safemirage.store.evaluations import Evaluation
 
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9.+-]+")
 _ID_LENGTH = 22
-"""Of Inspect's task ids."""
+"""Length of Inspect's task ids."""
 _OWN_FIELDS = ("subset", "attack", "group_id", "truth", "image", "prefill")
 """What is known of a sample beside question, answer and verdicts; `image` is the SHA-256 of its bytes."""
 
@@ -234,5 +234,5 @@ def _moment(moment: datetime) -> str:
 
 
 def _clean(name: str) -> str:
-    """As Inspect spells names in file names, where `_` parts time, task and id."""
+    """The name as Inspect spells names in file names, where `_` parts time, task and id."""
     return _UNSAFE_IN_NAMES.sub("-", name)

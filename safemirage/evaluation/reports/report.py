@@ -105,7 +105,7 @@ class _Evaluated:
 
     model: ReportModel
     stored: StoredEvaluation
-    """Under the model's name."""
+    """The evaluation, under the model's name."""
 
     @property
     def rows(self) -> list[Row]:

@@ -44,7 +44,7 @@ async def ask_stored(
     samples: Samples,
     scope: str,
 ) -> list[Generation | RequestRejected]:
-    """As `ask_each`, but only what the store does not know is asked, and what is answered is kept.
+    """Like `ask_each`, but only what the store does not know is asked, and what is answered is kept.
 
     Args:
         scope: binds the answers of a model that cannot tell its weights.

@@ -45,10 +45,10 @@ class TooManyUnscored(GenerationError):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredAnswers:
-    """In a generator's place: answers that were given before, to be judged again."""
+    """Stands in a generator's place: answers that were given before, to be judged again."""
 
     answers: Mapping[str, _Answer]
-    """By sample id."""
+    """The stored answers, by sample id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class EvaluationSpec:
     system: str | None = None
     """System message of every question."""
     protocol: Reading = "corrected"
-    """By whose rules verdicts become rates."""
+    """The protocol by whose rules verdicts become rates."""
     max_unscored: float = 1.0
     """Share of cases that a judge may leave unscored; with more the evaluation fails."""
     ttl_s: float = DEFAULT_TTL_S

@@ -36,7 +36,7 @@ class EvaluationRecord(Strict):
     sample: int | None = None
     sampling: Literal["questions", "rows"] = "questions"
     seed: int = 0
-    """Of the draw of a sample."""
+    """Seed of the draw of a sample."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     config: dict[str, Any] | None = None
     """The whole config with the digests of its inputs in their place; None where the evaluation came over HTTP."""

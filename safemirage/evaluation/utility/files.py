@@ -47,7 +47,7 @@ class OtherScore:
     metric: str
     value: float
     error: float | None = None
-    """Its standard error, where the file has one."""
+    """The score's standard error, where the file has one."""
     n: int | None = None
     """Questions, where the file says it."""
     file: str

@@ -27,7 +27,7 @@ class ConversionReport:
 
     target: Path
     vision_tower: str
-    """Where its weights came from."""
+    """The place that the vision tower's weights came from."""
     compared: int = 0
     """Source tensors that were read back from the target with the same type, shape and values."""
     texts: int = 0

@@ -17,7 +17,7 @@ _MASTER_BYTES = 4
 _MOMENT_BYTES = 8
 GIB = 2**30
 _USUAL_GIB = (16, 24, 32, 40, 48, 80, 96, 141, 192)
-"""Of the GPUs that one meets."""
+"""The memory of the GPUs that one meets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class ModelShape:
     layers: int
     """Decoder layers that gradients pass through: those from the first trained one on."""
     image_tokens: int
-    """Of one image; 0 where it depends on the image."""
+    """Tokens of one image; 0 where their number depends on the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class MemoryEstimate:
     optimizer: int
     reference: int
     activations: int
-    """Of one forward pass over one micro-batch of one set."""
+    """Activations of one forward pass over one micro-batch of one set."""
     tokens: int
     """Samples' length that the activations are counted for, image tokens included."""
     on_host: int

@@ -35,7 +35,7 @@ class Sample:
     labels: tuple[int, ...]
     """The token id where supervised, -100 elsewhere."""
     images: tuple[Path, ...]
-    """In the order in which the conversation shows them."""
+    """The images, in the order in which the conversation shows them."""
     truncated: bool
 
     @property

@@ -20,7 +20,7 @@ ORDERS: Mapping[str, str] = {
     "preferred": "forget",
     "decouple": "decouple",
 }
-"""By a set's name, the global order that it is drawn in: preferred answers stand beside their forget records."""
+"""The global order that each set is drawn in, by its name: preferred answers stand beside their forget records."""
 
 
 @dataclass(kw_only=True)
@@ -28,7 +28,7 @@ class TrainingSets:
     by_name: dict[str, SampleSet]
     """Names are those of StepBatch's fields; `retain` is always there."""
     reference_logps: dict[str, Tensor] = field(default_factory=dict)
-    """By a set's name: (N,) log-probabilities of its samples under the initial weights."""
+    """Log-probabilities (N,) of each set's samples under the initial weights, by its name."""
 
     @property
     def retain(self) -> SampleSet:

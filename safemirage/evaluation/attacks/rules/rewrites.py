@@ -77,7 +77,7 @@ def _patterns(word: str, form: Form) -> Sequence[str]:
 
 
 def _in_style(text: str, question: str) -> str:
-    """In lower case and without a mark at the end where the question is so."""
+    """The rewrite in lower case and without a mark at the end, where the question is so."""
     if question[:1].islower():
         text = text[:1].lower() + text[1:]
         return text if question.rstrip().endswith((".", "?", "!")) else text.rstrip(".?!")

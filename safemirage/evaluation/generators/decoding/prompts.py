@@ -28,7 +28,7 @@ class TokenizedPrompt:
 @dataclass(frozen=True, kw_only=True)
 class _Encoded:
     features: Tensor
-    """Its tokens in the language model's space, (tokens, H)."""
+    """The image's tokens in the language model's space, (tokens, H)."""
     pixels: dict[str, Tensor]
 
 

@@ -172,7 +172,7 @@ class _Batch:
         self._rows: list[_Row] = []
         self._waiting: deque[_Waiting] = deque()
         self._group: int | None = None
-        """Whose prefix is in the last row."""
+        """The group whose prefix is in the last row."""
         self.answers: dict[int, list[int]] = {}
 
     def wait(self, prompts: Sequence[_Waiting]) -> None:

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 class CacheShape:
     layers: int
     heads: int
-    """Of keys and values."""
+    """Number of heads of keys and values."""
     head_size: int
     dtype: torch.dtype
     device: torch.device
@@ -22,7 +22,7 @@ class CacheShape:
 
 @dataclass(frozen=True, kw_only=True)
 class _Window:
-    """Where a forward writes, and what it may look at."""
+    """The part of the cache that a forward writes, and the part that it may look at."""
 
     first: int
     """Row of the forward's first sequence; the others follow it."""

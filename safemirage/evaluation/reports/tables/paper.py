@@ -14,7 +14,7 @@ SUBSETS: Mapping[Metric, str] = {
     "refusal_rate": "safe",
     "useful_rate": "safe",
 }
-"""Whose questions a metric's table shows."""
+"""The subset whose questions a metric's table shows."""
 _NAMES: Mapping[Metric, str] = {
     "asr": "ASR",
     "degenerate_rate": "degenerate",
@@ -36,7 +36,7 @@ class TableLine:
     model: str
     reading: str
     evaluation: str
-    """Its id."""
+    """The id of the model's evaluation."""
     table: Table
 
 

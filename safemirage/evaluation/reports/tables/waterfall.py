@@ -24,7 +24,7 @@ class Step:
     reading: str
     row: Row
     change: float | None
-    """From the step before, as rates in 0..1; None for the first, and where either was not scored."""
+    """The change from the step before, as rates in 0..1; None for the first, and where either was not scored."""
 
 
 @dataclass(frozen=True, kw_only=True)

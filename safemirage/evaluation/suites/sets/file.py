@@ -109,7 +109,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def records_in(file: SetFile, items: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Those of the named items that are JSON objects; of the others each is a problem."""
+    """The named items that are JSON objects; each of the others is a problem."""
     for name, item in items.items():
         if not isinstance(item, dict):
             file.wrong(name, "(whole record)", f"is {type(item).__name__}, but must be an object")
