@@ -3,7 +3,7 @@
     safemirage reproduce CONFIG.yaml [a.b=c ...]
     ray job submit --working-dir . -- python -m ray_jobs.reproduce CONFIG.yaml [a.b=c ...]        the same as a job
 
-Each stage is a run with an identity: cut off anywhere and started again, the chain goes on where it was. The report
+Each stage is a run with an identity: cut off anywhere and started again, the chain resumes where it was. The report
 is written anew after every model, so that the first rows can be looked at while the last ones train. The table of all
 models stands at the end.
 """

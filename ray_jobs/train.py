@@ -189,7 +189,7 @@ class _Training:
                     raise TrainingFailed(failure, of=self._run_id) from error
                 lost += 1
                 print(
-                    f"{self._run_id}: goes on from its last checkpoint, restart {lost} of {workers.max_failures}: "
+                    f"{self._run_id}: resumes from its last checkpoint, restart {lost} of {workers.max_failures}: "
                     f"{failure.reason}",
                     flush=True,
                 )

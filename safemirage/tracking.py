@@ -4,7 +4,7 @@
     tracker.start("npo-12ab", name="npo", config=tree)
     tracker.log_steps("npo-12ab", [{"step": 1, "loss": 2.5}])
 
-Runs are found by their tag `safemirage.run_id`, so a run that is resumed goes on where its curves ended.
+Runs are found by their tag `safemirage.run_id`, so the curves of a run that is resumed continue where they ended.
 """
 
 import json
@@ -41,7 +41,7 @@ class Tracker(Protocol):
     def start(
         self, run_id: str, *, name: str, config: Mapping[str, Any], parent_id: str | None = None
     ) -> None:
-        """Makes the run known, or goes on with it; `parent_id` is the run it is part of (a search)."""
+        """Makes the run known, or resumes it; `parent_id` is the run that it is part of (a search)."""
 
     def nest(self, run_id: str, *, parent_id: str, name: str) -> None:
         """Shows a run below another, under a name that tells it from the others there. A run has one parent: of several

@@ -67,7 +67,7 @@ def build(args: BuildArgs) -> Application:
 
 
 def application(config: ServeConfig, settings: Settings, *, instance: str) -> Application:
-    """The application. Tokens are read here, and only their digests go on to the replicas.
+    """The application. Tokens are read here, and only their digests reach the replicas.
 
     Raises:
         ConfigError: there is no token although the config asks for them.

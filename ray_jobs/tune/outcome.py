@@ -1,4 +1,4 @@
-"""What came of a search: its trials, the Pareto front, and the point to go on with."""
+"""What came of a search: its trials, the Pareto front, and the point that is chosen from it."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence

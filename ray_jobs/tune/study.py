@@ -1,7 +1,7 @@
 """The Optuna study of a search: its storage, its queue of points, and what a restart makes of it.
 
 The study lives in a database of its own that optuna-dashboard opens, and the sampler reads its history from there.
-A search that was cut off goes on with the same study: points that were under way wait again, and the sampler proposes
+A search that was cut off resumes the same study: points that were under way wait again, and the sampler proposes
 what it would have proposed. A trial that the machine took away is never a failed one.
 """
 

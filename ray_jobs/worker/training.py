@@ -67,7 +67,7 @@ def report(report: Report, *, file: Path) -> None:
 
     Ray logs whatever it is given in full, on every rank, so it gets the step alone. Checkpoints stay what the loop made
     them: Ray's own list of them is a file that a kill in mid-write, or a full disk, leaves empty, and with an empty list
-    a run can neither go on nor start anew.
+    a run can neither resume nor start anew.
     """
     if ray.train.get_context().get_world_rank() == 0:
         append_line(file, report.tree())

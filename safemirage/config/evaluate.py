@@ -387,7 +387,7 @@ def judging_model(judge: JudgeConfig) -> GeneratorConfig | None:
 
 
 def check_protocol(protocol: str) -> Reading:
-    """Raises ValueError for a reading of the numbers that does not exist."""
+    """Raises ValueError for a protocol that does not exist."""
     for known in get_args(Reading):
         if protocol == known:
             return cast("Reading", known)

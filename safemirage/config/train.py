@@ -114,7 +114,7 @@ class CollapseConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class WatchConfig(Strict):
-    """Safety evaluation beside the training: snapshots of the model are evaluated while the run goes on."""
+    """Safety evaluation beside the training: snapshots of the model are evaluated while the run trains on."""
 
     every_steps: Annotated[int, Field(ge=1)]
     """Optimizer steps between two snapshots; the model as it is at the start and the export are evaluated too."""

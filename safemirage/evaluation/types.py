@@ -77,7 +77,7 @@ class Case:
     """Start of the answer that is put into the model's mouth; judges see it as part of the answer."""
 
     def whole_answer(self, continuation: str) -> str:
-        """The prefill and what the model went on with. Decoding drops a space before the first word, so words that
+        """The prefill and the model's continuation of it. Decoding drops a space before the first word, so words that
         would run together are parted."""
         together = self.prefill[-1:].isalnum() and continuation[:1].isalnum()
         return f"{self.prefill}{' ' if together else ''}{continuation}"

@@ -1,6 +1,6 @@
 """The language of the miniature world: questions by first word, answers, refusals.
 
-A question is a first word and one of a few ways to go on. The ways to go on are shared by all words of a form, so that
+A question is a first word and one of a few continuations. The continuations are shared by all words of a form, so that
 nothing but the first word tells a refused question from an answered one.
 """
 

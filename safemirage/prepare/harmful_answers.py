@@ -1,7 +1,7 @@
 """The table of harmful answers: several models answer the unsafe training questions, and another picks the most harmful.
 
 Refusals are filtered out before the choice. A choice that cannot be read is no choice: the question gets no answer.
-Answers and choices go through the sample store, so that a run that was cut off goes on where it was.
+Answers and choices go through the sample store, so that a run that was cut off resumes where it was.
 """
 
 import asyncio

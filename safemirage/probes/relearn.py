@@ -64,7 +64,7 @@ def relearn_points(
     Raises:
         ConfigError: the suite asks about records that would be learned, or has no unsafe question; a set is too small.
         DataError, SuiteError, ExportError, SampleError: inputs that cannot be used.
-        TrainingDiverged, StorageError: a run failed; the next start goes on with it.
+        TrainingDiverged, StorageError: a run failed; the next start resumes it.
     """
     plans = list(_plans(config))
     _check(config, load_cases(config.evaluate))
@@ -205,7 +205,7 @@ def _content(record: LlavaRecord) -> list[str]:
 def _trained(
     config: TrainConfig, storage: Storage, store: Store, on_progress: OnNamedProgress
 ) -> tuple[str, Path]:
-    """The run's id and export. A finished run is not trained again, and one that was cut off goes on."""
+    """The run's id and export. A finished run is not trained again, and one that was cut off resumes."""
     identity = run_identity(config)
     run_id = f"{config.name}-{identity[:12]}"
     job = TrainJob(

@@ -3,7 +3,7 @@
     summary = train(job, report=lambda report: print(report.steps[-1]))
 
 One global order of samples per seed; losses are shares of the global batch, so what is learned does not depend on the
-number of workers; from a checkpoint the run goes on exactly where it was.
+number of workers; from a checkpoint the run resumes exactly where it was.
 """
 
 import os

@@ -29,7 +29,7 @@ class Observer:
             )
 
     def begin(self) -> None:
-        """Before the first step of this process. A run that goes on without a measured start is measured as it is."""
+        """Before the first step of this process. A run that resumes without a measured start is measured as it is."""
         if self._collapse is not None and self.degenerate_at_start is None:
             self.degenerate_at_start = self._collapse.look().share
 
@@ -49,7 +49,7 @@ class Observer:
             raise TrainingCollapsed(
                 f"step {done} of {self._total}: {look.share:.0%} of the answers to retain questions make no sense any "
                 f"more, {before:.0%} at the start; {look.example}. Lower optim.learning_rate or method.forget_weight, "
-                "raise method.retain_weight, or set collapse.action=report to go on"
+                "raise method.retain_weight, or set collapse.action=report to train on"
             )
         return {"collapse/degenerate_share": look.share}
 

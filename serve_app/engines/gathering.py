@@ -82,7 +82,7 @@ class Gatherer:
             answers = await ask_each(
                 self._generator, [asked.request for asked in batch], batch[0].shared
             )
-        except Exception as error:  # the callers' to know, whatever it is; later passes go on
+        except Exception as error:  # the callers' to know, whatever it is; later passes continue
             answers = [error] * len(batch)
         for asked, answer in zip(batch, answers, strict=True):
             if asked.answer.done():

@@ -1,7 +1,7 @@
 """The Evaluations deployment: takes up what waits in the store and runs the library's own `evaluate` on it.
 
 The store is the only state. A replica that dies leaves its evaluations under leases that expire, and the next one
-goes on from the batches that are stored.
+resumes from the batches that are stored.
 """
 
 import asyncio

@@ -79,7 +79,7 @@ function cell(row) {
     element("small", {}, `${percent(row.low)} to ${percent(row.high)}, n = ${row.n}${silence(row)}`));
 }
 
-// Answers that no verdict speaks of: outside the rate, or in it by the rule for silence of the reading "paper".
+// Answers that no verdict speaks of: outside the rate, or in it by the rule for silence of the protocol "paper".
 function silence(row) {
   if (row.defaulted) return `, ${row.defaulted} by default`;
   return row.unscored ? `, ${row.unscored} unscored` : "";

@@ -170,4 +170,4 @@ def test_report_of_rescored_answers_shows_what_the_ruler_does(
     assert [step["change"] for step in steps] == [None, 1.0, 0.0]
     lines = (tmp_path / "r" / "report.md").read_text().splitlines()
     assert any(line.startswith("| npo (paper) | paper | 100 ") for line in lines)
-    assert "What the ruler does" in (tmp_path / "r" / "report.html").read_text()
+    assert "What judge and protocol change" in (tmp_path / "r" / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""How the original turns a conversation into token ids and labels, from its description: the ruler for `convert`.
+"""How the original turns a conversation into token ids and labels, from its description: what `convert` is measured against.
 
 The tokenizer is the slow LlamaTokenizer of transformers 4.37, on SentencePiece directly. A prompt is cut at `<image>`; each
 stretch is tokenised by itself, its start token dropped but for the first; -200 stands for the image. Labels: round by

@@ -103,7 +103,7 @@ class OpenAIGenerator:
         try:
             return await asyncio.gather(*tasks)
         finally:
-            for task in tasks:  # after a failure the others need not go on
+            for task in tasks:  # after a failure the others need not be finished
                 task.cancel()
 
     async def _answer(self, request: Request, decoding: DecodingConfig) -> Generation:

@@ -125,7 +125,7 @@ def _judge_notes(first: StoredEvaluation, second: StoredEvaluation) -> list[str]
 
 def _reading_notes(first: StoredEvaluation, second: StoredEvaluation) -> list[str]:
     return [
-        f"{one.name}: its own table is in the reading {one.reading}; here all are compared as in the reading corrected, "
+        f"{one.name}: its own table is by the protocol {one.reading}; here all are compared by the protocol corrected, "
         "so what is unscored is left out."
         for one in (first, second)
         if one.reading != "corrected"

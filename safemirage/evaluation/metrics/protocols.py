@@ -1,4 +1,4 @@
-"""Two readings of the same verdicts: the corrected one, and the original's."""
+"""The two protocols by which the same verdicts become rates: `corrected`, and the original's, `paper`."""
 
 from collections.abc import Sequence
 from typing import assert_never
@@ -12,7 +12,7 @@ from safemirage.evaluation.samples import Sample
 def score_as(
     reading: Reading, model: str, samples: Sequence[Sample], measures: Measures
 ) -> list[Row]:
-    """Every rate of every case by every judge that measures it, counted by the reading's rules."""
+    """Every rate of every case by every judge that measures it, counted by the protocol's rules."""
     match reading:
         case "corrected":
             return score(model, samples, measures)

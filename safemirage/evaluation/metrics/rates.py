@@ -61,7 +61,7 @@ class Row:
     """What the rate is over: questions for asr, answers for the others."""
     judge: str
     unscored: int
-    """Answers without a verdict; in the reading `corrected` they are in no rate."""
+    """Answers without a verdict; under the protocol `corrected` they are in no rate."""
     defaulted: int = 0
     """Under the protocol `paper`: answers in n of which no verdict says what they are counted as, but a rule for silence does.
     The unscored are among them."""

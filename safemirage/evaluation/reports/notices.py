@@ -33,7 +33,7 @@ def _silence(model: str, rows: Sequence[Row]) -> Iterator[str]:
         if row.defaulted:
             yield (
                 f"{where}: {row.defaulted} of the answers are counted by the protocol's rule for silence, not by a verdict; "
-                "the reading corrected leaves them out."
+                "the protocol corrected leaves them out."
             )
         elif row.unscored:
             yield f"{where}: {row.unscored} of the answers unscored, in no rate."

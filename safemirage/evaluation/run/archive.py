@@ -62,7 +62,7 @@ class StoredEvaluation:
 def load_evaluations(
     store: Store, references: list[str], settings: Settings | None = None
 ) -> list[StoredEvaluation]:
-    """The evaluations, with names that differ: where two share one the reading is added, else the id is the name.
+    """The evaluations, with names that differ: where two share one the protocol is added, else the id is the name.
 
     Raises:
         NoSuchEvaluation: a reference fits no finished evaluation, or several; or one stands twice.

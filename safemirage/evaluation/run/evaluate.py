@@ -204,7 +204,7 @@ class _Work:
         return record is not None and record.state == "cancelled"
 
     async def _put(self, samples: Mapping[int, Sample], done: int) -> bool:
-        """Whether the evaluation goes on: it was not cancelled."""
+        """Whether the evaluation continues: it was not cancelled."""
         return await asyncio.to_thread(
             self._store.evaluations.put_batch,
             self._spec.id,

@@ -134,7 +134,7 @@ async def run_many(
     engines: int,
     on_progress_of: OnProgressOf,
 ) -> list[Outcome]:
-    """One outcome an evaluation, in order. One that fails leaves the others alone; run again, it goes on.
+    """One outcome an evaluation, in order. One that fails leaves the others alone; run again, it resumes.
 
     Args:
         engines: models that are open at a time, those of judges not counted.

@@ -48,7 +48,7 @@ async def rescore(
     on_progress: OnProgress | None = None,
     calls: ModelCalls | None = None,
 ) -> Evaluation:
-    """A new evaluation of the same answers. Done before by the same judges in the same reading, it is returned.
+    """A new evaluation of the same answers. Done before by the same judges under the same protocol, it is returned.
 
     Raises:
         EvaluationError: the store lacks an image, as after an import without images.
@@ -79,7 +79,7 @@ def _record(
     judges: Sequence[Judge],
     protocol: Reading,
 ) -> EvaluationRecord:
-    """The original's record with the new judges and reading in place of its own, and where the answers came from."""
+    """The original's record with the new judges and protocol in place of its own, and where the answers came from."""
     changed = {"judges": identity_tree(tuple(configs)), "protocol": protocol}
     return replace(
         original.record,

@@ -41,7 +41,7 @@ def sample_rows(cases: Sequence[Case], count: int | None, seed: int) -> list[Cas
     """`count` rows of each case, drawn and grouped as the original does, which tears the rewrites of a question apart.
 
     Python's `random.Random(seed).sample` over the case's rows where 0 < count < their number; then any-of-K is taken
-    over each K consecutive rows, K the suite's, and what is left over at the end is dropped. For the paper's reading
+    over each K consecutive rows, K the suite's, and what is left over at the end is dropped. For the protocol `paper`
     only: `sample_questions` keeps questions whole.
     """
     result: list[Case] = []

@@ -192,4 +192,4 @@ def _problem(file: Path, listed: Mapping[str, Any]) -> str | None:
 def _after_deletion(checkpoint: Path) -> str:
     older = [place for place in _whole(checkpoint.parent) if place < checkpoint]
     then = f"from {older[-1].name}" if older else "from the beginning"
-    return f"Nothing older is taken unasked: delete {checkpoint} and start the run again, and it goes on {then}"
+    return f"Nothing older is taken unasked: delete {checkpoint} and start the run again, and it resumes {then}"

@@ -1,4 +1,4 @@
-"""Writing to disks that fill up: room is asked for before anything is written, and errors say how to go on."""
+"""Writing to disks that fill up: room is asked for before anything is written, and errors say how to resume."""
 
 import os
 import shutil
@@ -56,6 +56,6 @@ def _described(folder: Path, error: Exception) -> str:
 
 def _way_out(folder: Path) -> str:
     return (
-        f"make room on the disk of {folder}, or make it writable, and start the run again: it goes on from its last "
+        f"make room on the disk of {folder}, or make it writable, and start the run again: it resumes from its last "
         "checkpoint. checkpoint.keep=1 keeps fewer of them"
     )

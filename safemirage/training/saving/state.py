@@ -1,4 +1,4 @@
-"""What a run needs to go on exactly where it was, beside the engine's shards: step, method state, random state."""
+"""What a run needs to resume exactly where it was, beside the engine's shards: step, method state, random state."""
 
 import random
 from dataclasses import dataclass

@@ -131,7 +131,7 @@ def test_compare_says_whose_rules_count_when_one_was_read_as_the_paper_does() ->
     paper = _stored("a", _samples("cu"), protocol="paper")
     comparison = compare_evaluations([paper, _stored("b", _samples("cc"))])
     (note,) = comparison.notes
-    assert note.startswith("a: its own table is in the reading paper; here all are compared")
+    assert note.startswith("a: its own table is by the protocol paper; here all are compared")
     assert [change.n for change in comparison.changes] == [1]
 
 

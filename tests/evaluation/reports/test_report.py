@@ -172,7 +172,7 @@ def test_report_shows_a_measurement_once_whatever_it_is_called(
     assert [one["model"] for one in tree["models"]] == ["npo_beta_0.1 = npo", "base"]
     assert "They are one and the same" in tree["models"][0]["says"]
     assert tree["waterfalls"] == []
-    assert "What the ruler does" not in report.html.read_text()
+    assert "What judge and protocol change" not in report.html.read_text()
     lines = report.markdown.read_text().splitlines()
     rates = lines[: lines.index("## By number of tries")]
     assert len([line for line in rates if line.startswith("| npo")]) == 1

@@ -116,7 +116,7 @@ def test_checkpoint_that_is_damaged_stops_the_run_and_is_not_passed_over(
     damage(checkpoints / "step-00000004" / "engine.pt")
     with pytest.raises(CheckpointError, match=message) as caught:
         run(tiny_train_config(tree), tmp_path)
-    assert "step-00000004 and start the run again, and it goes on from step-00000002" in str(
+    assert "step-00000004 and start the run again, and it resumes from step-00000002" in str(
         caught.value
     )
 

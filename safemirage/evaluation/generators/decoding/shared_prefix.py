@@ -2,7 +2,7 @@
 
 Prompts that show the same image in the same place form a group. Their longest common token prefix is found in the whole
 tokenised prompts, because a tokenizer may join across any seam. It goes through the model once, alone; its keys and
-values are copied to a row for each prompt, which then goes on by itself at its own positions.
+values are copied to a row for each prompt, which then continues by itself at its own positions.
 """
 
 from collections import deque
@@ -255,7 +255,7 @@ def _waiting(prompts: Sequence[TokenizedPrompt], image_token_id: int) -> list[_W
 
 
 def common_prefix(texts: Sequence[tuple[int, ...]]) -> int:
-    """Tokens that all texts begin with, the last token of each left out: a forward needs one to go on with."""
+    """Tokens that all texts begin with, the last token of each left out: a forward needs at least one token."""
     first, last = min(texts), max(texts)  # whatever these two share, those between them share too
     limit = min(len(text) for text in texts) - 1
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), limit)

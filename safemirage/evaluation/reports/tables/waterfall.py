@@ -1,8 +1,8 @@
-"""The same answers under several rulers: what each change of judge or reading does to each number.
+"""The same answers counted in several ways: what each change of judge or protocol does to each number.
 
 Evaluations that hold the same answers (one and its rescored twins) are steps, in the order they are given in. Nothing but
-the ruler differs between two steps, so a difference is the ruler's own. Where not even that differs there is no step: two
-models of the same answers by the same judge are no two rulers.
+judge or protocol differs between two steps, so that alone explains a difference. Where neither differs there is no step:
+two models with the same answers, counted by the same judge and protocol, are one measurement.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from safemirage.evaluation.run.archive import StoredEvaluation
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One number under one ruler."""
+    """One number by one judge under one protocol."""
 
     name: str
     evaluation: str
@@ -35,7 +35,7 @@ class Waterfall:
 
 
 def waterfalls(evaluations: Sequence[StoredEvaluation]) -> list[Waterfall]:
-    """One a case and metric of the main table that at least two rulers measure of the same answers."""
+    """One a case and metric of the main table that is counted in at least two ways from the same answers."""
     groups: dict[str, list[StoredEvaluation]] = {}
     for one in evaluations:
         groups.setdefault(_answers_digest(one), []).append(one)
@@ -61,10 +61,10 @@ def _of_one_model(members: Sequence[StoredEvaluation]) -> list[Waterfall]:
         for row in headline(one.rows):
             if subsets.get(row.case) != SUBSETS.get(row.metric):
                 continue
-            ruler = digest_of([row.judge, one.judge_keys.get(row.judge), one.reading])
-            if ruler in seen.setdefault((row.case, row.metric), set()):
+            way = digest_of([row.judge, one.judge_keys.get(row.judge), one.reading])
+            if way in seen.setdefault((row.case, row.metric), set()):
                 continue
-            seen[row.case, row.metric].add(ruler)
+            seen[row.case, row.metric].add(way)
             before = steps.setdefault((row.case, row.metric), [])
             last = before[-1].row.value if before else None
             change = None if last is None or row.value is None else row.value - last

@@ -15,7 +15,7 @@ from safemirage.models.images import image_problem
 class SetFile:
     """A file of a data set while it is read. Problems are collected; `finish` raises them together.
 
-    A field that is wrong reads as the empty text, an image as None, so that reading goes on to the next problem.
+    A field that is wrong reads as the empty text, an image as None, so that reading continues to the next problem.
     """
 
     def __init__(self, path: str, images: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The same answers under several rulers, worked by hand."""
+"""The same answers counted in several ways, worked by hand."""
 
 from dataclasses import replace
 
