@@ -43,7 +43,7 @@ def relearn(
 ) -> None:
     """Fine-tunes on k forgotten records and follows attack success over the steps.
 
-    A second run trains and asks nothing, and one that was cut off goes on.
+    A second run trains and asks nothing, and one that was cut off resumes.
     """
     from safemirage.config.probe import RelearnConfig
     from safemirage.evaluation.run.preflight import require
