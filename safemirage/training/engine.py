@@ -99,13 +99,16 @@ class TorchEngine:
         loss.backward()
 
     def step(self, *, rate_factor: float) -> float:
+        # With a bound of infinity nothing is clipped, and the norm is known all the same.
         norm = nn.utils.clip_grad_norm_(self._trained(), self._max_norm or float("inf"))
+        # Each group keeps its own rate; the schedule is one factor on all of them.
         _set_rates(self._optimizer.param_groups, self._rates, rate_factor)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return float(norm)
 
     def save(self, folder: Path) -> None:
+        # Frozen weights are those of the model that the run starts from, and are not written again.
         trained = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
         torch.save(
             {"module": trained, "optimizer": self._optimizer.state_dict()}, folder / "engine.pt"
@@ -116,6 +119,7 @@ class TorchEngine:
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / "engine.pt", map_location=self.device, weights_only=True)
+        # Not strict, since frozen weights are not in the file; the asserts say that nothing else is missing.
         missing, unexpected = self._module.load_state_dict(state["module"], strict=False)
         trained = {name for name, p in self._module.named_parameters() if p.requires_grad}
         assert not unexpected
@@ -155,6 +159,7 @@ class DeepSpeedEngine:
         device: torch.device,
     ) -> None:
         assert isinstance(config.engine, DeepSpeedEngineConfig)
+        # In this order: each step needs what the one before has set up.
         _prepare_process(device)
         _require_float16(config, device)
         if uses_compiled_adam(config):
@@ -163,6 +168,7 @@ class DeepSpeedEngine:
 
         # Counted before ZeRO-3 cuts the parameters up. A partitioned optimizer saves its masters too.
         trained = [p for group in groups for p in group["params"]]
+        # Plain float32 needs no second, master copy of the weights; everything else keeps one in float32.
         whole = config.engine.stage == 0 and config.model.dtype == "float32"
         state = _MOMENT_BYTES if whole else _MOMENT_BYTES + _MASTER_BYTES
         num_bytes = sum(p.nbytes + state * p.numel() for p in trained)
@@ -172,6 +178,7 @@ class DeepSpeedEngine:
         self._stage = config.engine.stage
         self._accumulation = config.optim.accumulation
         self._engine, *_ = deepspeed.initialize(
+            # It is given no scheduler: `step` sets the learning rates itself.
             model=_Root(module),
             model_parameters=list(groups),
             config=deepspeed_config(config, world_size=self.world_size),
@@ -196,6 +203,7 @@ class DeepSpeedEngine:
         return result
 
     def backward(self, loss: Tensor) -> None:
+        # DeepSpeed divides by both, and a share must count whole.
         self._engine.backward(loss * (self.world_size * self._accumulation))
         self._num_backward += 1
         if self._num_backward % self._accumulation:
@@ -206,8 +214,10 @@ class DeepSpeedEngine:
             "backward comes `accumulation` times a step"
         )
         _set_rates(self._engine.optimizer.param_groups, self._rates, rate_factor)
+        # Asked before the step, which clears the gradients.
         norm = self._gradient_norm() if self._stage == 0 else None
         self._engine.step()
+        # DeepSpeed leaves out a step whose gradients overflowed, and lowers its loss scale.
         if self._engine.fp16_enabled() and self._engine.optimizer.overflow:
             return float("nan")
         norm = self._engine.get_global_grad_norm() if norm is None else norm
@@ -227,6 +237,7 @@ class DeepSpeedEngine:
         return self._checkpoint_bytes
 
     def load(self, folder: Path) -> None:
+        # Not strict: frozen weights were left out when it was saved.
         loaded, _ = self._engine.load_checkpoint(
             str(folder), tag=_SHARDS_TAG, load_module_strict=False, load_lr_scheduler_states=False
         )
@@ -240,6 +251,7 @@ class DeepSpeedEngine:
             state = self._engine.module.state_dict() if self.rank == 0 else None
         if state is None:
             return None
+        # `inner` is the attribute of `_Root`, which an export must not know.
         return {name.removeprefix("inner."): value.detach().cpu() for name, value in state.items()}
 
 
@@ -261,6 +273,7 @@ def deepspeed_config(config: TrainConfig, *, world_size: int) -> dict[str, Any]:
         "lr": optim.learning_rate,
         "betas": list(optim.betas),
         "eps": ADAM_EPS,
+        # Each group has its own; this default reaches none of them.
         "weight_decay": 0.0,
     }
     return {
@@ -275,6 +288,7 @@ def deepspeed_config(config: TrainConfig, *, world_size: int) -> dict[str, Any]:
         "bf16": {"enabled": config.model.dtype == "bfloat16"},
         "fp16": {"enabled": config.model.dtype == "float16"},
         "zero_optimization": zero,
+        # So that DeepSpeed prints no lines of its own.
         "steps_per_print": sys.maxsize,
     }
 
@@ -298,6 +312,7 @@ def build_engine(
 
 def _set_rates(groups: Sequence[Mapping[str, Any]], rates: Sequence[float], factor: float) -> None:
     for group, rate in zip(groups, rates, strict=True):
+        # Set outright rather than scaled, so that rounding does not add up over the steps.
         group["lr"] = rate * factor  # type: ignore[index]
 
 

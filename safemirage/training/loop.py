@@ -64,12 +64,16 @@ def train(job: TrainJob, *, report: Callable[[Report], None]) -> TrainSummary:
         StorageError: a checkpoint or the export cannot be written.
     """
     config = job.config
+    # Before the model is loaded: new adapter weights are drawn, and must be the same on every worker.
     seed_everything(config.seed, rank=rank())
     device = _device(config)
     loaded = load_for_training(config.model)
+    # After the model: samples are made of token ids and pixels, which depend on its processor.
     sets = read_sets(config, loaded)
     method = build_method(config.method)
+    # Before an engine takes the model: ZeRO-3 cuts the weights up, and the method keeps copies of whole ones.
     method.prepare(loaded.model, seed=config.seed)
+    # The reference is the model as it is now, so its log-probabilities are taken before the first step.
     for name in method.reference_sets:
         sets.reference_logps[name] = reference_logps(
             loaded.model, sets.by_name[name], _reference_pass(job, loaded, device)
@@ -110,6 +114,7 @@ class _Loop:
         self._checkpoints = open_checkpoints(job)
         self.resumed_from = 0
         optim = self._config.optim
+        # An epoch is one pass over the retain set; the other sets are drawn as often as it takes.
         self.total = total_steps(optim, num_retain=len(sets.retain))
         self._division = Division(
             batch_size=optim.batch_size,
@@ -117,6 +122,7 @@ class _Loop:
             accumulation=optim.accumulation,
             group_size=self._config.group_size,
         )
+        # Orders are made of global indices, which are the same on every worker; each then takes its own share of them.
         self._orders = {name: self._order(ORDERS[name]) for name in sets.by_name}
         self._observer = Observer(job, engine=engine, sets=sets, export=export, total=self.total)
 
@@ -124,6 +130,7 @@ class _Loop:
         """All steps that are left; the metrics of every tracked step of the run."""
         self.resumed_from = self._resume()
         self._observer.begin()
+        # A resumed run has sent the snapshot of its start already.
         if self.resumed_from == 0 and (snapshot := self._observer.snapshot(0)) is not None:
             self._send(None, snapshot)
         for step in range(self.resumed_from, self.total):
@@ -146,10 +153,13 @@ class _Loop:
         started = time.monotonic()
         sums: dict[str, Tensor] = {}
         for batch in self._batches(step):
+            # The losses of micro-batches are shares of the global batch, so they add up to it.
             output = self._engine.loss(partial(self._method.loss, batch=batch))
             self._engine.backward(output.total)
             for name, value in {"loss": output.total.detach(), **output.parts}.items():
+                # Kept on the device: a transfer at each micro-batch would wait for the GPU.
                 sums[name] = sums[name] + value if name in sums else value
+        # Before the weights change: a loss that is not finite must not reach them.
         losses = self._reduced(step, sums)
         factor = rate_factor(self._config.optim, step=step, total=self.total)
         norm = self._engine.step(rate_factor=factor)
@@ -184,11 +194,13 @@ class _Loop:
                 device=self._engine.device,
                 reference_logps_B=None if known is None else known[torch.tensor(part)],
             )
+            # Tokens and samples are counted over `global_indices`, of which this worker sees only its part.
             for part in self._division.share(indices, self._engine.rank)
         ]
 
     def _reduced(self, step: int, sums: Mapping[str, Tensor]) -> StepMetrics:
         """The losses of the global batch, on every worker. Raises TrainingDiverged where one is not finite."""
+        # One collective for all parts; in float64, so that the number of workers hardly shows in the digits.
         values = sum_over_workers(torch.stack([value.double() for value in sums.values()])).tolist()
         losses = dict(zip(sums, values, strict=True))
         if not np.isfinite(values).all():
@@ -218,6 +230,7 @@ class _Loop:
 
     def _is_due(self) -> bool:
         waited = time.monotonic() - self._progress.reported
+        # Rank 0's clock decides for all, because sending a report is collective.
         due = float(self._engine.rank == 0 and waited >= self._job.report_every_s)
         return bool(sum_over_workers(torch.tensor([due], device=self._engine.device)).item())
 
@@ -253,10 +266,12 @@ class _Loop:
         """Takes up the newest checkpoint; the number of finished steps."""
         if self._checkpoints is None:
             return 0
+        # First what a killed attempt left half written, then the newest whole one.
         self._checkpoints.clean()
         folder = self._checkpoints.newest()
         if folder is None:
             return 0
+        # Checked before it is loaded: a damaged shard could load as wrong numbers.
         self._checkpoints.verify(folder)
         self._engine.load(folder)
         state = load_state(folder)
@@ -265,6 +280,7 @@ class _Loop:
         self._observer.degenerate_at_start = state.degenerate_at_start
         # A kill may have come between the checkpoint and the report of its steps; who takes reports knows which are new.
         self._progress.pending = list(state.history)
+        # No worker may write the next checkpoint, and remove this one, while another still reads it.
         barrier()
         return state.step
 
@@ -274,6 +290,7 @@ def open_checkpoints(job: TrainJob) -> Checkpoints | None:
     if job.checkpoints is None:
         return None
     engine = job.config.engine
+    # ZeRO stages keep their shards in different forms, so a checkpoint fits one stage alone.
     name = engine.name if engine.name == "torch" else f"{engine.name} stage {engine.stage}"
     return Checkpoints(
         job.checkpoints,

@@ -95,9 +95,11 @@ async def evaluate(
     names = [judge.name for judge in judges]
     if len(set(names)) != len(names):
         raise ValueError(f"judges: {names} holds a name twice; every judge needs its own")
+    # Submitted with it, an id that is known with another record is refused.
     record = spec.record or EvaluationRecord(
         name=spec.model, protocol=spec.protocol, decoding=spec.decoding
     )
+    # Known before it is held, so that it is listed and can be cancelled while another process has it.
     await asyncio.to_thread(store.evaluations.submit, to_tree(record), evaluation_id=spec.id)
     async with _held(store, spec) as lease:
         if lease is not None:
@@ -114,6 +116,7 @@ async def _held(store: Store, spec: EvaluationSpec) -> AsyncIterator[Lease | Non
     while True:
         record = await asyncio.to_thread(store.evaluations.get, spec.id)
         assert record is not None, f"evaluation {spec.id} was submitted"
+        # Looked at before the lease is asked for: one that has ended needs none.
         if record.state in ended:
             yield None
             return
@@ -121,6 +124,7 @@ async def _held(store: Store, spec: EvaluationSpec) -> AsyncIterator[Lease | Non
         lease = await asyncio.to_thread(store.leases.acquire, name, ttl_s=spec.ttl_s)
         if lease is not None:
             break
+        # A failure that was there before is tried again; one that comes while we wait is that process's answer.
         if "failed" not in ended and record.is_live:
             ended.add("failed")  # in the process that is waited for
             _log.warning(
@@ -129,6 +133,7 @@ async def _held(store: Store, spec: EvaluationSpec) -> AsyncIterator[Lease | Non
                 spec.ttl_s,
             )
         await asyncio.sleep(_POLL_S)
+    # `with` is not used because giving the lease back writes to the database, which belongs in a thread.
     lease.start()
     try:
         yield lease
@@ -153,6 +158,7 @@ class _Work:
         self._judges = judges
         self._store = store
         self._lease = lease
+        # A judge whose weights nobody can tell keeps its verdicts within this evaluation.
         self._judge_keys = {judge.name: scoped_key(judge.key, spec.id) for judge in judges}
 
     async def run(self, cases: Sequence[Case], on_progress: OnProgress | None) -> None:
@@ -160,12 +166,15 @@ class _Work:
         started = await asyncio.to_thread(
             evaluations.start, spec.id, lease=self._lease, total=len(cases)
         )
+        # Cancelled or ended between the look at its record and the lease.
         if not started:
             return
         async with _Recorded(self._store, spec.id, self._lease):
             samples = await self._samples(cases, on_progress)
+            # Cancelled: the record says so already.
             if samples is None:
                 return
+            # Before the rates: a table with many unscored answers would look like a result.
             _check_unscored(samples, [judge.name for judge in self._judges], spec.max_unscored)
             measures = {judge.name: judge.measures for judge in self._judges}
             counted = score_as(spec.protocol, spec.model, samples, measures)
@@ -176,6 +185,7 @@ class _Work:
         self, cases: Sequence[Case], on_progress: OnProgress | None
     ) -> list[Sample] | None:
         """Each case's sample; None once the evaluation is cancelled. While a batch is judged, the next is answered."""
+        # Asked in this order, but stored and returned in the suite's.
         order, size = _by_image(cases), self._spec.batch_size
         batches = [order[first : first + size] for first in range(0, len(cases), size)]
         placed: dict[int, Sample] = {}
@@ -183,8 +193,10 @@ class _Work:
         try:
             for places, following in zip_longest(batches, batches[1:]):
                 batch = [cases[place] for place in places]
+                # The first batch has nobody ahead of it; every other was asked for while the one before was judged.
                 answers = await (answering or self._answers(batch))
                 answering = None
+                # Looked at once a batch: a cancel takes effect after the batch in hand.
                 if following is not None and not await self._is_cancelled():
                     ahead = [cases[place] for place in following]
                     answering = asyncio.create_task(self._answers(ahead))
@@ -193,6 +205,7 @@ class _Work:
                     return None
                 if on_progress is not None:
                     on_progress(len(placed), len(cases))
+        # A batch that was asked for ahead must not outlive an error or a cancel.
         finally:
             if answering is not None:
                 answering.cancel()
@@ -233,6 +246,7 @@ class _Work:
         if isinstance(generator, StoredAnswers):
             return [generator.answers[case.sample_id] for case in cases]
         spec, table = self._spec, self._store.samples.generations
+        # Images were stored above, before any answer that refers to them.
         requests = [
             Request(
                 question=case.question, image=case.image, system=spec.system, prefill=case.prefill
@@ -241,6 +255,7 @@ class _Work:
         ]
         model = scoped_key(generator.key, spec.id)
         keys = [generation_key(model, item, spec.decoding) for item in requests]
+        # Two cases may share a key (the same question about the same image): it is then asked once.
         found = await asyncio.to_thread(table.get, keys)
         missing = {
             key: request for key, request in zip(keys, requests, strict=True) if key not in found
@@ -252,9 +267,11 @@ class _Work:
             errors = {
                 key: str(reply) for key, reply in new.items() if not isinstance(reply, Generation)
             }
+            # Errors are not stored, so that the next run asks again.
             payloads = {
                 key: asdict(reply) for key, reply in new.items() if isinstance(reply, Generation)
             }
+            # `put` returns what the store holds now: where another process was first, its answer counts in both.
             found |= await asyncio.to_thread(table.put, payloads)
         return [
             (case.whole_answer(found[key]["text"]), "") if key in found else (None, errors[key])
@@ -269,6 +286,7 @@ class _Work:
         if missing:
             verdicts = await judge.judge(list(missing.values()))
             new = dict(zip(missing, verdicts, strict=True))
+            # A verdict that failed for a reason that may pass is used here and asked for again next time.
             kept = {key: verdict_tree(verdict) for key, verdict in new.items() if not verdict.retry}
             found |= {key: verdict_tree(verdict) for key, verdict in new.items() if verdict.retry}
             found |= await asyncio.to_thread(table.put, kept)

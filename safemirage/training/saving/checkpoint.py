@@ -61,13 +61,17 @@ class Checkpoints:
             StorageError: there is no room, or a write failed. The checkpoints that were there stay.
             OSError: a write failed on this one of several workers; the others may wait for it and must be ended.
         """
+        # Every worker comes to the same name by itself, so none has to be told where to write.
         scratch = self._folder / f"{_UNFINISHED}{step:08d}"
         final = self._folder / f"step-{step:08d}"
+        # Asked before the first byte: a disk that fills up midway leaves nothing of use.
         self._make_room(scratch, num_bytes)
         self._fill(scratch, write)
         barrier()
         with storing(self._folder):
+            # The list covers all workers' files, so all must have been written: hence the barrier.
             self._list_files(scratch, step)
+            # The new one has its name before the oldest goes: at no moment is there less to resume from.
             on_first_worker(lambda: _put_in_place(scratch, final))
             on_first_worker(lambda: _remove(_whole(self._folder)[: -self._keep]))
         return final
@@ -84,6 +88,7 @@ class Checkpoints:
                 f"{checkpoint}: was made under {listed['layout']}, and this run has {self._layout}; delete the folder, "
                 "or start the run as it was"
             )
+        # Digests of 90 GB take minutes, so the files are dealt out among the workers.
         names = sorted(listed["files"])[rank() :: world_size()]
         problems = problems_of_all(
             [line for name in names if (line := _problem(checkpoint / name, listed["files"][name]))]
@@ -94,8 +99,10 @@ class Checkpoints:
             raise CheckpointError(f"{checkpoint}: {shown}. {_after_deletion(checkpoint)}")
 
     def _make_room(self, scratch: Path, num_bytes: int) -> None:
+        # A folder of an attempt that broke off may be in the way.
         if rank() == 0:
             _remove([scratch])
+        # Every worker asks and all hear the answers, so that all raise alike.
         found = storage_problem(self._folder, num_bytes)
         if problems := problems_of_all([found] if found is not None else []):
             raise StorageError(problems[0])
@@ -108,6 +115,7 @@ class Checkpoints:
                 write(scratch)
         except StorageError as error:
             _remove([scratch])  # what it took is needed
+            # The others wait in a collective for this worker: only an error that ends its process sets them free.
             if world_size() > 1:
                 raise OSError(str(error)) from error
             raise
@@ -123,6 +131,7 @@ class Checkpoints:
             }
             for name in names[rank() :: world_size()]
         }
+        # The exchange of problems carries any lines of text: here one line a worker.
         parts = [json.loads(part) for part in problems_of_all([json.dumps(mine)])]
         files = {name: entry for part in parts for name, entry in part.items()}
         content = {"step": step, "layout": self._layout, "files": files}
@@ -166,6 +175,7 @@ def _put_in_place(scratch: Path, final: Path) -> None:
 def _write_text(path: Path, text: str) -> None:
     with path.open("w") as stream:
         stream.write(text + "\n")
+        # On the disk before the folder gets its final name, which says that all of it is there.
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -182,6 +192,7 @@ def _read_list(checkpoint: Path) -> dict[str, Any]:
 def _problem(file: Path, listed: Mapping[str, Any]) -> str | None:
     if not file.is_file():
         return f"{file.name} is missing"
+    # The size first: it costs nothing, and finds most damage.
     if (size := file.stat().st_size) != listed["bytes"]:
         return f"{file.name} has {size:,} bytes and was written with {listed['bytes']:,}"
     if file_digest(file) != listed["sha256"]:
