@@ -1,7 +1,8 @@
 """Evaluates a run's snapshots, one after another, while the run trains on.
 
 The engine is a Ray actor with resources of its own; suite, judges and store are this process's. What was measured is
-appended to `watch.jsonl` in the run's folder, logged under `watch/...` at the snapshot's step, and part of the run's result.
+appended to `watch.jsonl` in the run's folder, logged under `watch/...` at the snapshot's step, and part of the run's
+result.
 """
 
 import asyncio

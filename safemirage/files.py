@@ -1,4 +1,5 @@
-"""Files and folders that others see whole or not at all: each is written under another name and renamed when it is complete."""
+"""Files and folders that others see whole or not at all: each is written under another name and renamed when it is
+complete."""
 
 import json
 import os

@@ -1,9 +1,10 @@
-"""The places where things are kept: read from the environment once, in the process that a user starts, and passed on as an argument.
+"""The places where things are kept: read from the environment once, in the process that a user starts, and passed on as
+an argument.
 
-SAFEMIRAGE_STORAGE      folder of runs, exports, suites and databases (default ~/.safemirage)
-SAFEMIRAGE_STORE_URL    database of runs, samples and evaluations (default: SQLite in the storage)
-MLFLOW_TRACKING_URI     tracking server or database (default: SQLite in the storage)
-SAFEMIRAGE_DATA         where relative inputs of a run file are looked up (default: the working folder; in a job, nowhere)
+SAFEMIRAGE_STORAGE      folder of runs, exports, suites and databases (default ~/.safemirage) SAFEMIRAGE_STORE_URL
+database of runs, samples and evaluations (default: SQLite in the storage) MLFLOW_TRACKING_URI     tracking server or
+database (default: SQLite in the storage) SAFEMIRAGE_DATA         where relative inputs of a run file are looked up
+(default: the working folder; in a job, nowhere)
 
 Every process of a cluster starts with an environment of its own, that of its node. So a driver gives its `Settings` to
 each trial, task, worker and replica. What other libraries read from the environment travels with them: `variables` by

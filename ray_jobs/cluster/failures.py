@@ -80,7 +80,8 @@ THEIRS: dict[str, Cause] = {
     "requests.exceptions.ConnectionError": "machine",
     "requests.exceptions.Timeout": "machine",
 }
-"""Causes of other packages' errors, by the error's name: who meets such an error has imported its package, and nobody else needs to."""
+"""Causes of other packages' errors, by the error's name: who meets such an error has imported its package, and
+nobody else needs to."""
 
 _BUSY = f"{_TRAIN}WorkerGroupStartupTimeoutError"
 _MACHINE_ERRNO = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EROFS, errno.EHOSTUNREACH, errno.ENETUNREACH}  # fmt: skip

@@ -56,7 +56,8 @@ _BUSY_TIMEOUT_S = 60
 
 
 def studies_url(settings: Settings) -> URL:
-    """The database that holds the studies: one in the storage where the store is SQLite, else in the store's own PostgreSQL database."""
+    """The database that holds the studies: one in the storage where the store is SQLite, else in the store's own
+    PostgreSQL database."""
     if settings.store_url.get_backend_name() == "sqlite":
         return sqlite_url(settings.storage.root / "studies.db")
     return settings.store_url

@@ -41,10 +41,10 @@ def evaluate(  # noqa: PLR0913 - options of a command
 ) -> None:
     """Ask models every question of a suite, judge the answers, and print the rates.
 
-    CONFIG is a file like configs/evaluate/url.yaml. Without --ray everything runs in this process, one model after another.
-    With it an engine is loaded once for all suites of its model, as many side by side as the cluster holds.
-    What the store knows is not asked again: a second run calls no model, and one that was cut off resumes.
-    Exits with 1 when an evaluation failed; with 2 when they cannot start as they are.
+    CONFIG is a file like configs/evaluate/url.yaml. Without --ray everything runs in this process, one model after
+    another. With it an engine is loaded once for all suites of its model, as many side by side as the cluster holds.
+    What the store knows is not asked again: a second run calls no model, and one that was cut off resumes. Exits with 1
+    when an evaluation failed; with 2 when they cannot start as they are.
     """
     from safemirage.evaluation.reports.outcome import finished_result, print_results
     from safemirage.evaluation.run.matrix import load_configs, run_here

@@ -21,8 +21,8 @@ class DataConfig(Strict):
     """What the model shall say to the forget set's questions instead, record by record; `dpo` and `idk` need it or
     `preferred_answers`."""
     preferred_answers: str | tuple[str, ...] | None = None
-    """What stands in the place of `preferred`: one of these answers for each forget record, drawn by the run's seed. Texts, or the
-    name of a list in safemirage/data/preferred.py: `refusals` or `idk`."""
+    """What stands in the place of `preferred`: one of these answers for each forget record, drawn by the run's seed.
+    Texts, or the name of a list in safemirage/data/preferred.py: `refusals` or `idk`."""
     decouple: str | None = data_path(None)
     """The forget set's questions about harmless images, with ordinary answers; `method.decouple_weight` needs it."""
     image_folder: str | None = data_path(None)

@@ -81,7 +81,8 @@ class OpenAIConfig(Strict):
     api_key_env: str = not_identity("OPENAI_API_KEY")
     """Environment variable that holds the bearer token; unset means none is sent."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Further headers of every request, such as a route or an API's version. They are recorded: secrets go to `headers_env`."""
+    """Further headers of every request, such as a route or an API's version. They are recorded: secrets go to
+    `headers_env`."""
     headers_env: Mapping[str, str] = field(default_factory=dict, metadata={"identity": False})
     """Headers whose values are secret, each with the name of the environment variable that holds its value."""
     extra_body: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -92,8 +93,8 @@ class OpenAIConfig(Strict):
     timeout_s: Positive = field(default=120.0, metadata={"identity": False})
     """For one request."""
     attempts: Count = field(default=6, metadata={"identity": False})
-    """Tries of one request; lost connections, 408, 409, 429 and 5xx are tried again, nothing else is. Waits grow from half a
-    second to eight; a Retry-After of the service, of up to two minutes, comes first."""
+    """Tries of one request; lost connections, 408, 409, 429 and 5xx are tried again, nothing else is. Waits grow
+    from half a second to eight; a Retry-After of the service, of up to two minutes, comes first."""
 
     def __post_init__(self) -> None:
         url = urlsplit(self.url)

@@ -24,7 +24,8 @@ class AnswersConfig(Strict):
     questions: Annotated[tuple[Literal["unsafe", "safe_unsafe"], ...], Field(min_length=1)] = (
         "unsafe",
     )
-    """Which questions are answered: those of unsafe images, which are all that a forget set needs, and unsafe ones of safe images."""
+    """Which questions are answered: those of unsafe images, which are all that a forget set needs, and unsafe ones
+    of safe images."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     """How the candidates answer."""
     selector_decoding: DecodingConfig = field(

@@ -59,8 +59,8 @@ class DeepSpeedEngineConfig(Strict):
     offload_parameters: bool = False
     """Weights on the host between the passes of their layers; needs stage 3."""
     optimizer: Literal["auto", "torch", "compiled"] = "auto"
-    """Which implementation of AdamW is used. `compiled`: DeepSpeed's FusedAdam, its CPUAdam where the optimizer is offloaded; both are built at
-    the first start. `auto`: compiled for GPU workers, PyTorch's for others."""
+    """Which implementation of AdamW is used. `compiled`: DeepSpeed's FusedAdam, its CPUAdam where the optimizer is
+    offloaded; both are built at the first start. `auto`: compiled for GPU workers, PyTorch's for others."""
 
     def __post_init__(self) -> None:
         for key, wanted, least in (

@@ -75,7 +75,8 @@ def read_json(path: Path, *, pairs_hook: PairsHook | None = None) -> Any:
 
 
 def read_json_records(path: Path) -> list[Any]:
-    """Reads like `read_items`, and checks that no text in the items has half of a character. Raises DataError naming those that have."""
+    """Reads like `read_items`, and checks that no text in the items has half of a character. Raises DataError naming
+    those that have."""
     items = read_items(path)
     _check_characters(path, [(record_name(index, item), item) for index, item in enumerate(items)])
     return items

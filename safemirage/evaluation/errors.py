@@ -1,7 +1,8 @@
 """What can be wrong with an evaluation as a whole."""
 
 COMMONEST_REASON = "; commonest reason"
-"""The words in the error of an evaluation with too much unscored after which a judge's own words follow, which may quote an answer."""
+"""The words in the error of an evaluation with too much unscored after which a judge's own words follow, which may
+quote an answer."""
 
 
 class EvaluationError(RuntimeError):

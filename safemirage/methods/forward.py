@@ -13,7 +13,8 @@ from safemirage.methods.losses import sequence_logps
 
 
 def supervised_positions(labels_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions where logits are needed and the targets that they predict: (K,) positions and (B, K) targets, -100 where none."""
+    """The positions where logits are needed and the targets that they predict: (K,) positions and (B, K) targets,
+    -100 where none."""
     positions_K = (labels_BT[:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
     return positions_K, labels_BT[:, positions_K + 1]
 

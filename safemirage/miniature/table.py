@@ -1,4 +1,5 @@
-"""The miniature's table: every model's rates, its mirage gap and its degenerate answers in one line, for one seed or several."""
+"""The miniature's table: every model's rates, its mirage gap and its degenerate answers in one line, for one seed or
+several."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,10 +1,11 @@
 """Control tokens (`<|im_end|>`, `</s>`, `<image>`) belong to the chat template; in anybody's text they are text.
 
-A tokenizer reads a control token wherever its name stands, so an answer that holds `<|im_end|><|im_start|>assistant` would
-end its own place in a judge's prompt. Here the template's control tokens are told from those in the texts that are put
-into it: before rendering, the texts' ones become marks; after it, what is left is the template's own, and goes by a secret
-name in a copy of the tokenizer that has no other names for control tokens. The rendered text is still tokenised at
-once, because tokens may join across any seam: ids of texts that hold no control token are those of the tokenizer itself.
+A tokenizer reads a control token wherever its name stands, so an answer that holds `<|im_end|><|im_start|>assistant`
+would end its own place in a judge's prompt. Here the template's control tokens are told from those in the texts that
+are put into it: before rendering, the texts' ones become marks; after it, what is left is the template's own, and goes
+by a secret name in a copy of the tokenizer that has no other names for control tokens. The rendered text is still
+tokenised at once, because tokens may join across any seam: ids of texts that hold no control token are those of the
+tokenizer itself.
 """
 
 import json

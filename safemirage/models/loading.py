@@ -271,8 +271,8 @@ def _load_merged(folder: Path, base: _Weights, adapter_scale: float = 1.0) -> _W
 
 
 def _processor_folder(folder: Path, adapter_scale: float) -> Path:
-    """The folder whose processor renders prompts. With its adapter off a model is its base, and where the two have one processor the base's
-    files are taken, so that answers which the base gave before serve."""
+    """The folder whose processor renders prompts. With its adapter off a model is its base, and where the two have
+    one processor the base's files are taken, so that answers which the base gave before serve."""
     if adapter_scale != 0:
         return folder
     base = read_manifest(folder).base

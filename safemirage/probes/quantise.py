@@ -1,7 +1,7 @@
 """Quantisation: the export in its dtype beside the same weights rounded to fewer bits.
 
-Unlearning that moved the weights less than a rounding step is undone by rounding: with 4 bits Zhang et al. 2024 (2410.16454)
-measured how unlearned text came back.
+Unlearning that moved the weights less than a rounding step is undone by rounding: with 4 bits Zhang et al. 2024
+(2410.16454) measured how unlearned text came back.
 """
 
 from dataclasses import replace

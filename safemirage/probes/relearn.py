@@ -1,13 +1,13 @@
 """Relearning: the export is fine-tuned on k of the records that it unlearned, and attack success followed over the steps.
 
-What was removed has to be taught again, from many records; what was only covered comes back after a few steps on a few of
-them (Lynch et al. 2024, 2402.16835; Hu et al. 2024, 2406.13356). The control, the same fine-tuning on retain records, tells
-relearning from what any fine-tuning undoes: harmless data weakens alignment too (Qi et al. 2023, 2310.03693), and unlearning
-(2406.13356).
+What was removed has to be taught again, from many records; what was only covered comes back after a few steps on a few
+of them (Lynch et al. 2024, 2402.16835; Hu et al. 2024, 2406.13356). The control, the same fine-tuning on retain
+records, tells relearning from what any fine-tuning undoes: harmless data weakens alignment too (Qi et al. 2023,
+2310.03693), and unlearning (2406.13356).
 
-Every point is an ordinary training run with its own identity, export and record in the store. The rate is constant and the
-order of samples follows from the seed, so the run of 10 steps begins with that of 5; a point costs its steps again, which is
-little beside its evaluation.
+Every point is an ordinary training run with its own identity, export and record in the store. The rate is constant and
+the order of samples follows from the seed, so the run of 10 steps begins with that of 5; a point costs its steps again,
+which is little beside its evaluation.
 """
 
 from collections.abc import Iterator, Sequence

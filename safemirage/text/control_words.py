@@ -1,7 +1,8 @@
 """Text that a server might read as control tokens, written so that it reads the same and is none.
 
-Servers tokenise the rendered chat as one text, so `<|im_end|>` in a question or a judged answer ends its turn there. Which
-control tokens a server's tokenizer has cannot be asked; they are written in angle brackets, or, in capitals, in square ones.
+Servers tokenise the rendered chat as one text, so `<|im_end|>` in a question or a judged answer ends its turn there.
+Which control tokens a server's tokenizer has cannot be asked; they are written in angle brackets, or, in capitals, in
+square ones.
 """
 
 import re

@@ -1,8 +1,8 @@
 """The collapse detector: answers without sense that a model gives when unlearning has broken it.
 
-It finds what needs no understanding: nothing, repetition, symbols, another script than the question's. Sensible words in
-an order without sense, and another language in the same script, pass it. On VLGuard's 4,518 reference answers that are not
-blank it finds none.
+It finds what needs no understanding: nothing, repetition, symbols, another script than the question's. Sensible words
+in an order without sense, and another language in the same script, pass it. On VLGuard's 4,518 reference answers that
+are not blank it finds none.
 """
 
 import re

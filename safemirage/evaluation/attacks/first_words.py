@@ -1,7 +1,7 @@
 """A suite attacked by words: its plain questions, K rewrites of each for every word, and K neutral paraphrases of each.
 
-Cases are called `<case>_<word>` and `<case>_neutral`, where the plain one is `<case>_plain` or `<case>`; a question keeps its
-group id in all of them, so that any-of-K, pairing and sampling work as with VLGuard's own files of rewrites.
+Cases are called `<case>_<word>` and `<case>_neutral`, where the plain one is `<case>_plain` or `<case>`; a question
+keeps its group id in all of them, so that any-of-K, pairing and sampling work as with VLGuard's own files of rewrites.
 """
 
 from collections import Counter

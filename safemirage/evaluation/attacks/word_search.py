@@ -1,8 +1,8 @@
 """The first word that opens a model widest: tried on one part of a suite's questions, reported on the other.
 
-The words come from the audit of the model's own training set. Every word is tried on the selection questions; the one with
-the highest any-of-K is then asked of the test questions, which had no part in the choice. So the test's interval and
-p-value need no correction for the number of words, and those of the selection are shown with Holm's.
+The words come from the audit of the model's own training set. Every word is tried on the selection questions; the one
+with the highest any-of-K is then asked of the test questions, which had no part in the choice. So the test's interval
+and p-value need no correction for the number of words, and those of the selection are shown with Holm's.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Answers with labels, and judges measured on them: `safemirage audit-judge`.
 
-A labelled file is a JSON list of {"question", "answer", "label"} and optionally "id", "subset" (default unsafe); labels are
-comply, refuse, deflect, degenerate or other. VLGuard's own files serve too: their answers to unsafe questions are
+A labelled file is a JSON list of {"question", "answer", "label"} and optionally "id", "subset" (default unsafe); labels
+are comply, refuse, deflect, degenerate or other. VLGuard's own files serve too: their answers to unsafe questions are
 labelled `refuse`, those to safe questions `comply`.
 """
 

@@ -5,8 +5,8 @@ own chat template makes the prompt. ShieldGemma 2 judges an image: it is asked o
 neither question nor answer, and so counts in no rate; its verdicts only show beside the others.
 
 Formats: Llama Guard 4's model card ("safe", or "unsafe" and a line of categories); Qwen3Guard's README at 019b2e3
-("Safety: ..", "Categories: ..", "Refusal: .."); transformers' shieldgemma2 processor at 15ea02a (image and policy, answered
-by Yes or No). Not run on the real models.
+("Safety: ..", "Categories: ..", "Refusal: .."); transformers' shieldgemma2 processor at 15ea02a (image and policy,
+answered by Yes or No). Not run on the real models.
 """
 
 import re

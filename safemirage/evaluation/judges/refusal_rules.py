@@ -1,8 +1,8 @@
 """The judge by rules: refusals by rules chosen on VLGuard's training answers, broken answers by the collapse detector.
 
-On VLGuard's reference answers it misses 1 of the 442 refusals of unsafe test questions (VLGuard's keywords: 122) and takes
-5 of 558 answers to safe ones for refusals (keywords: 4); `safemirage audit-judge` recounts it. It cannot tell a harmful answer
-from a harmless one that refuses nothing: its asr is an upper bound.
+On VLGuard's reference answers it misses 1 of the 442 refusals of unsafe test questions (VLGuard's keywords: 122) and
+takes 5 of 558 answers to safe ones for refusals (keywords: 4); `safemirage audit-judge` recounts it. It cannot tell a
+harmful answer from a harmless one that refuses nothing: its asr is an upper bound.
 """
 
 from collections.abc import Mapping, Sequence

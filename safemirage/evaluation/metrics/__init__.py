@@ -1,1 +1,2 @@
-"""Labels become numbers: pure functions of stored samples, each with its interval. Nothing here reads a file or asks a model."""
+"""Labels become numbers: pure functions of stored samples, each with its interval. Nothing here reads a file or asks
+a model."""

@@ -3,16 +3,16 @@
 Rogan and Gladen (1978): a judge with sensitivity s and specificity c that says yes to a share q stands for a true share
 p = (q + c - 1) / (s + c - 1). It holds whatever errors have to do with each other.
 
-Any-of-K does not follow from that: a judge errs alike on answers that are alike, and K rewrites of one question about one
-picture are. Estimates that take errors for independent can fall below the share of single answers, which any-of-K never
-does. So any-of-K is bounded by what holds for every dependence of truths and of errors within a question. With t = K p true
-answers a question, and a share o of questions of which the judge opens any:
+Any-of-K does not follow from that: a judge errs alike on answers that are alike, and K rewrites of one question about
+one picture are. Estimates that take errors for independent can fall below the share of single answers, which any-of-K
+never does. So any-of-K is bounded by what holds for every dependence of truths and of errors within a question. With t
+= K p true answers a question, and a share o of questions of which the judge opens any:
 
     max(t / K, o - (1 - c)(K - t))  <=  any-of-K  <=  min(1, t, o + (1 - s) t)
 
-Left: t true answers open at least t / K questions; questions that the judge opens without a true yes hold one of its
-(1 - c)(K - t) false alarms. Right: they open at most t questions; those that the judge does not open hold one of its
-(1 - s) t misses. For K = 1 both sides are p. What is still assumed: that the judge errs on these answers as often as on the
+Left: t true answers open at least t / K questions; questions that the judge opens without a true yes hold one of its (1
+- c)(K - t) false alarms. Right: they open at most t questions; those that the judge does not open hold one of its (1 -
+s) t misses. For K = 1 both sides are p. What is still assumed: that the judge errs on these answers as often as on the
 labelled ones.
 """
 

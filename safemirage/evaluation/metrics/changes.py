@@ -1,9 +1,9 @@
 """What changed from one evaluation to another, sample by sample: the same questions, the same judge, two models.
 
 Pairs are made by sample id, never by place. asr of unsafe cases is paired by question (any of its rewrites);
-refusal_rate and useful_rate of safe ones by answer. Exact McNemar gives a p-value where a question stands for itself; rewrites of one question are not
-independent, so a rate over several rewrites a question has the interval alone. All p-values of a comparison are
-adjusted together by Holm.
+refusal_rate and useful_rate of safe ones by answer. Exact McNemar gives a p-value where a question stands for itself;
+rewrites of one question are not independent, so a rate over several rewrites a question has the interval alone. All
+p-values of a comparison are adjusted together by Holm.
 """
 
 from collections.abc import Mapping, Sequence

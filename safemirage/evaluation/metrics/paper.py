@@ -1,8 +1,9 @@
 """Rates by the original's rules (VLM-Safety-Unlearn, eval/llm-eval and rejection_eval.py).
 
 Every answer is in the denominator. One that the judge could not judge, or that is missing, is no success and no
-refusal: it makes a model look safer. How many of a rate's answers are of that kind is counted beside it. asr is any-of-K over questions, so with K = 1 it is over answers; response_asr is
-over answers. The original gives no intervals; those here are the same as under the protocol `corrected`.
+refusal: it makes a model look safer. How many of a rate's answers are of that kind is counted beside it. asr is
+any-of-K over questions, so with K = 1 it is over answers; response_asr is over answers. The original gives no
+intervals; those here are the same as under the protocol `corrected`.
 """
 
 from collections.abc import Sequence

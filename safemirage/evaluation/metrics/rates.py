@@ -63,8 +63,8 @@ class Row:
     unscored: int
     """Answers without a verdict; under the protocol `corrected` they are in no rate."""
     defaulted: int = 0
-    """Under the protocol `paper`: answers in n of which no verdict says what they are counted as, but a rule for silence does.
-    The unscored are among them."""
+    """Under the protocol `paper`: answers in n of which no verdict says what they are counted as, but a rule for
+    silence does. The unscored are among them."""
 
 
 @dataclass(frozen=True, kw_only=True)

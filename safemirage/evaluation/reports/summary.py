@@ -1,7 +1,7 @@
 """What one model's numbers mean, a sentence each.
 
-What is called a mirage is what the paired test against neutral paraphrases shows: exact McNemar after Holm, and an interval
-over images that leaves 0 out, because questions about one image are no independent evidence.
+What is called a mirage is what the paired test against neutral paraphrases shows: exact McNemar after Holm, and an
+interval over images that leaves 0 out, because questions about one image are no independent evidence.
 """
 
 from collections.abc import Mapping, Sequence

@@ -42,8 +42,8 @@ class StoredEvaluation:
 
     @property
     def content(self) -> str:
-        """The same for evaluations of one model, suite and set of judges, whatever they are called; the id, where the model
-        cannot tell its weights."""
+        """The same for evaluations of one model, suite and set of judges, whatever they are called; the id, where
+        the model cannot tell its weights."""
         generator = self.record.generator
         knows_itself = generator and generator.get("scope") != EVALUATION_SCOPE
         return self.record.identity if knows_itself else self.id

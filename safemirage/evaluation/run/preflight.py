@@ -1,4 +1,5 @@
-"""What a job that asks models needs and does not have: all of it at once, within seconds, before anything is read or loaded."""
+"""What a job that asks models needs and does not have: all of it at once, within seconds, before anything is read or
+loaded."""
 
 import warnings
 from collections.abc import Sequence

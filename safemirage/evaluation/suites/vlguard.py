@@ -20,7 +20,8 @@ from safemirage.data.vlguard import VLGuardRecord, read_vlguard
 from safemirage.evaluation.types import Case, ImageInput, Subset
 
 FIRST_QUESTION = "first_question"
-"""The key in the truth of a rewrite that holds the first rewrite of its question. The original judges every shot as an answer to it."""
+"""The key in the truth of a rewrite that holds the first rewrite of its question. The original judges every shot as
+an answer to it."""
 SHOT = "shot"
 """The key in the truth of a rewrite that holds its number among the rewrites of its question, from 1."""
 

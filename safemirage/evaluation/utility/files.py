@@ -10,9 +10,9 @@ VLMEvalKit   status.json of a run: {"model_name", "datasets": {name: {"metrics":
              vlmeval/smp/status_report.py, vlmeval/smp/file.py, vlmeval/dataset/image_vqa.py and the tables of
              vlmeval/dataset/utils, commit e8e78f0
 
-A file of VLMEvalKit mixes the total with parts of it. Only what the file itself calls the total is taken: the row labelled
-`Overall`, the column `Overall` (one value, or one a split), `Final Score` (OCRBench), or a name that the reader gives. A file
-without one is refused. Numbers are not rescaled: a metric may be a share, per cent or points.
+A file of VLMEvalKit mixes the total with parts of it. Only what the file itself calls the total is taken: the row
+labelled `Overall`, the column `Overall` (one value, or one a split), `Final Score` (OCRBench), or a name that the
+reader gives. A file without one is refused. Numbers are not rescaled: a metric may be a share, per cent or points.
 """
 
 import re

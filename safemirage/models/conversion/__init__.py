@@ -1,4 +1,5 @@
-"""Converts a checkpoint from the original LLaVA's layout to the hub's, checked back key by key and text by text. Command: `safemirage convert SRC --to DST`."""
+"""Converts a checkpoint from the original LLaVA's layout to the hub's, checked back key by key and text by text.
+Command: `safemirage convert SRC --to DST`."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """The original LLaVA's checkpoints (haotian-liu/LLaVA, `liuhaotian/llava-v1.5-7b`): their files, names and config.
 
-Full: `pytorch_model-*.bin` or `model-*.safetensors` with `model.layers...`, `model.mm_projector.0/2`, and the vision tower's
-weights or only its name. LoRA: `adapter_model.bin` and `non_lora_trainables.bin`, which holds the projector.
+Full: `pytorch_model-*.bin` or `model-*.safetensors` with `model.layers...`, `model.mm_projector.0/2`, and the vision
+tower's weights or only its name. LoRA: `adapter_model.bin` and `non_lora_trainables.bin`, which holds the projector.
 """
 
 import json

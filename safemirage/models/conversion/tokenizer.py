@@ -1,7 +1,7 @@
 """The original's tokenizer, a slow LlamaTokenizer over a SentencePiece model, as files that give the same ids.
 
-SentencePiece puts a blank before a text. The original cuts a prompt at its images and tokenises each stretch by itself, so
-a blank stands at the start and after every image. Whether one stands after an end token too depends on `legacy` in
+SentencePiece puts a blank before a text. The original cuts a prompt at its images and tokenises each stretch by itself,
+so a blank stands at the start and after every image. Whether one stands after an end token too depends on `legacy` in
 tokenizer_config.json: published checkpoints have either. What transformers makes of such files by itself follows the
 config's `model_type` in the first place, joins pieces in another order, and loses the blank after an image.
 """

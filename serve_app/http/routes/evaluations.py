@@ -189,8 +189,8 @@ def _view(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _public_error(error: str | None) -> str | None:
-    """The error without the server's paths and without a judge's reason, which may quote the answer; the samples have it, for a token
-    that may read it."""
+    """The error without the server's paths and without a judge's reason, which may quote the answer; the samples
+    have it, for a token that may read it."""
     return without_paths(error.partition(COMMONEST_REASON)[0]) if error is not None else None
 
 

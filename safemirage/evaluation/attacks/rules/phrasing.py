@@ -139,7 +139,8 @@ def _straight(auxiliary: str, rest: Sequence[str]) -> list[str] | None:
 
 
 def _participle(low: Sequence[str]) -> int | None:
-    """The place where the auxiliary belongs: before a participle outside of the subject, or before a preposition at the end."""
+    """The place where the auxiliary belongs: before a participle outside of the subject, or before a preposition at
+    the end."""
     for place, word in enumerate(low):
         if place == 0:
             continue

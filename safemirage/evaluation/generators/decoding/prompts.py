@@ -43,7 +43,8 @@ class ImageFeatures:
         self.num_encoded = 0
 
     def of(self, wanted: Sequence[str]) -> list[Tensor]:
-        """One tensor (tokens, H) for each digest. Those of other images are dropped: ask for an image's questions in a row."""
+        """One tensor (tokens, H) for each digest. Those of other images are dropped: ask for an image's questions in
+        a row."""
         self._kept = {digest: self._kept[digest] for digest in wanted if digest in self._kept}
         missing = [digest for digest in dict.fromkeys(wanted) if digest not in self._kept]
         if missing:

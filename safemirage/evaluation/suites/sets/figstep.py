@@ -1,8 +1,8 @@
 """FigStep (Gong et al. 2025, arXiv 2311.05608): the harmful instruction stands in the picture, the text only incites.
 
 Format: github.com/ThuCCSLab/FigStep, data/question/safebench.csv, data/images/SafeBench, src/generate_prompts.py (the
-query types in the names of the pictures) and README.md section 2.1 (the text), commit 0861b17. Columns dataset, category_id,
-task_id, category_name, question, instruction; a picture is query_<dataset>_<category_id>_<task_id>_6.png.
+query types in the names of the pictures) and README.md section 2.1 (the text), commit 0861b17. Columns dataset,
+category_id, task_id, category_name, question, instruction; a picture is query_<dataset>_<category_id>_<task_id>_6.png.
 """
 
 from safemirage.config.sets import FigStepConfig

@@ -1,8 +1,8 @@
 """MOSSBench (Li et al. 2024, arXiv 2406.17806): 300 harmless questions about pictures that models refuse, of three types.
 
-Format: github.com/xirui-li/MOSSBench, README.md ("Data Format") and data/images_information/information.json, commit 8d68b06:
-an object of id -> {"image": "images/1.png", "question", "metadata": {"over": "type 1", ...}, ...}. Types 1, 2 and 3 are
-Exaggerated Risk, Negated Harm and Counterintuitive Interpretation, the README's order.
+Format: github.com/xirui-li/MOSSBench, README.md ("Data Format") and data/images_information/information.json, commit
+8d68b06: an object of id -> {"image": "images/1.png", "question", "metadata": {"over": "type 1", ...}, ...}. Types 1, 2
+and 3 are Exaggerated Risk, Negated Harm and Counterintuitive Interpretation, the README's order.
 """
 
 from collections.abc import Mapping

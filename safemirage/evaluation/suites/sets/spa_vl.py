@@ -1,8 +1,8 @@
 """SPA-VL (Zhang et al. 2025, arXiv 2406.12030): its two test splits, 265 questions for harm and 265 for help.
 
 Format: the data set's card, huggingface.co/datasets/sqrti/SPA-VL, README.md at revision fdb823a (configuration `test`:
-splits `harm` and `help`, columns image, question, class1, class2, class3), and github.com/EchoseChen/SPA-VL-RLHF, README.md,
-commit cade637. A Parquet file a split; an image is the struct {bytes, path} in which the hub keeps images.
+splits `harm` and `help`, columns image, question, class1, class2, class3), and github.com/EchoseChen/SPA-VL-RLHF,
+README.md, commit cade637. A Parquet file a split; an image is the struct {bytes, path} in which the hub keeps images.
 """
 
 from typing import Any
