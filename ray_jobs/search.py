@@ -71,6 +71,7 @@ def run_search(plan: SearchPlan, *, settings: Settings) -> SearchOutcome:
     """
     plan = _located(plan, settings)
     nodes = possible_resources()
+    # All that can be wrong is found now: hours later a trial would meet it.
     problems = preflight(plan.base, nodes=nodes)
     problems += missing_of(plan.config.selection.judges, key="selection.judges")
     if problems:
@@ -80,6 +81,7 @@ def run_search(plan: SearchPlan, *, settings: Settings) -> SearchOutcome:
     run_id = _run_id(plan, settings)
     setting = TrialSetting(search_id=run_id, plan=plan, settings=settings)
     with open_store(settings.store_url) as store:
+        # A search is a run like others: a second process follows it, and a restart resumes it.
         record = run_once(
             store,
             run_id=run_id,
@@ -119,6 +121,7 @@ class _Search:
         study = Study(
             config, name=handle.id, storage=open_studies(studies_url(self.setting.settings))
         )
+        # What earlier attempts settled is not tried again.
         remaining = study.prepare()
 
         def on_change() -> None:
@@ -150,14 +153,17 @@ class _Search:
         # Tune's newer output prints its heading even when it is told to be silent; the older one keeps to it.
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         config = self.setting.plan.config
+        # Tune asks it for each point and tells it what came of it; Tune's own state is not read again.
         searcher = StudySearch(study, has_room=self._has_room, on_change=on_change)
         trainable = tune.with_parameters(run_trial, setting=self.setting)
         tuner = tune.Tuner(
+            # A trial only waits for its training, which reserves workers of its own.
             tune.with_resources(trainable, DRIVER),
             tune_config=tune.TuneConfig(
                 search_alg=searcher, num_samples=count, max_concurrent_trials=self.limit
             ),
             run_config=tune.RunConfig(
+                # A folder of its own for each attempt: Tune would mix its trials with those of the attempt before.
                 name=f"attempt-{handle.attempt}",
                 storage_path=str(self.setting.settings.storage.runs / handle.id / "tune"),
                 # A trial raises what the machine is at fault for, and nothing else.
@@ -165,6 +171,7 @@ class _Search:
                 verbose=0,
             ),
         )
+        # A trial that fails by its own setting reports that as a result, so an error here is the machine's.
         errors = [result.error for result in tuner.fit() if result.error is not None]
         if searcher.lost:
             reasons = sorted({failure_of(error).reason.partition("\n")[0] for error in errors})

@@ -71,7 +71,9 @@ def run_training(
         from ray_jobs.cluster.nodes import possible_resources
         from ray_jobs.watch import check_watch
 
+        # Before anything is trained: a snapshot that cannot be evaluated would show after hours.
         check_watch(config.watch, possible_resources())
+    # The config with its inputs by content, so the same work has the same id wherever its files lie.
     identity = run_identity(config)
     run_id = f"{config.name}-{identity[:12]}"
     with open_store(settings.store_url) as store:
@@ -120,12 +122,14 @@ class _Training:
         config = self._config
         self._refuse_other_workers()
         tracker = open_tracker(self._settings, config.tracking.experiment)
+        # Before the workers start, so that a run that never begins can be seen to have failed.
         tracker.start(
             self._run_id, name=config.name, config=to_tree(config), parent_id=self._parent
         )
         finished = False
         try:
             result = self._followed(handle, tracker, callbacks)
+            # A run that another process took over must not be declared finished by this one.
             handle.check()
             tracker.set_tags(self._run_id, {"export": result.export})
             finished = True
@@ -166,6 +170,7 @@ class _Training:
         ) as watcher:
             with Follower(handle, self._reports(), tracker, on_snapshot=watcher.take):
                 result = self._fit(callbacks)
+            # The finished model is evaluated like a snapshot, and is never deleted.
             watcher.put(result.steps, Path(result.export))
         return replace(result, watch=watcher.measured())
 
@@ -180,8 +185,10 @@ class _Training:
         while True:
             say_if_busy(self._run_id, worker_resources(workers), count=workers.count)
             try:
+                # A new trainer for each start: Ray's own restart would not tell a lost machine from a run that diverged.
                 outcome: dict[str, Any] = self._trainer(callbacks).fit().return_value
             except Exception as error:
+                # Others hold the resources: this is waiting, and counts as no failure.
                 if is_busy(error):
                     continue
                 failure = failure_of(error)

@@ -142,6 +142,7 @@ class Study:
     def _counted(self) -> list[FrozenTrial]:
         """The trials that stand for a point each: proposed in full, and not tried again by a later trial."""
         trials = self._study.get_trials(deepcopy=False)
+        # A trial that was tried again is replaced by its successor, and counts once.
         again = {trial.user_attrs.get(_RESUMES) for trial in trials}
         return [
             trial
@@ -158,6 +159,7 @@ class Study:
 
     def _queue_warm_start(self) -> None:
         trials = self._study.get_trials(deepcopy=False)
+        # By index, so that a point that stands in the warm start twice is tried twice.
         queued = {trial.user_attrs.get(_WARM_START) for trial in trials}
         for index, point in enumerate(self.config.warm_start):
             if index not in queued:
@@ -199,24 +201,29 @@ class StudySearch(OptunaSearch):
         )
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        # The first trial is started whether there is room or not: it waits for its workers, with a line that says so.
         under_way = self._ot_trials.keys() - self._completed_trials
         if under_way and not self._has_room():
             return None  # Tune asks again
+        # A sampler of its own for each proposal, whose seed a restart can work out again.
         self._ot_study.sampler = self._prepared.sampler()
         stored: dict[str, Any] | None = super().suggest(trial_id)
         if stored is None:
             return None
         point = point_of(stored, self._prepared.config.space)
+        # Known in the study before the trial begins, so that a look at it finds the run while it trains.
         self._ot_trials[trial_id].set_user_attr(_RUN, trial_run_id(self._prepared.name, point))
         return point
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
+        # Tune tells of some ends twice.
         if trial_id in self._completed_trials:
             return
         self._completed_trials.add(trial_id)
         trial = self._ot_trials[trial_id]
+        # The machine took it away: to Optuna it has not ended, so no sampler takes it for a bad point.
         if error:
             self.lost.append(trial.number)
         elif result and _CAUSE in result:

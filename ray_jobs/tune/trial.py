@@ -74,6 +74,7 @@ def run_trial(config: Mapping[str, Any], *, setting: TrialSetting) -> dict[str, 
 def _objectives(point: Point, setting: TrialSetting) -> dict[str, float]:
     setting.settings.secrets.install()
     with open_store(setting.settings.store_url) as store:
+        # The same point may be proposed twice, or again after a restart: it is trained once.
         record = run_once(
             store,
             run_id=trial_run_id(setting.search_id, point),
@@ -93,6 +94,7 @@ def _work(handle: RunHandle, *, point: Point, setting: TrialSetting) -> dict[str
         _at_seed(handle, train, point=point, setting=setting)
         for train in plan.runs(plan.trial(point))
     )
+    # The worst of the seeds, so that a point that works by luck at one of them is not chosen.
     objectives = worst_objectives([one.objectives for one in at_seeds], plan.config.objectives)
     return to_tree(TrialResult(objectives=objectives, at_seeds=at_seeds))
 
@@ -102,6 +104,7 @@ def _at_seed(
 ) -> SeedResult:
     plan = setting.plan
     handle.progress({"stage": "training"})
+    # A run of its own with its own identity, so that a point that another search trained is taken over.
     run = run_training(train, settings=setting.settings, parent_run=handle.id)
     trained = read_record(TrainResult, run.result, of=run.id)
     handle.progress({"stage": "judging", "train_run_id": run.id})

@@ -36,6 +36,7 @@ class Engine:
         """Loads the model; its key."""
         import torch
 
+        # Ray reserves CPUs but does not keep a process to them.
         torch.set_num_threads(self._threads)
         self._generator = await self._stack.enter_async_context(open_generator(self._config))
         return dict(self._generator.key)
@@ -100,6 +101,7 @@ class EngineClient:
     async def _replace(self, lost: Any, error: RayError | None) -> None:
         """A new actor in the place of `lost`; calls that lost the same one share it."""
         async with self._replacing:
+            # Another call may have put a new actor in place while this one waited for its turn.
             while self._actor is lost:
                 if error is not None:
                     self._count(error)
@@ -107,6 +109,7 @@ class EngineClient:
                 try:
                     self._key = await started.open.remote()
                 except RayError as again:
+                    # What could not be opened still holds its resources.
                     ray.kill(started)
                     error = again
                 else:
@@ -126,6 +129,7 @@ class EngineClient:
     def _start(self) -> Any:
         cpus, gpus = self._resources["CPU"], self._resources.get("GPU", 0)
         say_if_busy(f"an engine of {_name(self._config)}", self._resources, count=1)
+        # Several calls may come at a time; the generator puts them in a row.
         options = ray.remote(Engine).options(num_cpus=cpus, num_gpus=gpus, max_concurrency=8)
         return options.remote(self._config, max(1, int(cpus)), self._secrets)
 

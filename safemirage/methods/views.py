@@ -137,6 +137,7 @@ class LayerViews:
         """
         self._adapter = model if isinstance(model, PeftModel) else None
         self._base = base_model(model)
+        # Everything but the head, which alone knows of the vocabulary.
         self._inner: nn.Module = self._base.model
         allow_views(self._base)
         decoder = self._base.get_decoder()
@@ -158,6 +159,7 @@ class LayerViews:
             )
         self._frozen: dict[str, nn.Module] = {}
         self._frozen_head: nn.Module | None = None
+        # With an adapter the initial model is the same one with its adapter off, and nothing is copied.
         if self._adapter is None:
             self._frozen = self._frozen_copies(whole=with_reference_logits)
             if with_reference_logits and any(p.requires_grad for p in self._head.parameters()):
@@ -179,6 +181,7 @@ class LayerViews:
         path = self._encoder_path
         frozen = self._encoder_is_frozen
         encoder = {path: _remembering(self._inner.get_submodule(path))} if frozen else {}
+        # Where the encoder or the projector is trained, gradients must come this far.
         with nullcontext() if self._num_lower is None else inference(self._base):
             hidden_BTH, call = self._enter(self._inner, inputs, encoder)
             if self._num_lower:
@@ -224,6 +227,7 @@ class LayerViews:
         batch: Batch,
     ) -> Tensor:
         final_BTH = _run(decoder, self._num_kept, None, call, hidden_BTH)
+        # The vocabulary is large and few positions are supervised: logits are made for those alone.
         positions_K, _ = supervised_positions(batch.labels_BT)
         logits_BKV: Tensor = head(final_BTH[:, positions_K])
         return logits_BKV
@@ -252,8 +256,10 @@ class LayerViews:
             call.update(given)
             return BaseModelOutputWithPast(last_hidden_state=given["inputs_embeds"])
 
+        # The decoder is replaced by a stop that takes down what it was called with.
         entry = _with_forward(inner.get_submodule(self._decoder_path), keep)
         view = replace_modules(inner, {**encoder, self._decoder_path: entry})
+        # No layer runs here: embeddings, image features, masks and positions are all that is made.
         view(**inputs, use_cache=False)
         return call.pop("inputs_embeds"), call
 

@@ -128,11 +128,13 @@ def _bring_up_to_date(database: Database) -> None:
     Raises:
         UnknownSchema: a newer safemirage made the tables.
     """
+    # Most processes find a database that is current, and need no turn.
     with database.read() as connection:
         if is_current(connection):
             return
     with creation_turn(database.engine.url):
         if database.is_sqlite:  # the switch to WAL does not wait for the busy timeout
+            # Outside a transaction, in which SQLite refuses to change its journal.
             raw = database.engine.raw_connection()
             try:
                 raw.cursor().execute("PRAGMA journal_mode=WAL")

@@ -82,6 +82,7 @@ def run_once(  # noqa: PLR0913 - a run is told apart by all of these
     store.runs.register(run_id, name=name, kind=kind, config=config, parent_id=parent_id)
     followed = False
     while True:
+        # The lease first, then the record: what is read under the lease nobody else changes.
         lease = store.leases.acquire(LEASE_PREFIX + run_id, ttl_s=ttl_s)
         record = store.runs.get(run_id)
         assert record is not None, f"run {run_id} was registered above"
@@ -89,6 +90,7 @@ def run_once(  # noqa: PLR0913 - a run is told apart by all of these
             with lease:
                 if record.state == "finished":
                     return record
+                # It failed while this process waited: trying again unasked would repeat a fault for every follower.
                 if record.state == "failed" and followed:
                     raise RunFailed(record)
                 return _attempt(store.runs, record, work, lease)
@@ -106,6 +108,7 @@ def _attempt(
     work: Callable[[RunHandle], Mapping[str, Any]],
     lease: Lease,
 ) -> RunRecord:
+    # Written before the work begins, so that an attempt that dies without a word counts too.
     attempt = record.attempts + 1
     all_runs.update(record.id, lease=lease, state="running", attempts=attempt, error=None)
     handle = RunHandle(record.id, attempt=attempt, runs=all_runs, lease=lease)
@@ -139,6 +142,7 @@ class _Recorded:
         # An interrupted run is not at fault: whoever follows it takes it over.
         interrupted = isinstance(error, RunInterrupted) or not isinstance(error, Exception)
         state = "queued" if interrupted else "failed"
+        # With the traceback: whoever reads it later, maybe on another machine, has no other log.
         lines = "".join(traceback.format_exception(error))
         summary = "".join(traceback.format_exception_only(error)).strip()
         self._runs.update(

@@ -51,6 +51,7 @@ class Lease:
         self.owner = owner
         self.ttl_s = ttl_s
         self._database = database
+        # This process's own clock, which no adjustment of the machine's time moves.
         self._beaten_at = time.monotonic()
         self._taken = False
         self._stop = threading.Event()
@@ -69,6 +70,7 @@ class Lease:
 
     def beat(self) -> None:
         """One heartbeat. A lease that is no longer ours shows in `lost`."""
+        # Taken before the write: counted from its end, a slow write would make the lease look younger than it is.
         started = time.monotonic()
         statement = (
             update(leases)
@@ -76,6 +78,7 @@ class Lease:
             .values(heartbeat_s=now_s(self._database))
         )
         with self._database.write() as connection:
+            # Nobody but a process that took the lease over changes the owner or removes the row.
             if connection.execute(statement).rowcount == 0:
                 self._taken = True
                 return
@@ -91,6 +94,7 @@ class Lease:
 
     def release(self) -> None:
         self._stop.set()
+        # A beat after the row is deleted would change nothing, but its write could still wait for the database.
         if self._thread.is_alive():
             self._thread.join()
         with self._database.write() as connection:
@@ -133,6 +137,7 @@ class Leases:
         """The lease on `name`, or None while a live process holds it. Takes over an expired one."""
         if ttl_s <= 0:
             raise ValueError(f"ttl_s: {ttl_s!r} is not allowed; give seconds > 0")
+        # Host and process are for people to read; the token tells two leases of one process apart.
         owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         now = now_s(self._database)
         fresh: dict[str, Any] = {"owner": owner, "heartbeat_s": now, "ttl_s": ttl_s}
@@ -148,6 +153,7 @@ class Leases:
         )
         with self._database.write() as connection:
             taken = connection.scalar(statement)
+        # The row of a live holder did not meet the condition, so nothing was written and no owner came back.
         if taken is None:
             return None
         return Lease(self._database, name=name, owner=owner, ttl_s=ttl_s)

@@ -40,6 +40,7 @@ def reference_logps(model: nn.Module, samples: SampleSet, how: ReferencePass) ->
     set is cut into batches does not depend on the number of workers.
     """
     path = how.path(samples)
+    # All workers must go the same way: with the file seen by only some of them, all compute.
     num_found = sum_over_workers(torch.tensor([float(path.is_file())], device=how.device))
     if int(num_found) == world_size():
         return load_file(path)["logps"]
@@ -50,6 +51,7 @@ def reference_logps(model: nn.Module, samples: SampleSet, how: ReferencePass) ->
 
 
 def _compute(model: nn.Module, samples: SampleSet, how: ReferencePass) -> Tensor:
+    # The engine that moves the model for training does not exist yet.
     model.to(how.device)
     # Neighbours of like length waste little padding.
     by_length = sorted(range(len(samples)), key=lambda index: len(samples.samples[index].ids))
@@ -63,6 +65,7 @@ def _compute(model: nn.Module, samples: SampleSet, how: ReferencePass) -> Tensor
             batch = samples.batch(indices, global_indices=indices, device=how.device)
             logps_B = supervised_logps(model, batch).float()
             logps_N[torch.tensor(indices, device=how.device)] = logps_B
+    # Each worker has zeros where others computed, so the sum is the whole.
     return sum_over_workers(logps_N).cpu()
 
 

@@ -87,6 +87,7 @@ class SampleSet:
     def sample_digests(self) -> tuple[str, ...]:
         """SHA-256 of each sample's tokens, labels, image files and preprocessing, in hex: what its log-probability
         depends on."""
+        # Each image once, however many samples show it.
         files = {image: file_digest(image) for sample in self.samples for image in sample.images}
         pixels = self.prompter.pixels_digest
         return tuple(
@@ -119,6 +120,7 @@ class SampleSet:
         )
         samples = [self.samples[index] for index in indices]
         images = [self._image(image) for sample in samples for image in sample.images]
+        # A set without any image never runs the vision tower, on no worker.
         blank = self._blank if self._has_images and not images else None
         padding = Padding(
             pad_token_id=self.prompter.pad_token_id, image_token_id=self.prompter.image_token_id
@@ -166,6 +168,7 @@ class SampleSet:
         except PromptError as error:  # an image of its size could be prepared when the run began
             raise PromptError(f"{path}: {error}") from error
         size = sum(tensor.nbytes for tensor in pixels.values())
+        # Nothing is ever thrown out: a pass goes over all images, so the oldest is the next to be needed.
         if self._pixel_bytes + size <= _PIXEL_CACHE_BYTES:
             self._pixels[path] = pixels
             self._pixel_bytes += size
@@ -192,6 +195,7 @@ def tokenize(records: Sequence[LlavaRecord], prompter: Prompter, *, max_length: 
             nothing supervised left; every one is named.
     """
     samples, problems = [], []
+    # Headers are read once an image; the same image often stands in several records.
     size_of = lru_cache(maxsize=None)(image_size)
     for record in records:
         try:
@@ -219,6 +223,7 @@ def _sample(
         raise PromptError(
             f"model.max_length={max_length} would cut into its image tokens; raise it"
         )
+    # Position 0 is predicted from nothing, so a label there supervises nothing.
     if all(label == IGNORED for label in labels[1:]):
         raise PromptError(f"no supervised token within model.max_length={max_length}")
     return Sample(
@@ -250,6 +255,7 @@ def collate(
         input_ids_BT[row, :length] = torch.tensor(sample.ids)
         labels_BT[row, :length] = torch.tensor(sample.labels)
         attention_mask_BT[row, :length] = 1
+    # Before a blank image adds tokens, which are no image of the sample.
     image_mask_BT = input_ids_BT == padding.image_token_id
     inputs = {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT}
     if blank is not None:

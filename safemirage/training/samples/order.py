@@ -32,6 +32,7 @@ class GlobalOrder:
         """The samples of a step (0-based): `batch_size` indices into the set, passes following on each other."""
         start, size = step * self.batch_size, self.num_samples
         end = start + self.batch_size
+        # A step may lie across the end of one pass and the beginning of the next, or several.
         passes = {number: self._pass(number) for number in range(start // size, -(-end // size))}
         return [passes[position // size][position % size] for position in range(start, end)]
 
@@ -57,6 +58,7 @@ def _grouped_order(order: GlobalOrder, number: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=8)
 def _pass_order(seed: int, stream: str, number: int, num_samples: int) -> tuple[int, ...]:
+    # crc32 rather than hash(), which differs between processes.
     generator = np.random.default_rng([seed, zlib.crc32(stream.encode()), number])
     return tuple(generator.permutation(num_samples).tolist())
 
@@ -92,6 +94,7 @@ class Division:
 
     def share(self, indices: Sequence[int], rank: int) -> list[list[int]]:
         """A worker's micro-batches of a step: consecutive slices of the global batch."""
+        # Slices next to each other make the same micro-batches wherever workers x accumulation is the same.
         first = rank * self.accumulation * self.micro_size
         return [
             list(indices[start : start + self.micro_size])

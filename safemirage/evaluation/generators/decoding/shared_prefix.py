@@ -76,6 +76,7 @@ class SharedPrefixDecoder:
             return {}
         rows = min(self._rows, len(prompts))
         columns = max(len(prompt.ids) + prompt.limit for prompt in prompts)
+        # One row more than answers are decoded in: it keeps the prefix that is being copied.
         batch = _Batch(self, self._room(rows + 1, columns), features, decoding, stop_ids)
         batch.wait(_waiting(prompts, self._image_token_id))
         while batch.step():
@@ -87,6 +88,7 @@ class SharedPrefixDecoder:
         kept = self._cache
         if kept is None or kept.rows < rows or kept.columns < columns:
             self._cache = None  # before the new one is allocated
+            # Rounded up to whole steps, so that prompts a little longer do not make a new cache each time.
             columns = -(-max(columns, kept.columns if kept else 0) // _STEP) * _STEP
             self._cache = SlotCache(
                 self._shape(), rows=max(rows, kept.rows if kept else 0), columns=columns
@@ -110,6 +112,7 @@ class SharedPrefixDecoder:
         ids_T = torch.tensor(ids, device=self._language.device)
         embeds_TH = self._embed(ids_T)
         if image is not None:
+            # The encoder's output takes the place of the image tokens, as in the model's own forward.
             embeds_TH[ids_T == self._image_token_id] = image.to(embeds_TH.dtype)
         cache.prefix_at(row)
         self._language(
@@ -133,9 +136,11 @@ class SharedPrefixDecoder:
         ids_BT = torch.tensor([[*text, *([0] * (longest - len(text)))] for text in texts])
         starts_B = torch.tensor(starts)
         columns_BT = starts_B[:, None] + torch.arange(longest)
+        # Padding behind a long text would reach beyond the cache; nobody looks at what is written there.
         columns_BT = columns_BT.clamp(max=cache.columns - 1)
         # A width of whole eights is what CUDA's kernels take a mask of.
         width = min(cache.columns, -(-(int(columns_BT.max()) + 1) // 8) * 8)
+        # A token sees the columns up to its own. What is beyond is old, or padding.
         hidden = torch.arange(width) > columns_BT[:, None, :, None]
         mask = torch.zeros(hidden.shape, dtype=self._language.dtype)
         mask.masked_fill_(hidden, torch.finfo(mask.dtype).min)
@@ -148,6 +153,7 @@ class SharedPrefixDecoder:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
+        # The head is run on the last token of each text alone: logits of all would be gigabytes.
         last_B = torch.tensor(lengths, device=device) - 1
         logits_BV: Tensor = self._head(out_BTH[torch.arange(len(texts), device=device), last_B])
         return logits_BV
@@ -182,6 +188,7 @@ class _Batch:
         """One token for every row, or the first tokens of new rows. False when all is answered."""
         size = self._cache.rows - 1
         free = size - len(self._rows)
+        # New rows are taken in when enough are free, or none is left to decode.
         if self._waiting and (not self._rows or free * _REFILL >= size):
             self._admit(free)
         elif self._rows:
@@ -195,6 +202,7 @@ class _Batch:
         texts, starts = [], []
         for _ in range(min(free, len(self._waiting))):
             item = self._waiting.popleft()
+            # Groups wait one after another, so a prefix is computed once and never again.
             if item.group != self._group:
                 self._prefill(item)
             if item.prefix:
@@ -221,6 +229,7 @@ class _Batch:
         tokens = next_tokens(logits_BV, [row.generator for row in rows], self._decoding)
         for row, token in zip(rows, tokens, strict=True):
             row.new_ids.append(token)
+        # From the end, because closing a row moves the last one into its place.
         for index in reversed(range(first, len(self._rows))):
             row = self._rows[index]
             if row.new_ids[-1] in self._stop_ids or len(row.new_ids) >= row.prompt.limit:
