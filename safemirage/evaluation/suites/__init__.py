@@ -1,1 +1,4 @@
-"""Suites: where the questions come from. A module a source; `sampling` draws from them."""
+"""Suites: where the questions come from. A module a source; `sampling` draws from them.
+
+`folder.py` reads a suite's folder and is the format to know; `vlguard.py` and `sets` make cases out of public files.
+"""

@@ -1,4 +1,7 @@
-"""What differs between families of vision-language models: one file each, told apart by `model_type`."""
+"""What differs between families of vision-language models: one file each, told apart by `model_type`.
+
+`family.py` says what a family must give; `llava.py` is the plainest example.
+"""
 
 from typing import Protocol
 

@@ -1,1 +1,1 @@
-"""One module a resource."""
+"""The routes of the HTTP interface, one module a resource; `../api.py` includes them."""

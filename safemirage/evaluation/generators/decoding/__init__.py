@@ -1,1 +1,5 @@
-"""How answers are decoded in this process: prompts, batches, random seeds, and turns at the model."""
+"""How answers are decoded in this process: prompts, batches, random seeds, and turns at the model.
+
+`shared_prefix.py` is the decoder for most families, with its cache in `slots.py`; `padding.py` serves the others.
+`../transformers.py` and `../vllm.py` use them.
+"""
