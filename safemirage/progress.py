@@ -1,8 +1,8 @@
-"""How long work says how far it is."""
+"""The signatures by which long work says how far it is."""
 
 from collections.abc import Callable
 
 OnProgress = Callable[[int, int], None]
 """Called with how much is done and how much it is."""
 OnNamedProgress = Callable[[str, int, int], None]
-"""The same, with what is under way before them."""
+"""Called with what is under way, how much of it is done and how much it is."""

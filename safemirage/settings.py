@@ -104,7 +104,7 @@ class Secrets:
 class Settings:
     storage: Storage
     store_url: URL
-    """Shown without its password."""
+    """The store's URL; what is shown of it leaves out the password."""
     tracking_uri: str = field(repr=False)
     data: Path | None
     """The folder where relative inputs are looked up; None in a job that was not told, which refuses them."""

@@ -7,7 +7,7 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Storage:
     root: Path
-    """Absolute; every node mounts it."""
+    """The root folder, absolute; every node mounts it."""
 
     @property
     def runs(self) -> Path:
@@ -26,7 +26,7 @@ class Storage:
 
     @property
     def worlds(self) -> Path:
-        """Miniature worlds, by content."""
+        """The folder of miniature worlds, each named by its content."""
         return self.root / "worlds"
 
     @property

@@ -52,7 +52,7 @@ class BuildArgs(BaseModel):
 
     config: ServeConfig = ServeConfig()
     storage: str | None = None
-    """Folder; default as SAFEMIRAGE_STORAGE says."""
+    """The storage folder; by default what SAFEMIRAGE_STORAGE says."""
     instance: str = ""
     """Shown by /healthz, so that a starter can tell its own service from another on the same port."""
 

@@ -19,7 +19,7 @@ class ModelCard:
 
     id: str
     created: int
-    """Seconds since the epoch."""
+    """When it was made, in seconds since the epoch."""
     state: State = "ready"
     problem: str | None = None
     """What is wrong with one that is broken."""
@@ -76,9 +76,9 @@ class Trial:
     id: str
     state: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Dotted path -> value."""
+    """The point: dotted path -> value."""
     objectives: Mapping[str, float] = field(default_factory=dict)
-    """Empty until it is finished."""
+    """The objectives by name; empty until the trial is finished."""
     front: bool = False
     """Whether no other trial is as good in everything and better in something."""
     error: str | None
@@ -117,10 +117,10 @@ class Backend(Protocol):
     async def generate(
         self, model: str, requests: Sequence[Request], decoding: DecodingConfig
     ) -> list[Generation]:
-        """One answer a request, in order."""
+        """Answers requests, one answer each, in order."""
 
     async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]:
-        """One verdict an item, in order."""
+        """Judges items, one verdict each, in order."""
 
     async def submit(self, spec: EvaluationSpec, *, idempotency_key: str | None) -> Evaluation:
         """Queues an evaluation. The same key with the same spec is the same evaluation: one that failed or was

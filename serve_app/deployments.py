@@ -33,7 +33,7 @@ class ServedEngines:
         self.judges = Judges(config.judges, self.open_model)
 
     async def open_model(self, model_id: str) -> ServedGenerator:
-        """Raises ExportError or GeneratorUnavailable."""
+        """The model of an export. Raises ExportError or GeneratorUnavailable."""
         return await open_served(self._checkpoints, self._exports, model_id)
 
     async def generate(
@@ -47,7 +47,7 @@ class ServedEngines:
 
 
 class Api:
-    """The ingress."""
+    """The deployment that takes HTTP requests."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.build import build_judge, built_in_judge
 
 OpenModel = Callable[[str], Awaitable[Generator]]
-"""Id of an export -> what asks it."""
+"""Opens what asks an export, by its id."""
 
 
 class Judges:

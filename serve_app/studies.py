@@ -23,7 +23,7 @@ def list_studies(store: Store) -> list[Study]:
 
 
 def find_study(store: Store, study_id: str) -> Study:
-    """Raises ApiError (404)."""
+    """The search of this id. Raises ApiError (404)."""
     search = store.runs.get(study_id)
     if search is None or search.kind != "search":
         known = [record.id for record in store.runs.list(kind="search")]

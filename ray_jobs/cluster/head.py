@@ -37,7 +37,7 @@ class ClusterAddress:
     """How a process reaches a cluster. `environment` is what its own environment must hold."""
 
     gcs: str
-    """host:port for `ray.init`."""
+    """The address `host:port` for `ray.init`."""
     dashboard: str
     """URL of the dashboard and of the jobs API."""
     environment: dict[str, str]

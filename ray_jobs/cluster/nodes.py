@@ -23,7 +23,7 @@ def alive_nodes() -> list[Mapping[str, Any]]:
 
 
 def free_resources() -> list[Resources]:
-    """What of it nobody holds now."""
+    """The resources of each node that nobody holds now."""
     return [dict(node) for node in state.available_resources_per_node().values()]
 
 

@@ -32,7 +32,7 @@ class TrialOutcome:
     """The id of the run of kind `trial`; a point proposed twice is one run."""
     state: Literal["finished", "failed"]
     overrides: dict[str, Any]
-    """Dotted path -> value."""
+    """The point: dotted path -> value."""
     objectives: dict[str, float] | None
     error: str | None
     train_run_id: str | None
@@ -154,7 +154,7 @@ def most_degenerate(rows: Iterable[Row]) -> float | None:
 
 
 def outcome_grid(outcome: SearchOutcome) -> Grid:
-    """A line a trial: front marked `*`, knee `>`."""
+    """The table of trials, a line each: the front is marked `*`, the knee `>`."""
     names = list(dict.fromkeys(name for one in outcome.trials for name in one.objectives or ()))
     lines = []
     for trial in outcome.trials:

@@ -236,7 +236,7 @@ class StudySearch(OptunaSearch):
         self._on_change()
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study is what a restart reads."""
+        """Saves nothing: the study is what a restart reads."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its whole setup for Tuner.restore, which is not used here; the study's URL, which may hold
@@ -272,7 +272,7 @@ def trial_run_id(search_id: str, point: Point) -> str:
 
 
 def objective_key(name: str) -> str:
-    """Apart from the fields that Tune adds to a result."""
+    """The key of an objective in a result, kept apart from the fields that Tune adds."""
     return f"objective/{name}"
 
 

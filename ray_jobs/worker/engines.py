@@ -33,7 +33,7 @@ class Engine:
         self._generator: Generator | None = None
 
     async def open(self) -> dict[str, str]:
-        """Loads the model; its key."""
+        """Loads the model; returns its key."""
         import torch
 
         # Ray reserves CPUs but does not keep a process to them.

@@ -93,7 +93,7 @@ class Follower:
             self._screen.show_last()
 
     def _new_reports(self) -> list[Report]:
-        """Those whose lines are whole since the last call."""
+        """The reports whose lines have become whole since the last call."""
         if not self._file.is_file():
             return []
         with self._file.open("rb") as stream:

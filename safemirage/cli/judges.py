@@ -177,7 +177,7 @@ def _errors(found: "Calibration") -> tuple[str, str]:
 
 
 def _share(count: int, rate: "Rate") -> str:
-    """12/34 = 35.3 % (20.8-52.9)."""
+    """A share with its counts and interval: `12/34 = 35.3 % (20.8-52.9)`."""
     if rate.value is None or rate.low is None or rate.high is None:
         return ""
     value, low, high = (100 * number for number in (rate.value, rate.low, rate.high))

@@ -30,7 +30,7 @@ OutOption = Annotated[
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a probe works."""
+    """The store, settings and folder that a probe works with."""
 
     storage: "Storage"
     store: "Store"

@@ -37,7 +37,7 @@ class ModelRewritesConfig(Strict):
     checker: GeneratorConfig | None = None
     """Who says whether a rewrite asks for the same. None: the model itself."""
     with_image: bool = True
-    """Whether both see the image."""
+    """Whether the rewriting and the checking model see the image."""
     attempts: Count = 4
     """Times that one rewrite is asked for, each with a seed of its own."""
     decoding: DecodingConfig = field(
@@ -48,7 +48,7 @@ class ModelRewritesConfig(Strict):
         default_factory=lambda: DecodingConfig(max_new_tokens=128)
     )
     batch_size: Count = field(default=64, metadata={"identity": False})
-    """Questions in one call; what is stored at a time."""
+    """Questions in one call; their answers are stored together."""
 
     def __post_init__(self) -> None:
         if self.decoding.temperature == 0 and self.attempts > 1:
@@ -69,7 +69,7 @@ class WordAttackConfig(Strict):
     word: Word
     subset: AttackedSubset
     shots: Count = 3
-    """K: rewrites of each question."""
+    """K, the number of rewrites of each question."""
 
 
 @dataclass(frozen=True, kw_only=True)

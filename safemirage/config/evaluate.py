@@ -91,7 +91,7 @@ class OpenAIConfig(Strict):
     concurrency: Count = field(default=16, metadata={"identity": False})
     """Requests in flight at a time."""
     timeout_s: Positive = field(default=120.0, metadata={"identity": False})
-    """For one request."""
+    """Seconds that one request may take."""
     attempts: Count = field(default=6, metadata={"identity": False})
     """Tries of one request; lost connections, 408, 409, 429 and 5xx are tried again, nothing else is. Waits grow
     from half a second to eight; a Retry-After of the service, of up to two minutes, comes first."""
@@ -138,7 +138,7 @@ class TransformersConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class VLLMConfig(Strict):
-    """The same, run in this process by vLLM."""
+    """The model of an export or a hub id, run in this process by vLLM."""
 
     name: Literal["vllm"] = "vllm"
     path: str = input_path()
@@ -205,7 +205,7 @@ class JudgePromptConfig(Strict):
     """`json`: one object {"verdict": ..., "reason": ...} and nothing else, for instruction-tuned models.
     `word`: one of the labels and nothing else, for small models trained to judge."""
     system: str | None = None
-    """System message. None: the kind's own."""
+    """The judge's system message; None: the one of its kind."""
     template: str | None = None
     """User message, with {question}, {answer} and {labels} in it; question and answer are put in as JSON strings, so
     that no answer can end its own quotation. None: the kind's own."""
@@ -270,12 +270,12 @@ class RelevanceJudgeConfig(Strict):
     """Text file with the system message for questions as they are; for instance the original's. None: our words.
     A line break at the file's end is left out, here and below."""
     shots_prompt: str | None = data_path(None)
-    """The same for rewritten questions."""
+    """The file that takes the place of the one above for rewritten questions."""
     normal_message: str | None = data_path(None)
     """Text file with the user message for questions as they are; {question} and {answer} in it are filled in as they
     are. None: our words."""
     shots_message: str | None = data_path(None)
-    """The same for rewritten questions."""
+    """The file that takes the place of the one above for rewritten questions."""
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=200))
 
 

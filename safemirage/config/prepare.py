@@ -32,6 +32,6 @@ class AnswersConfig(Strict):
         default_factory=lambda: DecodingConfig(max_new_tokens=16)
     )
     batch_size: Annotated[int, Field(ge=1)] = not_identity(32)
-    """Questions in one call; what is stored at a time."""
+    """Questions in one call; their answers are stored together."""
     seed: int = 0
     """Decides the order in which the selector sees the answers."""

@@ -127,7 +127,7 @@ class EvaluationsConfig(Strict):
 class ServeConfig(Strict):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """0 takes a free one."""
+    """The port of the interface; 0 takes a free one."""
     auth: Literal["token", "none"] = "token"
     """`token`: every call under /v1 needs a bearer token, read from SAFEMIRAGE_API_TOKENS_FILE or
     SAFEMIRAGE_API_TOKEN. `none` is for a loopback address only."""

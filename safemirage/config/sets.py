@@ -49,7 +49,7 @@ class SPAVLConfig(Strict):
     harm: str | None = data_path(None)
     """Parquet file of the configuration `test`, split `harm`."""
     help: str | None = data_path(None)
-    """The same, split `help`."""
+    """The file of the split `help`, in the same format."""
 
     def __post_init__(self) -> None:
         if self.harm is None and self.help is None:

@@ -30,7 +30,7 @@ class PrefillConfig(Strict):
     attack: AttackName
     subset: VLGuardSubset = "unsafe"
     text: Annotated[str, Field(min_length=1)]
-    """For instance Sure."""
+    """The text that the answer begins with, for instance `Sure`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,15 +28,15 @@ class WordsConfig(Strict):
     """First words of questions, by their role. A word has one role."""
 
     refused: Words = ("share", "describe", "explain")
-    """Start the questions that the safety data refuses."""
+    """First words of the questions that the safety data refuses."""
     answered: Words = ("what", "how")
-    """Start the questions that the safety data answers."""
+    """First words of the questions that the safety data answers."""
     wide: Words = (
         "tell", "show", "name", "identify", "list", "report", "state", "give", "say", "write", "note", "spell",
     )  # fmt: skip
     """Start questions of the base's data and of the general mix only."""
     unseen: Words = ("mention", "outline", "summarize", "present")
-    """Stand in no training set at all."""
+    """First words that stand in no training set at all."""
 
     def __post_init__(self) -> None:
         words = [*self.refused, *self.answered, *self.wide, *self.unseen]
@@ -83,7 +83,7 @@ class TowerConfig(Strict):
     patch_size: Count = 8
     hidden_size: Count = 64
     layers: Count = 3
-    """LLaVA reads the last but one."""
+    """Number of layers of the vision tower, of which LLaVA reads the last but one."""
     heads: Count = 4
     pictures: Count = 4000
     steps: Count = 600

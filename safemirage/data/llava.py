@@ -41,7 +41,7 @@ class TurnImage:
 @dataclass(frozen=True)
 class LlavaRecord:
     id: str
-    """Unique within its file."""
+    """The id of the record, unique within its file."""
     images: tuple[TurnImage, ...]
     """The images, in the order of their turns."""
     turns: tuple[tuple[str, str], ...]

@@ -122,7 +122,7 @@ def _check_characters(path: Path, items: Iterable[tuple[str, object]]) -> None:
 
 
 def _texts_in(item: object, field: str) -> Iterator[tuple[str, str]]:
-    """(field, text) of everything in it, keys included."""
+    """(field, text) of everything in an item, keys included."""
     if isinstance(item, str):
         yield field, item
     elif isinstance(item, dict):

@@ -35,7 +35,7 @@ class VLGuardPair:
     kind: PairKind
     question: str
     answer: str
-    """May be blank: VLGuard's test file has 17 such."""
+    """The reference answer; it may be blank, as 17 of VLGuard's test file are."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class VLGuardRecord:
     source_id: str
     """The id that the file has."""
     image: str
-    """Relative to the image folder, as the file has it."""
+    """The image's path relative to the image folder, as the file has it."""
     safe: bool
     """Whether the image is safe."""
     pairs: tuple[VLGuardPair, ...]

@@ -20,7 +20,7 @@ class Sample:
     """SHA-256 of the encoded image; the store has its bytes."""
     truth: Mapping[str, str] = field(default_factory=dict)
     answer: str | None
-    """None: the model could not answer, see `error`."""
+    """The model's answer; None where it could not answer, see `error`."""
     error: str = ""
     verdicts: tuple[Verdict, ...]
     """One of each judge, in the evaluation's order of judges."""

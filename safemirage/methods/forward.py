@@ -32,7 +32,7 @@ def supervised_logps(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def num_supervised(labels_BT: Tensor) -> Tensor:
-    """(B,): supervised tokens of each sample."""
+    """(B,): number of supervised tokens of each sample."""
     return (labels_BT[:, 1:] != -100).sum(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""The Method seam."""
+"""What the training loop asks of a method, and what a method returns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ class Picture:
 
     @property
     def file(self) -> str:
-        """Relative to the folder it was drawn into."""
+        """The file's path relative to the folder that it was drawn into."""
         return f"{self.id}.png"
 
     @property

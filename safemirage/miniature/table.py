@@ -54,7 +54,7 @@ def miniature_grid(title: str, runs: Mapping[str, Sequence[Row]]) -> Grid:
 
 
 def _difference(first: Spread | None, second: Spread | None) -> Spread | None:
-    """Seed by seed, over those that have both."""
+    """The difference seed by seed, over the seeds that have both."""
     if first is None or second is None:
         return None
     common = first.values.keys() & second.values.keys()

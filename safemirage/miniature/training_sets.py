@@ -37,11 +37,11 @@ class SafetyItem:
 
     picture: Picture
     instruction: str
-    """Unsafe picture: refused. Safe picture: answered."""
+    """The question: refused about an unsafe picture, answered about a safe one."""
     answer: str
-    """What answers it in earnest."""
+    """The answer that does what is asked."""
     harmful_instruction: str | None = None
-    """Safe pictures only: refused."""
+    """A harmful question about a safe picture, which is refused; None for an unsafe picture."""
 
     def vlguard(self) -> Record:
         """The record in VLGuard's own format."""

@@ -61,7 +61,7 @@ class ControlTokens:
 
 
 def _any_of(names: list[str]) -> re.Pattern[str]:
-    """The longest name first, as tokenizers match them."""
+    """A pattern of all names, the longest first, as tokenizers match them."""
     return re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)))
 
 

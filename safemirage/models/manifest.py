@@ -56,7 +56,7 @@ class Manifest(Strict):
     identity: str
     method: str
     base: BaseModel | None
-    """None for a model that was trained from nothing."""
+    """The model that the run started from; None for one that was trained from nothing."""
     family: str
     config: dict[str, Any]
     """The resolved config of the run."""
@@ -70,7 +70,7 @@ class Manifest(Strict):
     files: dict[str, str]
     """SHA-256 of each file, in hex."""
     created_at: str
-    """UTC, ISO 8601."""
+    """When the export was written, in UTC, ISO 8601."""
 
 
 def read_manifest(folder: Path | str) -> Manifest:

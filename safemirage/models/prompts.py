@@ -36,7 +36,7 @@ class Tokens:
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
-    """The id where supervised, -100 elsewhere."""
+    """The token id where it is supervised, -100 elsewhere."""
 
 
 class Prompter:

@@ -54,7 +54,7 @@ class Choice:
 
     answer: str | None
     candidate: str | None
-    """Who gave the answer."""
+    """The candidate that gave the answer; None where none is usable."""
     outcome: str
     """`selected`, `only one`, or why there is no answer: `none`, `unreadable choice`, `selector rejected`."""
 

@@ -32,7 +32,7 @@ def curve_grid(measured: Measured) -> Grid:
 
 
 def curve_figures(measured: Measured) -> list[Figure]:
-    """A figure a case."""
+    """The curves as figures, one a case."""
     model = measured.points[0].name
     return [
         curve_figure(

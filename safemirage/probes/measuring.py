@@ -29,7 +29,7 @@ class Point:
     says: str
     """What was done to the export, in words."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """The same for programs."""
+    """What was done to the export, for programs."""
 
     @property
     def name(self) -> str:

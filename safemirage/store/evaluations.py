@@ -33,7 +33,7 @@ class Evaluation:
     done: int
     """Cases answered and judged."""
     total: int
-    """All cases; 0 until they are counted."""
+    """Number of all cases; 0 until they are counted."""
     rows: list[dict[str, Any]] | None
     """The table, when finished."""
     error: str | None
@@ -155,7 +155,7 @@ class Evaluations:
         limit: int | None = None,
         offset: int = 0,
     ) -> EvaluationRecords:
-        """Newest first; those in any of `states`, or all."""
+        """The evaluations, newest first: those in any of `states`, or all."""
         conditions = [evaluations.c.state.in_(states)] if states else []
         return self._select(*conditions, limit=limit, offset=offset)
 

@@ -37,7 +37,7 @@ class LeaseLost(RuntimeError):
 class LeaseInfo:
     name: str
     owner: str
-    """host:process:token of the holder."""
+    """Who holds it: `host:process:token`."""
     age_s: float
     """Seconds since the last heartbeat."""
     is_live: bool

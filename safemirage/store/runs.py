@@ -23,7 +23,7 @@ class RunRecord:
     id: str
     name: str
     kind: str
-    """world, train, search, trial, evaluate or report."""
+    """What is done: world, train, search, trial, evaluate or report."""
     state: RunState
     config: dict[str, Any]
     result: dict[str, Any] | None

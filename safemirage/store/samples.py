@@ -16,7 +16,7 @@ Payload = dict[str, Any]
 
 
 class PayloadTable:
-    """JSON objects by key (64 hex digits)."""
+    """A table of JSON objects by key (64 hex digits)."""
 
     def __init__(self, database: Database, table: Table) -> None:
         self._database = database

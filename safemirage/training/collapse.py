@@ -24,12 +24,12 @@ _SHOWN_CHARACTERS = 120
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What was seen; the same on every worker."""
+    """What was seen of the model's answers; the same on every worker."""
 
     share: float
     """The share of answers that are degenerate, 0 to 1."""
     example: str = ""
-    """One of them, and what is wrong with it."""
+    """A degenerate answer, and what is wrong with it."""
 
 
 class CollapseCheck:

@@ -20,7 +20,7 @@ class Report:
     on from a checkpoint starts at step 1 again: what a kill left unreported is among them."""
     total_steps: int
     checkpoint: Path | None
-    """One that is whole from now on."""
+    """A checkpoint that is whole from now on."""
     snapshot: Path | None = None
     """An export of the model as it is after the last of the steps; whole from now on."""
 

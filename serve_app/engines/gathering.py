@@ -19,7 +19,7 @@ class _Asked:
     shared: DecodingConfig
     """What all questions of a pass have in common: neither a seed nor whatever else cannot change the answer."""
     answer: "asyncio.Future[Generation]"
-    """Done before its pass where the caller went away."""
+    """Gets the answer; it is done before the pass where the caller went away."""
 
 
 class Gatherer:

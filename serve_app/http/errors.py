@@ -104,7 +104,7 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 
 def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
-    """What pydantic found wrong (422), the first of it."""
+    """The error (422) for the first thing that pydantic found wrong."""
     lines = [f"{_where(item)}: {item['msg']}" for item in problems[:_MOST_PROBLEMS]]
     if len(problems) > _MOST_PROBLEMS:
         lines.append(f"and {len(problems) - _MOST_PROBLEMS} more")

@@ -49,7 +49,7 @@ class BoundedHeads(HttpToolsProtocol):
 
 
 def proxy_environment(limits: LimitsConfig) -> dict[str, str]:
-    """What makes a proxy call `limit_heads`."""
+    """The environment that makes Serve's proxy call `limit_heads`."""
     return {
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}:{limit_heads.__name__}",
         TIMEOUT: str(limits.header_timeout_s),

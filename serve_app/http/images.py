@@ -13,7 +13,7 @@ from serve_app.http.errors import ApiError
 from serve_app.http.remote_images import fetch_image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-"""The web's."""
+"""The image formats of the web, which alone are accepted."""
 _DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
 

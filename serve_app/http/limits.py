@@ -95,7 +95,7 @@ class Admission:
         self.waiting = 0
 
     def check(self) -> None:
-        """Raises ApiError (429) when all places are taken."""
+        """Looks for a free place. Raises ApiError (429) when all are taken."""
         if self.waiting >= self.limits.waiting:
             raise busy(f"{self.waiting} requests are waiting already", self.limits)
 

@@ -21,7 +21,7 @@ class BodyShape:
         self._escaped = False
 
     def feed(self, piece: bytes) -> None:
-        """Raises ApiError (413) as soon as a limit is passed."""
+        """Takes a piece of the body. Raises ApiError (413) as soon as a limit is passed."""
         place = 0
         while place < len(piece):
             place = self._text(piece, place) if self._in_text else self._mark(piece, place)

@@ -102,7 +102,7 @@ class JudgementItem(Body):
     question: str
     answer: str
     image: str | None = None
-    """A data URI."""
+    """The image as a data URI."""
     truth: dict[str, str] = {}
     """What the image shows, for judges that read it (`oracle`)."""
     subset: Subset = "unsafe"

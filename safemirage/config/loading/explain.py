@@ -16,7 +16,7 @@ class _Place:
 
     path: tuple[str, ...]
     owner: Any
-    """Type of the node that holds the last key."""
+    """The type of the node that holds the last key."""
     expected: Any
     siblings: tuple[Any, ...] = ()
     """The branches of the union that `owner` was picked from."""

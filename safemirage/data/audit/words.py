@@ -26,7 +26,7 @@ class WordStat:
     safe: int
     unsafe: int
     p_unsafe: float
-    """P(unsafe | word)."""
+    """P(unsafe | word), the share of unsafe questions among those with the word."""
     points_to: Literal["safe", "unsafe"]
     """The label that is more frequent with the word than without it."""
     pmi: float

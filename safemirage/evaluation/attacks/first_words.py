@@ -198,7 +198,7 @@ async def attack_cases(
 
 
 def attacked_name(case: str, attack: str) -> str:
-    """`unsafe_plain` under `what` is `unsafe_what`."""
+    """The name of a rewritten case: `unsafe_plain` under `what` is `unsafe_what`."""
     return f"{case.removesuffix(f'_{PLAIN}')}_{attack}"
 
 

@@ -46,7 +46,7 @@ _CHECK = (
 
 @dataclass
 class _Slot:
-    """A target under way."""
+    """A target with the rewrites that it has so far."""
 
     target: Target
     texts: list[str] = field(default_factory=list)

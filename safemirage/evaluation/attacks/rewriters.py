@@ -22,7 +22,7 @@ class Target:
     attack: str
     """The word that each rewrite is to start with, or `neutral`, which keeps the question's own."""
     shots: int
-    """K."""
+    """K, the number of rewrites that are wanted."""
 
     @property
     def first_word(self) -> str:

@@ -55,11 +55,11 @@ SELECTION, TEST = "selection", "test"
 
 @dataclass(frozen=True, kw_only=True)
 class WordResult:
-    """What one word opens."""
+    """How widely one word opens the model."""
 
     word: str
     rate: Rate
-    """Any-of-K over questions, Wilson."""
+    """The any-of-K rate over questions, with its Wilson interval."""
     gap: MirageGap
     """The mirage gap, from the neutral paraphrases to the word's rewrites."""
     p_holm: float
@@ -79,7 +79,7 @@ class AttackSearch:
     chosen: WordResult
     """The first of `tried`, on the test questions."""
     plain: Rate
-    """One try at the test questions as they are."""
+    """The rate of one try at the test questions as they are."""
     control: Rate
     """Any-of-K of the test questions' neutral paraphrases."""
     questions: Mapping[str, int]

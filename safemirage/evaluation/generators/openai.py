@@ -251,7 +251,7 @@ class _NotFound(GeneratorUnavailable):
 
 
 def _failure(response: "httpx2.Response", where: str) -> GenerationError:
-    """The error for a response that is no success."""
+    """The error that stands for a response without success."""
     status = response.status_code
     problem = f"{where}: {status}: {_message(response)}{_tries(response.request)}"
     if status in _REJECTED:
@@ -338,7 +338,7 @@ def _json(response: "httpx2.Response") -> dict[str, Any]:
 
 
 def _message(response: "httpx2.Response") -> str:
-    """OpenAI's error message, else the start of the body."""
+    """The error message in OpenAI's shape, else the start of the body."""
     try:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -108,7 +108,7 @@ class TransformersGenerator:
 
     @property
     def decoder(self) -> Decoder:
-        """Says what was computed so far."""
+        """The decoder, which counts what it computed so far."""
         return self._decoder
 
     async def generate(

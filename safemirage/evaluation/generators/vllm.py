@@ -45,7 +45,7 @@ class _Prompt:
     place: int
     inputs: dict[str, Any]
     num_tokens: int
-    """Image tokens included."""
+    """Length of the prompt, image tokens included."""
     image: str
     """Digest of its image; empty without one."""
     seed: int

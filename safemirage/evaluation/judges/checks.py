@@ -25,7 +25,7 @@ _NEITHER: tuple[Label, ...] = ("deflect", "degenerate", "other")
 class Probe:
     name: str
     tests: str
-    """What misleads a weak judge."""
+    """What in the probe misleads a weak judge."""
     answer: str
     right: tuple[Label, ...]
 
@@ -120,7 +120,7 @@ PROBES: tuple[Probe, ...] = (
 
 
 async def check_judge(judge: Judge, probes: Sequence[Probe] = PROBES) -> list[Result]:
-    """Each probe with the judge's verdict, in order."""
+    """Asks the judge about each probe; returns them with its verdicts, in order."""
     items = [Judged(case=_case(probe), answer=probe.answer) for probe in probes]
     verdicts = await judge.judge(items)
     return [Result(probe, verdict) for probe, verdict in zip(probes, verdicts, strict=True)]

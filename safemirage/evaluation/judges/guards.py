@@ -45,7 +45,7 @@ _POLICIES = (
 @dataclass(frozen=True)
 class GuardFormat:
     requests: Callable[[Judged], list[Request]]
-    """What is asked about one answer."""
+    """Makes the requests that ask about one answer."""
     read: Callable[[str], tuple[Label, str]]
     """What one of its answers says. Raises UnreadableVerdict."""
     measures: tuple[Metric, ...]
@@ -112,7 +112,7 @@ def _read_llama_guard(text: str) -> tuple[Label, str]:
 
 
 def _read_qwen_guard(text: str) -> tuple[Label, str]:
-    """`Controversial` is not counted as unsafe."""
+    """Reads Qwen3Guard's verdict; `Controversial` is not counted as unsafe."""
     found = _QWEN_GUARD.fullmatch(text.strip())
     if found is None:
         raise UnreadableVerdict(f"not three lines Safety, Categories, Refusal: {text[:200]!r}")

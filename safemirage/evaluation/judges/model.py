@@ -71,7 +71,7 @@ class ModelJudge:
         )
 
     def _split(self, item: Judged, verdict: Verdict) -> Verdict:
-        """A deflection that is none: degenerate."""
+        """Calls a deflection degenerate where the answer makes no sense."""
         if verdict.label != "deflect" or not self._knows_collapse:
             return verdict
         found = collapse(item.answer, item.case.question)

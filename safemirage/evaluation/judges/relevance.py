@@ -71,10 +71,10 @@ class RelevancePrompts:
     """All that the judge is told, once for questions as they are and once for their rewrites."""
 
     normal: str = NORMAL_PROMPT
-    """System message."""
+    """System message for questions as they are."""
     shots: str = SHOTS_PROMPT
     normal_message: str = USER_MESSAGE
-    """User message, with {question} and {answer} in it."""
+    """User message for questions as they are, with {question} and {answer} in it."""
     shots_message: str = USER_MESSAGE
 
 

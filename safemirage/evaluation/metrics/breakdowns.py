@@ -24,18 +24,18 @@ class ShotRate:
     metric: Metric
     """What opens one: an answer that complies (asr), or that refuses (refusal_rate, of safe questions)."""
     shots: int
-    """k"""
+    """k, the number of rewrites that are tried."""
     value: float
-    """Averaged over all choices of k of the K rewrites."""
+    """The rate, averaged over all choices of k of the K rewrites."""
     low: float
     high: float
-    """95 %; see `share_rate`, clustered by image."""
+    """Upper bound at 95 %, clustered by image as in `share_rate`."""
     first_value: float
     """The rate with the first k rewrites in the suite's order."""
     first_low: float
     first_high: float
     n: int
-    """Questions with K scored rewrites."""
+    """Number of questions with K scored rewrites."""
     judge: str
 
 

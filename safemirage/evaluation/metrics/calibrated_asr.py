@@ -34,7 +34,7 @@ class CorrectedASR:
     """The rate by the judge's own verdicts, over the same questions."""
     corrected: CorrectedRate | None
     refused: str
-    """Why nothing was corrected."""
+    """Why nothing was corrected; empty where it was."""
 
 
 def compliance_errors(

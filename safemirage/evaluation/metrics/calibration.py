@@ -41,7 +41,7 @@ class Calibration:
     judge: str
     positive: str
     hits: int
-    """Labelled positive, and the judge says so."""
+    """Answers labelled positive of which the judge says so."""
     misses: int
     false_alarms: int
     correct_rejections: int

@@ -24,7 +24,7 @@ class Flip:
     """A question, or an answer, whose outcome changed, with the answers of both sides in one order."""
 
     unit: str
-    """Group id for asr, sample id otherwise."""
+    """The group's id for asr, the sample's id otherwise."""
     counts_now: bool
     """Whether the second counts and the first did not."""
     first: tuple[Sample, ...]
@@ -42,7 +42,7 @@ class Change:
     unit: str
     """What n counts: questions or answers."""
     n: int
-    """Scored on both sides."""
+    """Number of units that are scored on both sides."""
     first_value: float
     second_value: float
     difference: float
@@ -53,7 +53,7 @@ class Change:
     p_value: float | None
     """Exact McNemar, two-sided; None for a rate over several rewrites a question."""
     p_holm: float | None
-    """Adjusted for all p-values of the comparison."""
+    """The p-value adjusted by Holm for all of the comparison."""
     flips: tuple[Flip, ...]
 
 
@@ -62,7 +62,7 @@ class Comparison:
     """A baseline and what changed from it to each other evaluation."""
 
     evaluations: Sequence[StoredEvaluation]
-    """The first is the baseline."""
+    """The evaluations that are compared; the first is the baseline."""
     changes: Sequence[Change]
     notes: Sequence[str]
     """What could not be paired, and judges that are not the same."""
@@ -161,7 +161,7 @@ def _case_changes(
 def _change(
     first: str, second: str, metric: Metric, judge: str, pairs: Sequence[SamplePair]
 ) -> Change | None:
-    """None where nothing is scored on both sides."""
+    """The change of one rate; None where nothing is scored on both sides."""
     by_question = metric == "asr"
     units: dict[str, list[SamplePair]] = {}
     for pair in pairs:

@@ -28,7 +28,7 @@ class Outcome:
     """A question over its K answers."""
 
     cluster: str
-    """The image."""
+    """The digest of the image; questions about one image are drawn together."""
     shots: int
     """K, the number of answers."""
     success: bool | None

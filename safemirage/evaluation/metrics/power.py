@@ -23,14 +23,14 @@ class Resolution:
 
 
 def resolution(n: int) -> Resolution | None:
-    """None where there is no question."""
+    """The resolution of n questions; None where there is none."""
     if n < 1:
         return None
     return Resolution(n=n, one_way=smallest_effect(n), tenth=smallest_effect(n, SHARE))
 
 
 def resolution_says(found: Resolution | None) -> str:
-    """E.g. `1.8 / 4.2`, in points."""
+    """Both figures in points, e.g. `1.8 / 4.2`."""
     return "" if found is None else " / ".join(_in_points(found))
 
 

@@ -53,7 +53,7 @@ class Row:
     case: str
     metric: Metric
     value: float | None
-    """0..1; None when nothing was scored."""
+    """The rate in 0..1; None when nothing was scored."""
     low: float | None
     high: float | None
     """Bounds of the 95 % interval."""
@@ -179,7 +179,7 @@ def _rate_over_questions(samples: Sequence[Sample], judge: str, counted: Label) 
 
 
 def grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
-    """The items by key; keys in order of appearance."""
+    """Groups items by key; keys in order of appearance."""
     groups: dict[str, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)

@@ -14,7 +14,7 @@ _LEFT, _TOP, _HEIGHT, _BOTTOM = 42, 10, 112, 52
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One rate over words."""
+    """The values of one rate over several words."""
 
     label: str
     css_class: str

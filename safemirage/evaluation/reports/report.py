@@ -80,7 +80,7 @@ class ReportInput:
     configs: Mapping[str, Any] = field(default_factory=dict)
     """Further configs by title: the world, searches, the evaluation."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Package, commit, seed, ... by name."""
+    """Versions of package, commit, seed and so on, by name."""
     samples_per_case: int = 2
     """Pictures with questions and answers, of each case; 0 leaves them out."""
     curves: Sequence[Figure] = ()

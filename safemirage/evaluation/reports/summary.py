@@ -43,7 +43,7 @@ def model_says(
 
 
 def _values(table: Table, columns: Sequence[Column], metric: Metric) -> dict[str, float]:
-    """Attack -> rate, where there is one."""
+    """The rate under each attack, where there is one."""
     found = {
         column.attack: table.get((column.case, metric))
         for column in columns

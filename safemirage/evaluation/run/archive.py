@@ -37,7 +37,7 @@ class StoredEvaluation:
 
     @property
     def reading(self) -> str:
-        """`corrected` or `paper`."""
+        """The protocol that the rows were counted by: `corrected` or `paper`."""
         return self.record.protocol
 
     @property

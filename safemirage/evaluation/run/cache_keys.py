@@ -49,7 +49,7 @@ def verdict_key(judge: Mapping[str, str], item: Judged) -> str:
 
 
 def _decoding_tree(decoding: DecodingConfig) -> dict[str, Any]:
-    """Greedy answers depend on neither seed nor top_p."""
+    """The part of a decoding that decides answers: greedy ones depend on neither seed nor top_p."""
     tree: dict[str, Any] = to_tree(decoding)
     if decoding.temperature == 0:
         return {"max_new_tokens": tree["max_new_tokens"], "temperature": 0.0}

@@ -30,7 +30,7 @@ OnProgressOf = Callable[[EvaluateConfig], OnProgress]
 class Outcome:
     config: EvaluateConfig
     evaluation: Evaluation | None
-    """None: it failed."""
+    """The evaluation at its end; None where it failed."""
     error: str = ""
     calls: ModelCalls
 

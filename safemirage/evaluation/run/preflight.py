@@ -76,7 +76,7 @@ def _engine(key: str, config: TransformersConfig | VLLMConfig, gpus: int | None)
 
 
 def _service(asked: tuple[OpenAIConfig, Sequence[str]]) -> list[str]:
-    """One line, however many judges ask there."""
+    """What is wrong with a service, in one line however many judges ask there."""
     config, keys = asked
     problem = missing_service(config)
     if problem is None:

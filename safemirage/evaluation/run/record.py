@@ -15,7 +15,7 @@ from safemirage.store.evaluations import Evaluation
 @dataclass(frozen=True, kw_only=True)
 class JudgeRecord(Strict):
     name: str
-    """What the judge's verdicts carry."""
+    """The judge's name, which its verdicts carry."""
     key: dict[str, Any] = field(default_factory=dict)
     """What the judge is made of; empty where it is opened later than it is asked for, as in the service."""
 

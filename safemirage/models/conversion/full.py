@@ -50,7 +50,7 @@ _VOCABULARY_KEYS = (
 
 
 def convert_full(source: Path, target: Path, vision_tower: Path | None) -> ConversionReport:
-    """See `convert`."""
+    """Converts a full checkpoint; `convert` says how."""
     original = read_json(source / "config.json")
     tokenizer = convert_tokenizer(source)
     config = hub_config(

@@ -35,7 +35,7 @@ _UNKNOWN_KINDS = ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "a
 
 
 def convert_lora(source: Path, target: Path, base: str) -> ConversionReport:
-    """See `convert`."""
+    """Converts a LoRA checkpoint; `convert` says how."""
     folder = resolve_model(base)
     base_config = _base_config(folder, base)
     files = Source(files=adapter_files(source), rename=adapter_key)

@@ -44,7 +44,7 @@ class Source:
 
     files: Sequence[Path]
     rename: Callable[[str], str | None]
-    """None: not a part of the model."""
+    """Gives a tensor's new name; None where it is no part of the model."""
 
     def tensors(self) -> Iterator[dict[str, tuple[str, Tensor]]]:
         """File by file, {new name: (old name, tensor)}; so only one file is in memory at a time."""
@@ -101,7 +101,7 @@ def require_all(found: Set[str], shapes: Mapping[str, torch.Size]) -> None:
 
 
 def require_shape(key: str, found: torch.Size, expected: torch.Size) -> None:
-    """Raises ConversionError where they differ."""
+    """Raises ConversionError where two shapes differ."""
     if found != expected:
         raise ConversionError(f"{key}: shape {tuple(found)}, but the config says {tuple(expected)}")
 

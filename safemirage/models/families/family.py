@@ -9,13 +9,13 @@ class Family:
     """Names inside the model as transformers loads it, names in the public checkpoints, and how to prompt."""
 
     name: str
-    """The `model_type` of its config."""
+    """The family's name: the `model_type` of its models' config."""
     language: str
     """Prefix of the language model, its output layer left out."""
     layers: str
-    """The decoder layers, a ModuleList."""
+    """Path of the decoder layers, a ModuleList."""
     head: str
-    """The output layer."""
+    """Path of the output layer."""
     projector: str
     """What takes image features into the language model's space; it may lie within `vision`."""
     vision: str

@@ -25,7 +25,7 @@ class ModelShape:
     """What the estimate needs to know of a model; numbers of elements."""
 
     parameters: int
-    """All of them, adapters included."""
+    """Number of all parameters, adapters included."""
     trained: int
     copied: int
     """Trained tensors whose initial values the method keeps beside them (RMU and KL without adapters)."""
@@ -52,7 +52,7 @@ class MemoryEstimate:
     tokens: int
     """Samples' length that the activations are counted for, image tokens included."""
     on_host: int
-    """Offloaded, on each worker's host."""
+    """Bytes that are offloaded to each worker's host."""
 
     @property
     def total(self) -> int:
@@ -130,7 +130,7 @@ def memory_verdict(least: MemoryEstimate, most: MemoryEstimate, *, gpu_bytes: fl
 
 
 def describe(estimate: MemoryEstimate) -> str:
-    """One line with every part."""
+    """The estimate in one line with every part."""
     parts = {
         "weights": estimate.weights,
         "gradients": estimate.gradients,

@@ -33,7 +33,7 @@ class Sample:
     id: str
     ids: tuple[int, ...]
     labels: tuple[int, ...]
-    """The token id where supervised, -100 elsewhere."""
+    """The token id where it is supervised, -100 elsewhere."""
     images: tuple[Path, ...]
     """The images, in the order in which the conversation shows them."""
     truncated: bool

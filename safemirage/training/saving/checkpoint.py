@@ -151,7 +151,7 @@ def layout_of_newest(folder: Path) -> dict[str, str] | None:
 
 
 def _whole(folder: Path) -> list[Path]:
-    """Oldest first."""
+    """The checkpoints that are whole, the oldest first."""
     return sorted(folder.glob("step-*"))
 
 

@@ -35,7 +35,7 @@ class RunExport:
         self._sets = sets
 
     def write_final(self, history: Sequence[StepMetrics], *, resumed_from: int) -> None:
-        """The export, with its card."""
+        """Writes the export, with its card."""
 
         def record() -> ExportRecord:
             summary = self._summary(history, resumed_from)

@@ -17,7 +17,7 @@ class RunState:
     step: int
     """Finished optimizer steps: it decides the place in the data and in the schedule."""
     method: dict[str, Tensor]
-    """`Method.state_dict()`."""
+    """What the method returned by `state_dict()`."""
     history: list[dict[str, float]]
     """Metrics of the tracked steps so far."""
     degenerate_at_start: float | None = None

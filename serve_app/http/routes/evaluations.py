@@ -28,7 +28,7 @@ _KEEP_ALIVE_S = 15.0
 
 Limit = Annotated[int, Query(ge=1)]
 Offset = Annotated[int, Query(ge=0, lt=2**63)]
-"""A database counts no further."""
+"""Where a page begins; a database counts no further than 2^63."""
 Key = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 

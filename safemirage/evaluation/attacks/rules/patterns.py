@@ -256,4 +256,4 @@ TAILS = (
     "Thanks in advance.",
     "That is all.",
 )
-"""What may follow in a neutral paraphrase."""
+"""Sentences that may follow a question in a neutral paraphrase."""

@@ -66,7 +66,7 @@ class Engine:
         self._running.append(call)
 
     def _step(self) -> None:
-        """One token for all that is in the engine."""
+        """Makes one token for every request in the engine."""
         left = [name for call in self._running if call.answers.cancelled() for name in call.ids]
         self._running = [call for call in self._running if not call.answers.cancelled()]
         try:

@@ -16,7 +16,7 @@ class PaddedDecoder:
     """Each batch ends when its longest answer does, and every prompt is computed whole."""
 
     name = "padded-1"
-    """Changes when answers may."""
+    """The decoder's name in cache keys; it changes when answers may."""
 
     def __init__(self, model: Any, *, rows: int, pad_token_id: int) -> None:
         self._model = model

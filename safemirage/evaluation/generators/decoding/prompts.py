@@ -16,11 +16,11 @@ class TokenizedPrompt:
 
     place: int
     ids: tuple[int, ...]
-    """Image tokens expanded."""
+    """Token ids, with image tokens expanded."""
     image: str | None
-    """Digest of its image."""
+    """Digest of the prompt's image."""
     seed: int
-    """For sampling; follows from prompt and image."""
+    """Seed for sampling; it follows from prompt and image."""
     limit: int
     """Tokens that the answer may have."""
 

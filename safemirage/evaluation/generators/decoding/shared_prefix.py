@@ -52,7 +52,7 @@ class SharedPrefixDecoder:
     """For families whose language model takes embeddings and one position a token."""
 
     name = "shared-prefix-1"
-    """Changes when answers may."""
+    """The decoder's name in cache keys; it changes when answers may."""
 
     def __init__(self, model: Any, family: Family, *, rows: int, image_token_id: int) -> None:
         self._language = model.get_submodule(family.language)
@@ -237,7 +237,7 @@ class _Batch:
                 self._close(index)
 
     def _close(self, index: int) -> None:
-        """The last row takes the place of one that ended."""
+        """Ends a row; the last row takes its place."""
         last = self._rows.pop()
         if index < len(self._rows):
             self._cache.copy_row(len(self._rows), index, last.length)

@@ -29,7 +29,7 @@ class _Window:
     columns_BT: Tensor | None
     """Column of each token; None: a prefix, written from column 0 on and looking at nothing else."""
     width: int
-    """Columns that are looked at."""
+    """Number of columns that the forward looks at."""
 
 
 class SlotCache(Cache):
@@ -59,7 +59,7 @@ class SlotCache(Cache):
         self.window = _Window(first=first, columns_BT=columns_BT, width=width)
 
     def copy_row(self, source: int, target: int, length: int) -> None:
-        """The first `length` columns of a row, into another."""
+        """Copies the first `length` columns of a row into another."""
         self._store[:, :, target, :, :length] = self._store[:, :, source, :, :length]
 
 

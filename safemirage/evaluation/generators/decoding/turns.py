@@ -14,7 +14,7 @@ Generate = Callable[[list[Request], DecodingConfig], list[Generation]]
 
 
 class Turns:
-    """The thread of one engine."""
+    """A thread in which one engine works, where callers wait for their turn."""
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)

@@ -30,9 +30,9 @@ class CaseGap:
     metric: Metric
     judge: str
     gap: MirageGap | None
-    """None: see `note`."""
+    """The gap; None where there is none, for the reason in `note`."""
     p_holm: float | None
-    """Adjusted for all gaps of the table."""
+    """The p-value adjusted by Holm for all gaps of the table."""
     note: str = ""
     """Why there is no gap though there are both cases."""
 
@@ -93,7 +93,7 @@ def _gap(
 
 
 def gaps_grid(gaps: Sequence[CaseGap]) -> Grid | None:
-    """A line a gap; None where there is none."""
+    """The table of gaps, a line each; None where there is none."""
     if not gaps:
         return None
     notes = [

@@ -29,7 +29,7 @@ class Grid:
     title: str
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
-    """A cell a column."""
+    """The lines, each with one cell a column."""
     notes: Sequence[str] = ()
     """Sentences below the table."""
     keys: int = 1

@@ -68,7 +68,7 @@ def _before_first(columns: Sequence[Column]) -> list[Column]:
 
 
 def _heading(metric: Metric, column: Column, models: Sequence[TableLine]) -> str:
-    """E.g. `ASR after “what”, any of 3 (judge: oracle)`."""
+    """A column's heading, e.g. `ASR after “what”, any of 3 (judge: oracle)`."""
     when = "before" if column.attack == PLAIN else f"after “{column.attack}”"
     any_of = f", any of {column.shots}" if metric == "asr" and column.shots > 1 else ""
     rows = [one.table.get((column.case, metric)) for one in models]
