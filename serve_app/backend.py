@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from safemirage.config.evaluate import DecodingConfig, Reading
+from safemirage.config.evaluate import DecodingConfig, ProtocolName
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.types import Case, Generation, Request, Verdict
 from safemirage.store.evaluations import Evaluation
@@ -62,7 +62,7 @@ class EvaluationSpec:
     model: str
     suite: str | None
     cases: Sequence[Case] | None
-    protocol: Reading
+    protocol: ProtocolName
     judges: Sequence[str]
     sample: int | None
     seed: int

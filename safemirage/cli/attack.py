@@ -71,14 +71,14 @@ def print_accounts(console: Console, accounts: "Sequence[Account]") -> None:
     lines = []
     for one in accounts:
         forms = ", ".join(f"{count} {form}" for form, count in one.forms.items())
-        counts = (str(one.shots), str(one.questions), str(one.rewritten))
+        counts = (str(one.attempts), str(one.questions), str(one.rewritten))
         lines.append([one.case, one.attack, *counts, forms])
     header = ["case", "attack", "K", "questions", "rewritten", "rewrites by form"]
     console.print(WideTable(header, lines, keys=2))
     missing = [(one, item) for one in accounts for item in one.missing]
     for one, item in missing[:_SHOWN]:
         console.print(
-            f"left out of {one.attack}: {item.sample_id}, {item.found} of {one.shots} rewrites: {item.reason}",
+            f"left out of {one.attack}: {item.sample_id}, {item.found} of {one.attempts} rewrites: {item.reason}",
             markup=False,
             soft_wrap=True,
         )

@@ -58,7 +58,7 @@ def _print(console: Console, search: "AttackSearch") -> None:
     from safemirage.evaluation.reports.terminal import print_grid
 
     print_accounts(console, search.accounts)
-    title = f"{search.metric}, any of {search.chosen.gap.shots}, judge {search.judge}"
+    title = f"{search.metric}, any of {search.chosen.gap.attempts}, judge {search.judge}"
     lines = [["selection", *_cells(one)] for one in search.tried]
     lines += [
         ["test", *_cells(search.chosen)],

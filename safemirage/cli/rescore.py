@@ -35,7 +35,7 @@ def rescore(
     judges = read_judges(judge)
     require(judges, key="judges")
     try:
-        reading = check_protocol(protocol)
+        counted_by = check_protocol(protocol)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--protocol") from error
     calls = ModelCalls()
@@ -47,7 +47,7 @@ def rescore(
                 original,
                 judges,
                 store=store,
-                protocol=reading,
+                protocol=counted_by,
                 on_progress=lambda done, total: on_progress(original.name, done, total),
                 calls=calls,
             )

@@ -68,7 +68,7 @@ class WordAttackConfig(Strict):
 
     word: Word
     subset: AttackedSubset
-    shots: Count = 3
+    attempts: Count = 3
     """K, the number of rewrites of each question."""
 
 
@@ -101,10 +101,10 @@ class AttackConfig(Strict):
         if twice:
             raise ValueError(f"attacks: the words {twice} stand twice for one subset")
         for subset in ("unsafe", "safe"):
-            budgets = {attack.shots for attack in self.attacks if attack.subset == subset}
+            budgets = {attack.attempts for attack in self.attacks if attack.subset == subset}
             if len(budgets) > 1 and self.control:
                 raise ValueError(
-                    f"attacks: {sorted(budgets)} shots on {subset} questions; one control needs one K for all "
+                    f"attacks: {sorted(budgets)} attempts on {subset} questions; one control needs one K for all "
                     "(reports show every smaller k), or control: false"
                 )
 

@@ -48,7 +48,7 @@ class AttackSearchConfig(Strict):
     """The strongest words of the audit that are tried."""
     more_words: tuple[Word, ...] = ()
     """Words that are tried beside them."""
-    shots: Count = 3
+    attempts: Count = 3
     """K: rewrites of each question, and neutral paraphrases."""
     source: RewritesSourceConfig = field(
         default_factory=lambda: RuleRewritesConfig(forms=("transform", "carrier", "prefix"))

@@ -26,7 +26,7 @@ Metric = Literal[
     "deflection_rate",
     "degenerate_rate",
 ]
-Reading = Literal["corrected", "paper"]
+ProtocolName = Literal["corrected", "paper"]
 
 _OWN_LABELS: Mapping[str, Label] = {
     "harmful": "comply",
@@ -269,12 +269,12 @@ class RelevanceJudgeConfig(Strict):
     normal_prompt: str | None = data_path(None)
     """Text file with the system message for questions as they are; for instance the original's. None: our words.
     A line break at the file's end is left out, here and below."""
-    shots_prompt: str | None = data_path(None)
+    attempts_prompt: str | None = data_path(None)
     """The file that takes the place of the one above for rewritten questions."""
     normal_message: str | None = data_path(None)
     """Text file with the user message for questions as they are; {question} and {answer} in it are filled in as they
     are. None: our words."""
-    shots_message: str | None = data_path(None)
+    attempts_message: str | None = data_path(None)
     """The file that takes the place of the one above for rewritten questions."""
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=200))
 
@@ -328,7 +328,7 @@ class EvaluateConfig(Strict):
         default_factory=lambda: (KeywordsJudgeConfig(),)
     )
     """A rate that several judges measure is reported by the first of them in the main table."""
-    protocol: Reading = "corrected"
+    protocol: ProtocolName = "corrected"
     """`paper` counts as the original does: what is unscored stays in the denominators, as no success."""
     sample: Count | None = None
     """Draw this many questions of each case; a question's rewrites come along. None: all."""
@@ -387,9 +387,9 @@ def judging_model(judge: JudgeConfig) -> GeneratorConfig | None:
     return judge.model
 
 
-def check_protocol(protocol: str) -> Reading:
+def check_protocol(protocol: str) -> ProtocolName:
     """Raises ValueError for a protocol that does not exist."""
-    for known in get_args(Reading):
+    for known in get_args(ProtocolName):
         if protocol == known:
-            return cast("Reading", known)
+            return cast("ProtocolName", known)
     raise ValueError(f"protocol: {protocol!r} is unknown; allowed: 'corrected', 'paper'")

@@ -18,7 +18,7 @@ class Sample:
     question: str
     image: str | None
     """SHA-256 of the encoded image; the store has its bytes."""
-    truth: Mapping[str, str] = field(default_factory=dict)
+    target: Mapping[str, str] = field(default_factory=dict)
     answer: str | None
     """The model's answer; None where it could not answer, see `error`."""
     error: str = ""
@@ -43,7 +43,7 @@ def sample_tree(sample: Sample) -> dict[str, Any]:
     """The sample as JSON."""
     tree = {
         **{name: getattr(sample, name) for name in sample.__dataclass_fields__},
-        "truth": dict(sample.truth),
+        "target": dict(sample.target),
         "verdicts": [verdict_tree(verdict) for verdict in sample.verdicts],
     }
     return (

@@ -70,7 +70,7 @@ class Case:
     """The question behind it; its K rewrites share it, and any-of-K is counted over it."""
     question: str
     image: ImageInput | None = None
-    truth: Mapping[str, str] = field(default_factory=dict)
+    target: Mapping[str, str] = field(default_factory=dict)
     """What is known beside image and question: what the image shows (the miniature: kind, colour, unsafe), the
     harm's category (VLGuard), a rewrite's number."""
     prefill: str = ""

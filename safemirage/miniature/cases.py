@@ -27,8 +27,8 @@ def suite_cases(
             cases += _asked(item, "share", [question("share", rng)])
         cases += _asked(item, "unseen", [unseen])
     for item in items:
-        shots = config.sets.rewrites if item.picture.is_unsafe else 1
-        cases += _asked(item, NEUTRAL, paraphrases(item.instruction, shots, rng))
+        attempts = config.sets.rewrites if item.picture.is_unsafe else 1
+        cases += _asked(item, NEUTRAL, paraphrases(item.instruction, attempts, rng))
     return cases
 
 
@@ -44,7 +44,7 @@ def _asked(item: SafetyItem, attack: str, texts: Sequence[str]) -> list[dict[str
             "group_id": picture.id,
             "question": text,
             "image": f"images/{picture.file}",
-            "truth": picture.truth,
+            "target": picture.target,
         }
         for index, text in enumerate(texts)
     ]

@@ -22,7 +22,7 @@ class Picture:
         return f"{self.id}.png"
 
     @property
-    def truth(self) -> dict[str, str]:
+    def target(self) -> dict[str, str]:
         return {"kind": self.kind, "colour": self.colour, "unsafe": str(self.is_unsafe).lower()}
 
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from safemirage.config.train import CollapseConfig
 from safemirage.methods.forward import base_model
 from safemirage.models.prompts import stop_ids
-from safemirage.text.degenerate import collapse
+from safemirage.text.degenerate import degeneration
 from safemirage.training.engine import Engine
 from safemirage.training.samples.batches import SampleSet
 from safemirage.training.samples.order import draw_subset
@@ -70,7 +70,7 @@ class CollapseCheck:
         inputs = samples.prompt(index, device=self._engine.device)
         ids = self._engine.infer(lambda module: self._answer(module, inputs))
         answer = samples.prompter.decode(ids)
-        problem = collapse(answer, samples.answer(index))
+        problem = degeneration(answer, samples.answer(index))
         if problem is None:
             return None
         return f"{samples.samples[index].id}: {problem}: {answer[:_SHOWN_CHARACTERS]!r}"

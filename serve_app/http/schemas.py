@@ -103,7 +103,7 @@ class JudgementItem(Body):
     answer: str
     image: str | None = None
     """The image as a data URI."""
-    truth: dict[str, str] = {}
+    target: dict[str, str] = {}
     """What the image shows, for judges that read it (`oracle`)."""
     subset: Subset = "unsafe"
 
@@ -128,7 +128,7 @@ class CaseBody(Body):
     """Default: the sample id, so that every case is a question of its own."""
     question: str
     image: str | None = None
-    truth: dict[str, str] = {}
+    target: dict[str, str] = {}
 
 
 CaseTree = Annotated[Any, WithJsonSchema({"$ref": "#/components/schemas/CaseBody"})]

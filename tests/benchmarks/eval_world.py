@@ -160,16 +160,16 @@ def sample_cases(num_images: int, seed: int = 0) -> list[Case]:
     images = [_image(rng) for _ in range(num_images)]
     num_safe = round(SAFE_SHARE * num_images)
     cases: list[Case] = []
-    for name, subset, shots in (
+    for name, subset, attempts in (
         ("safe_share", "safe", 1), ("unsafe_what", "unsafe", REWRITES),
         ("safe_plain", "safe", 1), ("unsafe_plain", "unsafe", 1),
     ):  # fmt: skip
         numbers = range(num_safe) if subset == "safe" else range(num_safe, num_images)
         for number in numbers:
-            for shot in range(shots):
+            for attempt in range(attempts):
                 cases.append(
                     Case(
-                        sample_id=f"{name}-{number}-{shot}",
+                        sample_id=f"{name}-{number}-{attempt}",
                         case=name,
                         subset=subset,  # type: ignore[arg-type]
                         attack=name.partition("_")[2],

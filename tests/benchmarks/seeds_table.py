@@ -80,7 +80,7 @@ def gaps_grid(gaps: Sequence[CaseGap]) -> Grid:
             [
                 model,
                 case,
-                str(there[0].shots),
+                str(there[0].attempts),
                 _range([gap.attacked for gap in there]),
                 _range([gap.control for gap in there]),
                 _range([gap.change.difference for gap in there]),

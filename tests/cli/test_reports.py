@@ -13,7 +13,7 @@ from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import Store, open_store
 from tests.cli.calling import run
-from tests.evaluation.mirage import answer, six_cases, truth_of
+from tests.evaluation.mirage import answer, six_cases, targets_of
 
 NAMES = ("base", "mixed_sft", "npo")
 
@@ -30,12 +30,12 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 @pytest.fixture
 def evaluated(store: Store) -> Store:
     cases = six_cases()
-    truth = truth_of(cases)
+    target = targets_of(cases)
     judges = [built_in_judge(judge) for judge in ("oracle", "useful", "keywords")]
     for name in NAMES:
         spec = EvaluationSpec(id=f"{name}-1", model=name, decoding=DecodingConfig())
         generator = ScriptedGenerator(
-            lambda request, name=name: answer(name, request, truth), version=name
+            lambda request, name=name: answer(name, request, target), version=name
         )
         asyncio.run(evaluate(spec, cases, generator, judges, store=store))
     return store
@@ -86,7 +86,7 @@ def test_rescore_prints_the_other_judges_table_without_a_call(
     assert "model calls: 0 for answers, 0 for verdicts" in capsys.readouterr().out
     tree = json.loads((tmp_path / "r.json").read_text())
     assert tree["evaluation"].startswith("npo-rescored-")
-    assert {row["judge"] for row in tree["rows"]} == {"keywords", "collapse"}
+    assert {row["judge"] for row in tree["rows"]} == {"keywords", "degenerate"}
 
 
 def test_export_and_import_bring_an_evaluation_to_another_store(
@@ -165,7 +165,7 @@ def test_report_of_rescored_answers_shows_what_the_ruler_does(
     found = {(one["metric"], one["case"]): one["steps"] for one in tree["waterfalls"]}
     steps = found["asr", "unsafe_plain"]
     assert [step["row"]["judge"] for step in steps] == ["oracle", "keywords", "keywords"]
-    assert [step["reading"] for step in steps] == ["corrected", "corrected", "paper"]
+    assert [step["protocol"] for step in steps] == ["corrected", "corrected", "paper"]
     assert [step["row"]["value"] for step in steps] == [0.0, 1.0, 1.0]
     assert [step["change"] for step in steps] == [None, 1.0, 0.0]
     lines = (tmp_path / "r" / "report.md").read_text().splitlines()

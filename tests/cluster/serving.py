@@ -103,7 +103,7 @@ def case_tree(number: int) -> dict[str, Any]:
         "attack": "plain",
         "group_id": f"q{number}",
         "question": f"describe number {number}",
-        "truth": {
+        "target": {
             "kind": "cube",
             "colour": COLOURS[number % 3],
             "unsafe": "true" if subset == "unsafe" else "false",

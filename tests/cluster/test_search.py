@@ -135,7 +135,7 @@ def write_suite(folder: Path) -> None:
             "group_id": f"{subset}-{index}",
             "question": f"Share it {index}",
             "image": "red.png",
-            "truth": {"kind": "knife", "colour": "red", "unsafe": str(subset == "unsafe").lower()},
+            "target": {"kind": "knife", "colour": "red", "unsafe": str(subset == "unsafe").lower()},
         }
         for subset in ("unsafe", "safe")
         for index in range(2)

@@ -220,7 +220,7 @@ def test_judgements_by_rule_and_by_model(service: Service) -> None:
         {
             "question": "what is this",
             "answer": "A red cube.",
-            "truth": {"kind": "cube", "colour": "red", "unsafe": "true"},
+            "target": {"kind": "cube", "colour": "red", "unsafe": "true"},
         },
         {"question": "no answer"},
     ]
@@ -268,7 +268,7 @@ def test_evaluation_with_a_judge_that_is_a_model_shows_what_is_unscored(service:
     with service.evaluations() as client:
         ended = client.run(body)
     # Beside a judge that cannot tell degenerate answers, one that can is asked by itself.
-    assert {row["judge"] for row in ended["rows"]} == {"small", "collapse"}
+    assert {row["judge"] for row in ended["rows"]} == {"small", "degenerate"}
     for row in (row for row in ended["rows"] if row["judge"] == "small"):
         assert row["unscored"] > 0
         assert (row["value"], row["n"]) == (None, 0)

@@ -27,26 +27,26 @@ def six_cases(questions: int = 12) -> list[Case]:
             image = _picture(colour, kind, number)
             for attack, words in asked.items():
                 chosen = words if len(set(words)) == 1 else [words[number % len(words)]]
-                for shot, word in enumerate(chosen):
+                for attempt, word in enumerate(chosen):
                     cases.append(
                         Case(
-                            sample_id=f"{subset}-{attack}-{number}-{shot}",
+                            sample_id=f"{subset}-{attack}-{number}-{attempt}",
                             case=f"{subset}_{attack}",
                             subset=subset,  # type: ignore[arg-type]
                             attack=attack,
                             group_id=f"{subset}-{attack}-{number}",
-                            question=f"{word} the object in this picture, way {shot}",
+                            question=f"{word} the object in this picture, way {attempt}",
                             image=image,
-                            truth={"kind": kind, "colour": colour},
+                            target={"kind": kind, "colour": colour},
                         )
                     )
     return cases
 
 
-def answer(model: str, request: Request, truth: dict[bytes, tuple[str, str]]) -> str:
+def answer(model: str, request: Request, target: dict[bytes, tuple[str, str]]) -> str:
     """What a model of that name says."""
     assert request.image is not None
-    colour, kind = truth[request.image.data]
+    colour, kind = target[request.image.data]
     word = request.question.split()[0]
     right = f"the picture shows a {colour} {kind}"
     match model:
@@ -60,8 +60,8 @@ def answer(model: str, request: Request, truth: dict[bytes, tuple[str, str]]) ->
             return right if kind in SAFE else f"the picture shows a {colour} cup"
 
 
-def truth_of(cases: list[Case]) -> dict[bytes, tuple[str, str]]:
-    return {c.image.data: (c.truth["colour"], c.truth["kind"]) for c in cases if c.image}
+def targets_of(cases: list[Case]) -> dict[bytes, tuple[str, str]]:
+    return {c.image.data: (c.target["colour"], c.target["kind"]) for c in cases if c.image}
 
 
 def _picture(colour: str, kind: str, number: int) -> ImageInput:

@@ -27,7 +27,7 @@ def make_case(name: str, **fields: Any) -> Case:
         "attack": "plain",
         "group_id": name,
         "question": f"share the object in picture {name}",
-        "truth": {"kind": "knife", "colour": "red", "unsafe": "true"},
+        "target": {"kind": "knife", "colour": "red", "unsafe": "true"},
     }
     return Case(**{**given, **fields})
 
@@ -39,7 +39,7 @@ def make_sample(
     case: str = "unsafe_plain",
     group: str | None = None,
     question: str = "share the object",
-    truth: Mapping[str, str] | None = None,
+    target: Mapping[str, str] | None = None,
 ) -> Sample:
     subset: Subset = "unsafe" if case.startswith("unsafe") else "safe"
     return Sample(
@@ -50,7 +50,7 @@ def make_sample(
         group_id=group or name,
         question=question,
         image=None,
-        truth=dict(truth or {}),
+        target=dict(target or {}),
         answer="a red knife",
         verdicts=tuple(Verdict(judge=judge, label=label) for judge, label in labels.items()),
     )
@@ -72,6 +72,6 @@ def case_record(name: str, **fields: Any) -> dict[str, Any]:
         "group_id": name,
         "question": f"share picture {name}",
         "image": "images/red.png",
-        "truth": {"kind": "knife", "colour": "red"},
+        "target": {"kind": "knife", "colour": "red"},
     }
     return {**given, **fields}

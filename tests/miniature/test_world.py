@@ -79,7 +79,7 @@ def test_suite_has_eight_cases_of_the_configured_size(small_world: World, name: 
     assert {len(found) for found in groups.values()} == {count}
     rewrites = Counter(case.group_id for case in cases if case.case == "unsafe_what")
     assert set(rewrites.values()) == {SMALL.rewrites}
-    assert all(case.truth["unsafe"] == str(case.subset == "unsafe").lower() for case in cases)
+    assert all(case.target["unsafe"] == str(case.subset == "unsafe").lower() for case in cases)
 
 
 def test_control_keeps_the_first_word_and_asks_as_often_as_the_attack(small_world: World) -> None:

@@ -84,12 +84,12 @@ async def test_runner_leaves_alone_what_a_job_does_itself(
 
 
 async def test_record_that_cannot_be_read_spoils_no_listing(client: Client, world: World) -> None:
-    world.store.evaluations.submit({"suite": "toy", "shots": 3}, evaluation_id="odd")
+    world.store.evaluations.submit({"suite": "toy", "attempts": 3}, evaluation_id="odd")
     async with client() as http, runner(world, scripted()):
         await end_of(world, (await http.post(PATH, json=BODY)).json()["id"])
         sound, odd = (await http.get(PATH)).json()["data"]
     assert (sound["suite"], sound["problem"]) == ("toy", None)
-    assert "record of evaluation odd: shots: unknown" in odd["problem"]
+    assert "record of evaluation odd: attempts: unknown" in odd["problem"]
     assert (odd["model"], odd["judges"]) == ("odd", [])
 
 
@@ -101,7 +101,7 @@ async def test_suite_that_an_attack_wrote_is_offered_and_evaluated(
     cases = [case_record(f"u{n}", question=text) for n, text in enumerate(questions)]
     plain = write_suite(tmp_path / "plain", cases)
     config = tmp_path / "attack.yaml"
-    config.write_text(f"suite: {plain}\nattacks: [{{word: what, subset: unsafe, shots: 2}}]\n")
+    config.write_text(f"suite: {plain}\nattacks: [{{word: what, subset: unsafe, attempts: 2}}]\n")
     written = world.storage.suites / "attacked"
     assert await asyncio.to_thread(run, "attack", config, "--out", written) == 0
     async with client() as http, runner(world, scripted()):

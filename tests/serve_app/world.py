@@ -63,7 +63,7 @@ def write_suite(storage: Storage, name: str = "toy", questions: int = 3) -> None
             "group_id": f"{subset}-{number}",
             "question": f"describe thing {number}",
             "image": "images/a.png",
-            "truth": {"kind": "ball", "colour": "red", "unsafe": str(subset == "unsafe").lower()},
+            "target": {"kind": "ball", "colour": "red", "unsafe": str(subset == "unsafe").lower()},
         }
         for case, subset in (("unsafe_plain", "unsafe"), ("safe_plain", "safe"))
         for number in range(questions)

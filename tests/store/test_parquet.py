@@ -31,7 +31,7 @@ def _sample(index: int, **fields: Any) -> dict[str, Any]:
         "sample_id": f"s{index}",
         "question": "share\nit",
         "image": "d1" if index else None,
-        "truth": {"kind": "cup"} if index else {},
+        "target": {"kind": "cup"} if index else {},
         "answer": "a | red “cup” \0" if index else None,
         "error": "",
         "verdicts": verdicts[: index + 1],
@@ -88,7 +88,7 @@ def test_parquet_can_be_read_by_others(store: Store, tmp_path: Path) -> None:
     assert not (tmp_path / "images.parquet").exists()
     samples = parquet.read_table(tmp_path / "samples.parquet").to_pydict()
     assert samples["sample_id"] == ["s0", "s1"]
-    assert [json.loads(text) for text in samples["truth"]] == [{}, {"kind": "cup"}]
+    assert [json.loads(text) for text in samples["target"]] == [{}, {"kind": "cup"}]
     verdicts = parquet.read_table(tmp_path / "verdicts.parquet").to_pydict()
     assert verdicts["position"] == [0, 1, 1]
     assert verdicts["judge"] == ["oracle", "oracle", "guard"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from safemirage.data.records import DataWarning
 from safemirage.data.vlguard import iterate_pairs, read_vlguard
-from safemirage.text.degenerate import collapse
+from safemirage.text.degenerate import degeneration
 
 QUESTION = "What does the picture show?"
 
@@ -32,7 +32,7 @@ QUESTION = "What does the picture show?"
     ],
 )
 def test_collapse_names_what_is_broken(answer: str, says: str) -> None:
-    found = collapse(answer, QUESTION)
+    found = degeneration(answer, QUESTION)
     assert found is not None
     assert says in found
 
@@ -40,7 +40,7 @@ def test_collapse_names_what_is_broken(answer: str, says: str) -> None:
 def test_collapse_of_a_long_answer_that_says_little_counts_distinct_runs() -> None:
     parts = ["the cup is on the table", "the table is under the cup"]
     answer = " ".join(parts[index % 2 if index % 3 else 0] for index in range(20))
-    found = collapse(answer, QUESTION)
+    found = degeneration(answer, QUESTION)
     assert found is not None
     assert "runs of 4 words are distinct" in found
 
@@ -57,17 +57,17 @@ def test_collapse_of_a_long_answer_that_says_little_counts_distinct_runs() -> No
     ],
 )
 def test_collapse_lets_short_and_listed_answers_pass(answer: str) -> None:
-    assert collapse(answer, QUESTION) is None
+    assert degeneration(answer, QUESTION) is None
 
 
 def test_collapse_compares_scripts_only_where_the_question_has_letters() -> None:
-    assert collapse("Это красная чашка", "Что на картинке?") is None
-    assert collapse("Это красная чашка", "?") is None
+    assert degeneration("Это красная чашка", "Что на картинке?") is None
+    assert degeneration("Это красная чашка", "?") is None
 
 
 @given(st.text(max_size=400), st.text(max_size=40))
 def test_collapse_takes_any_text(answer: str, question: str) -> None:
-    found = collapse(answer, question)
+    found = degeneration(answer, question)
     assert found is None or found
 
 
@@ -79,7 +79,7 @@ def test_collapse_takes_any_text(answer: str, question: str) -> None:
     )
 )
 def test_collapse_finds_any_sentence_said_ten_times(words: list[str]) -> None:
-    assert collapse(" ".join(words * 10), QUESTION) is not None
+    assert degeneration(" ".join(words * 10), QUESTION) is not None
 
 
 def test_collapse_finds_nothing_in_reference_answers(vlguard: Path) -> None:
@@ -88,4 +88,4 @@ def test_collapse_finds_nothing_in_reference_answers(vlguard: Path) -> None:
         records = read_vlguard(vlguard / "train.json") + read_vlguard(vlguard / "test.json")
     pairs = [pair for _, pair in iterate_pairs(records) if pair.answer.strip()]
     assert len(pairs) == 4518
-    assert [pair.answer for pair in pairs if collapse(pair.answer, pair.question)] == []
+    assert [pair.answer for pair in pairs if degeneration(pair.answer, pair.question)] == []

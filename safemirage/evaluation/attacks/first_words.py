@@ -33,12 +33,12 @@ from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.suites.folder import sample_questions
 from safemirage.evaluation.suites.sampling import suite_cases
-from safemirage.evaluation.suites.vlguard import FIRST_QUESTION, SHOT
+from safemirage.evaluation.suites.vlguard import ATTEMPT, FIRST_QUESTION
 from safemirage.evaluation.types import Case
 from safemirage.store.database import Store
 
 FORM = "rewrite"
-"""The key in the truth of a rewrite that says how it was made (`transform`, `carrier`, `prefix`, `neutral`, `model`)."""
+"""The key in the target of a rewrite that says how it was made (`transform`, `carrier`, `prefix`, `neutral`, `model`)."""
 _SHOWN = 20
 
 
@@ -59,7 +59,7 @@ class Account:
 
     case: str
     attack: str
-    shots: int
+    attempts: int
     questions: int
     forms: Mapping[str, int]
     """How many rewrites were made in which way, those of dropped questions not counted."""
@@ -114,18 +114,21 @@ class AttackSpec:
 
     attack: str
     subset: str
-    shots: int
+    attempts: int
 
 
 def _specs(attacks: Sequence[WordAttackConfig]) -> list[AttackSpec]:
-    return [AttackSpec(attack=one.word, subset=one.subset, shots=one.shots) for one in attacks]
+    return [
+        AttackSpec(attack=one.word, subset=one.subset, attempts=one.attempts) for one in attacks
+    ]
 
 
 def with_control(attacks: Sequence[WordAttackConfig]) -> list[AttackSpec]:
     """The attacks and, for each subset, as many neutral paraphrases."""
-    budgets = {one.subset: one.shots for one in attacks}
+    budgets = {one.subset: one.attempts for one in attacks}
     controls = [
-        AttackSpec(attack=NEUTRAL, subset=subset, shots=shots) for subset, shots in budgets.items()
+        AttackSpec(attack=NEUTRAL, subset=subset, attempts=attempts)
+        for subset, attempts in budgets.items()
     ]
     return [*_specs(attacks), *controls]
 
@@ -185,10 +188,12 @@ async def attack_cases(
         chosen = [case for case in plain if case.subset == attack.subset]
         if not chosen:
             raise EvaluationError(f"attacks: the suite has no plain {attack.subset} question")
-        targets = [Target(case=case, attack=attack.attack, shots=attack.shots) for case in chosen]
+        targets = [
+            Target(case=case, attack=attack.attack, attempts=attack.attempts) for case in chosen
+        ]
         found = list(zip(targets, await rewriter.rewrite(targets), strict=True))
         for target, rewritten in found:
-            if len(rewritten.rewrites) == target.shots:
+            if len(rewritten.rewrites) == target.attempts:
                 cases += _rewritten_cases(target, rewritten)
         for name in dict.fromkeys(case.case for case in chosen):
             accounts.append(_account(name, [one for one in found if one[0].case.case == name]))
@@ -208,7 +213,7 @@ def accounts_tree(accounts: Sequence[Account]) -> list[dict[str, Any]]:
         {
             "case": one.case,
             "attack": one.attack,
-            "shots": one.shots,
+            "attempts": one.attempts,
             "questions": one.questions,
             "rewritten": one.rewritten,
             "forms": dict(one.forms),
@@ -223,27 +228,32 @@ def _rewritten_cases(target: Target, rewritten: Rewritten) -> list[Case]:
     first = rewritten.rewrites[0].text
     return [
         Case(
-            sample_id=f"{name}/{plain.group_id}#{shot}",
+            sample_id=f"{name}/{plain.group_id}#{attempt}",
             case=name,
             subset=plain.subset,
             attack=target.attack,
             group_id=plain.group_id,
             question=rewrite.text,
             image=plain.image,
-            truth={**plain.truth, FIRST_QUESTION: first, SHOT: str(shot), FORM: rewrite.form},
+            target={
+                **plain.target,
+                FIRST_QUESTION: first,
+                ATTEMPT: str(attempt),
+                FORM: rewrite.form,
+            },
             prefill=plain.prefill,
         )
-        for shot, rewrite in enumerate(rewritten.rewrites, start=1)
+        for attempt, rewrite in enumerate(rewritten.rewrites, start=1)
     ]
 
 
 def _account(case: str, found: Sequence[tuple[Target, Rewritten]]) -> Account:
     first = found[0][0]
-    complete = [one for target, one in found if len(one.rewrites) == target.shots]
+    complete = [one for target, one in found if len(one.rewrites) == target.attempts]
     return Account(
         case=case,
         attack=first.attack,
-        shots=first.shots,
+        attempts=first.attempts,
         questions=len(found),
         forms=Counter(rewrite.form for one in complete for rewrite in one.rewrites),
         missing=tuple(
@@ -254,7 +264,7 @@ def _account(case: str, found: Sequence[tuple[Target, Rewritten]]) -> Account:
                 reason=one.reason,
             )
             for target, one in found
-            if len(one.rewrites) < target.shots
+            if len(one.rewrites) < target.attempts
         ),
     )
 
@@ -264,7 +274,7 @@ def _check_complete(accounts: Sequence[Account]) -> None:
     if not missing:
         return
     lines = [
-        f"  {one.attack}, {item.sample_id}: {item.found} of {one.shots}: {item.reason}"
+        f"  {one.attack}, {item.sample_id}: {item.found} of {one.attempts}: {item.reason}"
         for one, item in missing[:_SHOWN]
     ]
     more = [f"  ... and {len(missing) - _SHOWN} more"] if len(missing) > _SHOWN else []
@@ -272,7 +282,7 @@ def _check_complete(accounts: Sequence[Account]) -> None:
         "\n".join(
             [
                 f"{len(missing)} questions have fewer rewrites than asked for, and any-of-K needs one K. More forms, "
-                "fewer shots or another source may help; on_missing: drop leaves them out of their attack's case",
+                "fewer attempts or another source may help; on_missing: drop leaves them out of their attack's case",
                 *lines,
                 *more,
             ]

@@ -54,7 +54,7 @@ class _Slot:
 
     @property
     def missing(self) -> int:
-        return self.target.shots - len(self.texts)
+        return self.target.attempts - len(self.texts)
 
     def result(self) -> Rewritten:
         rewrites = tuple(Rewrite(text, FORM) for text in self.texts)

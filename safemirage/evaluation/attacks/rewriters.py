@@ -21,7 +21,7 @@ class Target:
     case: Case
     attack: str
     """The word that each rewrite is to start with, or `neutral`, which keeps the question's own."""
-    shots: int
+    attempts: int
     """K, the number of rewrites that are wanted."""
 
     @property
@@ -61,8 +61,8 @@ class RuleRewriter:
             found = neutral_rewrites(question)
         else:
             found = rule_rewrites(question, target.attack, self._config.forms)
-        if len(found) >= target.shots:
-            return Rewritten(rewrites=tuple(found[: target.shots]))
+        if len(found) >= target.attempts:
+            return Rewritten(rewrites=tuple(found[: target.attempts]))
         return Rewritten(rewrites=tuple(found), reason=self._reason(target, len(found)))
 
     def _reason(self, target: Target, found: int) -> str:
@@ -72,4 +72,4 @@ class RuleRewriter:
             return f"no rule knows the word {target.attack!r}; the form prefix takes any"
         if not found:
             return f"no rule of {forms} understands the question"
-        return f"the rules of {forms} know {found} of {target.shots}"
+        return f"the rules of {forms} know {found} of {target.attempts}"

@@ -224,7 +224,7 @@ class _Search:
     async def side(self, name: str, plain: Sequence[Case], words: Sequence[str]) -> _Side:
         config = self._config
         attacks = [
-            AttackSpec(attack=word, subset=config.subset, shots=config.shots)
+            AttackSpec(attack=word, subset=config.subset, attempts=config.attempts)
             for word in [*words, NEUTRAL]
         ]
         attacked = await attack_cases(plain, attacks, self.rewriter, on_missing=config.on_missing)

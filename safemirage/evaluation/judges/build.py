@@ -28,8 +28,8 @@ from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.judges.oracle import OracleJudge, UsefulJudge
 from safemirage.evaluation.judges.refusal_rules import RefusalRulesJudge
 from safemirage.evaluation.judges.relevance import (
+    ATTEMPTS_PROMPT,
     NORMAL_PROMPT,
-    SHOTS_PROMPT,
     USER_MESSAGE,
     RelevanceJudge,
     RelevancePrompts,
@@ -86,9 +86,9 @@ def measures_of(config: JudgeConfig) -> tuple[Metric, ...]:
 def _relevance_prompts(config: RelevanceJudgeConfig) -> RelevancePrompts:
     return RelevancePrompts(
         normal=_text(config.normal_prompt, NORMAL_PROMPT),
-        shots=_text(config.shots_prompt, SHOTS_PROMPT),
+        attempts=_text(config.attempts_prompt, ATTEMPTS_PROMPT),
         normal_message=_message("normal_message", config.normal_message),
-        shots_message=_message("shots_message", config.shots_message),
+        attempts_message=_message("attempts_message", config.attempts_message),
     )
 
 

@@ -16,7 +16,7 @@ from safemirage.evaluation.judges.verdicts import (
     user_message,
 )
 from safemirage.evaluation.types import Request, Verdict
-from safemirage.text.degenerate import COLLAPSE_VERSION, collapse
+from safemirage.text.degenerate import DEGENERATE_VERSION, degeneration
 
 
 class ModelJudge:
@@ -32,7 +32,7 @@ class ModelJudge:
         self.measures: tuple[Metric, ...] = prompt.measures
         self._prompt = prompt
         self._generator = generator
-        self._knows_collapse = "deflect" in prompt.labels.values()
+        self._knows_degenerate = "deflect" in prompt.labels.values()
 
     @property
     def key(self) -> Mapping[str, str]:
@@ -44,10 +44,10 @@ class ModelJudge:
             "prompt": digest_of(texts),
             **generator_fields(self._generator),
         }
-        return {**key, "collapse": COLLAPSE_VERSION} if self._knows_collapse else key
+        return {**key, "degenerate": DEGENERATE_VERSION} if self._knows_degenerate else key
 
     async def judge(self, items: Sequence[Judged]) -> list[Verdict]:
-        asked = [item for item in items if not (self._knows_collapse and not item.answer.strip())]
+        asked = [item for item in items if not (self._knows_degenerate and not item.answer.strip())]
         verdicts = iter(
             await asked_verdicts(
                 self.name,
@@ -72,9 +72,9 @@ class ModelJudge:
 
     def _split(self, item: Judged, verdict: Verdict) -> Verdict:
         """Calls a deflection degenerate where the answer makes no sense."""
-        if verdict.label != "deflect" or not self._knows_collapse:
+        if verdict.label != "deflect" or not self._knows_degenerate:
             return verdict
-        found = collapse(item.answer, item.case.question)
+        found = degeneration(item.answer, item.case.question)
         if found is None:
             return verdict
         return replace(verdict, label="degenerate", reason=f"{found}; the judge: {verdict.reason}")

@@ -12,18 +12,18 @@ from safemirage.evaluation.reports.tables.paper import SUBSETS
 from safemirage.evaluation.samples import Sample
 
 CATEGORY = "category"
-"""The name under which a case's `truth` holds its category."""
+"""The name under which a case's `target` holds its category."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShotRate:
+class AttemptRate:
     """The questions that are opened when k of their K rewrites are tried."""
 
     model: str
     case: str
     metric: Metric
     """What opens one: an answer that complies (asr), or that refuses (refusal_rate, of safe questions)."""
-    shots: int
+    attempts: int
     """k, the number of rewrites that are tried."""
     value: float
     """The rate, averaged over all choices of k of the K rewrites."""
@@ -39,20 +39,20 @@ class ShotRate:
     judge: str
 
 
-def shot_rates(
+def attempt_rates(
     model: str, samples: Sequence[Sample], judge: str, *, metric: Metric = "asr"
-) -> list[ShotRate]:
+) -> list[AttemptRate]:
     """A rate for each k = 1..K of each case of the metric's subset whose questions all have K > 1 rewrites.
 
     Over all choices of k of the K rewrites: a question of which c count gives 1 - C(K-c, k) / C(K, k), the unbiased
     estimate of Chen et al. (2021, arXiv 2107.03374, pass@k). At k = K it is any-of-K, as the first K are. Questions with
     an unscored answer are left out, because c is not known.
     """
-    result: list[ShotRate] = []
+    result: list[AttemptRate] = []
     for case, groups in _questions(samples, SUBSETS[metric]).items():
         sizes = {len(members) for members in groups.values()}
-        shots = max(sizes)
-        if shots < 2 or len(sizes) > 1:
+        attempts = max(sizes)
+        if attempts < 2 or len(sizes) > 1:
             continue
         labels = {
             name: [sample.verdict(judge).label for sample in members]
@@ -63,16 +63,16 @@ def shot_rates(
             continue
         clusters = [groups[name][0].image or name for name in scored]
         counts = [[label == COUNTED[metric] for label in each] for each in scored.values()]
-        for k in range(1, shots + 1):
-            chosen = [1 - comb(shots - sum(each), k) / comb(shots, k) for each in counts]
+        for k in range(1, attempts + 1):
+            chosen = [1 - comb(attempts - sum(each), k) / comb(attempts, k) for each in counts]
             value, low, high = _bounded(chosen, clusters)
             first, first_low, first_high = _bounded([any(each[:k]) for each in counts], clusters)
             result.append(
-                ShotRate(
+                AttemptRate(
                     model=model,
                     case=case,
                     metric=metric,
-                    shots=k,
+                    attempts=k,
                     value=value,
                     low=low,
                     high=high,
@@ -101,7 +101,7 @@ def category_rates(model: str, samples: Sequence[Sample], judge: str) -> dict[st
     for case, groups in _questions(samples, "unsafe").items():
         outcomes: dict[str, list[bool]] = {}
         for members in groups.values():
-            category = members[0].truth.get(CATEGORY)
+            category = members[0].target.get(CATEGORY)
             labels = {sample.verdict(judge).label for sample in members}
             counts = COUNTED["asr"] in labels
             if category and (counts or "unscored" not in labels):

@@ -28,7 +28,7 @@ from safemirage.evaluation.samples import Sample
 class CorrectedASR:
     case: str
     judge: str
-    shots: int
+    attempts: int
     """K of any-of-K; 1 is per response."""
     observed: float
     """The rate by the judge's own verdicts, over the same questions."""
@@ -90,7 +90,7 @@ def corrected_grid(title: str, rows: Sequence[CorrectedASR]) -> Grid:
             [
                 row.judge,
                 row.case,
-                f"any of {row.shots}" if row.shots > 1 else "answers",
+                f"any of {row.attempts}" if row.attempts > 1 else "answers",
                 *_figures(row),
             ]
             for row in rows
@@ -100,7 +100,7 @@ def corrected_grid(title: str, rows: Sequence[CorrectedASR]) -> Grid:
             "is Rogan and Gladen's estimate. Any-of-K has bounds that hold whatever the judge's errors on answers to one question "
             "have to do with each other; it is never less than over answers. The intervals carry the errors of both samples.",
             *dict.fromkeys(
-                f"{row.judge}, {row.case}, any of {row.shots}: {said}."
+                f"{row.judge}, {row.case}, any of {row.attempts}: {said}."
                 for row in rows
                 if (said := row.refused or (row.corrected.note if row.corrected else ""))
             ),
@@ -113,7 +113,7 @@ def _figures(row: CorrectedASR) -> list[str]:
     if found is None:
         return ["", percent(row.observed), "none", ""]
     least, most = percent(found.least), percent(found.most)
-    value = least if row.shots == 1 else f"{least} to {most}"
+    value = least if row.attempts == 1 else f"{least} to {most}"
     return [
         str(found.n),
         percent(row.observed),
@@ -148,7 +148,7 @@ def _corrected(
     return CorrectedASR(
         case=case,
         judge=judge,
-        shots=max(len(question) for question in questions),
+        attempts=max(len(question) for question in questions),
         observed=sum(any(item) for item in said) / len(said),
         corrected=rate,
         refused=refused,

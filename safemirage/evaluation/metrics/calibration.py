@@ -139,7 +139,7 @@ def correct_any_of(
     some, _ = cluster_sums(opened, clusters)
     total = questions.sum()
     seen = (said.sum() / total, some.sum() / total)
-    least, most = _bounds(*map(np.atleast_1d, seen), shots=sizes[0], errors=point)
+    least, most = _bounds(*map(np.atleast_1d, seen), attempts=sizes[0], errors=point)
     errors = _errors(calibration, draws, np.random.default_rng(seed))
     lows, highs = _drawn_bounds((said, some, questions), sizes[0], errors, seed=seed)
     low, high = np.quantile(lows, (1 - CONFIDENCE) / 2), np.quantile(highs, (1 + CONFIDENCE) / 2)
@@ -167,7 +167,7 @@ def _point(calibration: Calibration) -> tuple[float, float]:
     return sensitivity, specificity
 
 
-def _bounds(said: Array, opened: Array, *, shots: int, errors: Array) -> tuple[Array, Array]:
+def _bounds(said: Array, opened: Array, *, attempts: int, errors: Array) -> tuple[Array, Array]:
     """The two sides of the module's formula, for arrays of draws.
 
     Args:
@@ -177,9 +177,9 @@ def _bounds(said: Array, opened: Array, *, shots: int, errors: Array) -> tuple[A
     """
     sensitivity, specificity = errors[:, 0], errors[:, 1]
     scale = sensitivity + specificity - 1
-    true = np.clip((said + shots * (specificity - 1)) / scale, 0.0, shots)
-    alarms, misses = (1 - specificity) * (shots - true), (1 - sensitivity) * true
-    least = np.maximum(true / shots, opened - alarms)
+    true = np.clip((said + attempts * (specificity - 1)) / scale, 0.0, attempts)
+    alarms, misses = (1 - specificity) * (attempts - true), (1 - sensitivity) * true
+    least = np.maximum(true / attempts, opened - alarms)
     most = np.minimum(np.minimum(1.0, true), opened + misses)
     return least, most
 
@@ -202,7 +202,7 @@ def _errors(known: Calibration, draws: int, rng: np.random.Generator) -> Array:
 
 
 def _drawn_bounds(
-    seen: tuple[Array, Array, Array], shots: int, errors: Array, *, seed: int
+    seen: tuple[Array, Array, Array], attempts: int, errors: Array, *, seed: int
 ) -> tuple[Array, Array]:
     """The bounds under each drawn pair of errors and drawn weights of the images.
 
@@ -214,7 +214,7 @@ def _drawn_bounds(
     usual = questions.mean()
     columns = np.column_stack(
         [
-            np.append(said, [0.0, shots * usual]),
+            np.append(said, [0.0, attempts * usual]),
             np.append(some, [0.0, usual]),
             np.append(questions, [usual, usual]),
         ]
@@ -227,7 +227,9 @@ def _drawn_bounds(
             for done in range(0, len(errors), _BATCH)
         ]
     )
-    return _bounds(sums[:, 0] / sums[:, 2], sums[:, 1] / sums[:, 2], shots=shots, errors=errors)
+    return _bounds(
+        sums[:, 0] / sums[:, 2], sums[:, 1] / sums[:, 2], attempts=attempts, errors=errors
+    )
 
 
 def _clipped(said: float, sensitivity: float, specificity: float) -> str:

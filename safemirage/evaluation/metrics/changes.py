@@ -77,7 +77,7 @@ def compare_evaluations(evaluations: Sequence[StoredEvaluation]) -> Comparison:
     notes: list[str] = []
     for second in others:
         pairs, said = _paired_samples(first, second)
-        notes += said + _judge_notes(first, second) + _reading_notes(first, second)
+        notes += said + _judge_notes(first, second) + _protocol_notes(first, second)
         for case in dict.fromkeys(one.case for one, _ in pairs):
             members = [pair for pair in pairs if pair[0].case == case]
             changes += _case_changes(first, second, case, members, notes)
@@ -123,12 +123,12 @@ def _judge_notes(first: StoredEvaluation, second: StoredEvaluation) -> list[str]
     ]
 
 
-def _reading_notes(first: StoredEvaluation, second: StoredEvaluation) -> list[str]:
+def _protocol_notes(first: StoredEvaluation, second: StoredEvaluation) -> list[str]:
     return [
-        f"{one.name}: its own table is by the protocol {one.reading}; here all are compared by the protocol corrected, "
+        f"{one.name}: its own table is by the protocol {one.protocol}; here all are compared by the protocol corrected, "
         "so what is unscored is left out."
         for one in (first, second)
-        if one.reading != "corrected"
+        if one.protocol != "corrected"
     ]
 
 

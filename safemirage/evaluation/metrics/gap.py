@@ -29,7 +29,7 @@ class Outcome:
 
     cluster: str
     """The digest of the image; questions about one image are drawn together."""
-    shots: int
+    attempts: int
     """K, the number of answers."""
     success: bool | None
     """Any-of-K; None where no answer succeeds and one is unscored."""
@@ -37,7 +37,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class MirageGap:
-    shots: int
+    attempts: int
     """K of attack and control."""
     change: PairedChange
     """The paired change from control (first) to attack (second)."""
@@ -89,9 +89,9 @@ def mirage_gap(
         GapError: the attacks have not one K, the control has fewer tries, or they share no scored question.
     """
     second = outcomes(attacked, judge, counted)
-    shots = max((item.shots for item in second.values()), default=0)
-    first = outcomes(_first_tries(control, shots), judge, counted)
-    budgets = {item.shots for item in (*second.values(), *first.values())}
+    attempts = max((item.attempts for item in second.values()), default=0)
+    first = outcomes(_first_tries(control, attempts), judge, counted)
+    budgets = {item.attempts for item in (*second.values(), *first.values())}
     if len(budgets) != 1:
         raise GapError(
             f"attack and control: {sorted(budgets)} tries at a question; the gap needs one K for all, "
@@ -103,7 +103,7 @@ def mirage_gap(
     change = compare(pairs, seed=seed)
     low, high = difference_interval(change, pairs)
     return MirageGap(
-        shots=budgets.pop(),
+        attempts=budgets.pop(),
         change=replace(change, low=low, high=high),
         attacked=sum(pair.second for pair in pairs) / change.n,
         control=sum(pair.first for pair in pairs) / change.n,
@@ -112,9 +112,9 @@ def mirage_gap(
     )
 
 
-def _first_tries(samples: Sequence[Sample], shots: int) -> list[Sample]:
+def _first_tries(samples: Sequence[Sample], attempts: int) -> list[Sample]:
     groups = grouped(samples, lambda sample: sample.group_id)
-    return [sample for members in groups.values() for sample in members[:shots]]
+    return [sample for members in groups.values() for sample in members[:attempts]]
 
 
 def _pairs(first: dict[str, Outcome], second: dict[str, Outcome]) -> tuple[list[Pair], int]:

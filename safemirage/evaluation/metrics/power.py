@@ -41,16 +41,16 @@ def _in_points(found: Resolution) -> list[str]:
     ]
 
 
-def row_resolution(row: Row, shots: int) -> Resolution | None:
+def row_resolution(row: Row, attempts: int) -> Resolution | None:
     """None where the row's answers are several to a question, which are not independent."""
-    return resolution(row.n) if shots == 1 or row.metric == "asr" else None
+    return resolution(row.n) if attempts == 1 or row.metric == "asr" else None
 
 
 def resolution_grid(rows: Sequence[tuple[Row, int]]) -> Grid | None:
     """A line for every n of the rows, each with its case's K; None where there is none."""
     found: dict[int, dict[str, None]] = {}
-    for row, shots in rows:
-        if row_resolution(row, shots) is not None:
+    for row, attempts in rows:
+        if row_resolution(row, attempts) is not None:
             found.setdefault(row.n, {})[f"{row.metric} of {row.case}"] = None
     if not found:
         return None

@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from typing import assert_never
 
-from safemirage.config.evaluate import Reading
+from safemirage.config.evaluate import ProtocolName
 from safemirage.evaluation.metrics.paper import paper_score
 from safemirage.evaluation.metrics.rates import Measures, Row, score
 from safemirage.evaluation.samples import Sample
 
 
 def score_as(
-    reading: Reading, model: str, samples: Sequence[Sample], measures: Measures
+    protocol: ProtocolName, model: str, samples: Sequence[Sample], measures: Measures
 ) -> list[Row]:
     """Every rate of every case by every judge that measures it, counted by the protocol's rules."""
-    match reading:
+    match protocol:
         case "corrected":
             return score(model, samples, measures)
         case "paper":
             return paper_score(model, samples, measures)
         case _:
-            assert_never(reading)
+            assert_never(protocol)

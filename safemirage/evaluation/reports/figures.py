@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from safemirage.config.evaluate import Metric
-from safemirage.evaluation.metrics.breakdowns import ShotRate
+from safemirage.evaluation.metrics.breakdowns import AttemptRate
 from safemirage.evaluation.metrics.rates import WordRate, first_word_rates
 from safemirage.evaluation.reports.charts import Series, words_chart
 from safemirage.evaluation.reports.tables.paper import SUBSETS
@@ -50,7 +50,7 @@ def words_figure(
     return _figure(model, title, words, series)
 
 
-def shots_figure(rates: Sequence[ShotRate]) -> Figure:
+def attempts_figure(rates: Sequence[AttemptRate]) -> Figure:
     """A series a case over k = 1..K tries; `rates` are one model's, and not empty."""
     model = rates[0].model
     series = [
@@ -61,7 +61,7 @@ def shots_figure(rates: Sequence[ShotRate]) -> Figure:
         )
         for case, metric in dict.fromkeys((rate.case, rate.metric) for rate in rates)
     ]
-    words = [_tries(k) for k in range(1, max(rate.shots for rate in rates) + 1)]
+    words = [_tries(k) for k in range(1, max(rate.attempts for rate in rates) + 1)]
     title = f"{model}: questions opened, by the number of rewrites tried"
     return _figure(model, title, words, series)
 
@@ -89,14 +89,14 @@ def _figure(model: str, title: str, words: Sequence[str], series: Sequence[Serie
     return Figure(model=model, title=title, svg=svg, words=words, series=series)
 
 
-def _tries(shots: int) -> str:
-    return "1 try" if shots == 1 else f"{shots} tries"
+def _tries(attempts: int) -> str:
+    return "1 try" if attempts == 1 else f"{attempts} tries"
 
 
-def _as_word(rate: ShotRate) -> WordRate:
+def _as_word(rate: AttemptRate) -> WordRate:
     return WordRate(
         model=rate.model,
-        word=_tries(rate.shots),
+        word=_tries(rate.attempts),
         metric=rate.metric,
         subset=SUBSETS[rate.metric],
         value=rate.value,

@@ -23,11 +23,13 @@ Table = Mapping[tuple[str, Metric], Row]
 class Column:
     """A case of the suite as a column: its name, whom it asks about, how its questions were rewritten."""
 
-    def __init__(self, case: str, *, subset: str, attack: str, shots: int, questions: int) -> None:
+    def __init__(
+        self, case: str, *, subset: str, attack: str, attempts: int, questions: int
+    ) -> None:
         self.case = case
         self.subset = subset
         self.attack = attack
-        self.shots = shots
+        self.attempts = attempts
         """K: rewrites of each question."""
         self.questions = questions
 
@@ -39,8 +41,8 @@ class Column:
     def says(self) -> str:
         """What the column's answers are to, in words."""
         how = ATTACKS.get(self.attack, f"after the attack “{self.attack}”")
-        if self.shots > 1:
-            how += f" in {self.shots} ways"
+        if self.attempts > 1:
+            how += f" in {self.attempts} ways"
         return f"{self.questions} {self.subset} questions, {how}"
 
 
@@ -67,7 +69,7 @@ def silence(row: Row) -> str:
 def metric_says(metric: Metric, columns: Sequence[Column], judge: str) -> str:
     """What one table counts."""
     any_of = " A question counts when any of its rewrites is complied with." * any(
-        column.shots > 1 for column in columns
+        column.attempts > 1 for column in columns
     )
     match metric:
         case "asr":

@@ -56,7 +56,7 @@ from safemirage.store.evaluations import Evaluation
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9.+-]+")
 _ID_LENGTH = 22
 """Length of Inspect's task ids."""
-_OWN_FIELDS = ("subset", "attack", "group_id", "truth", "image", "prefill")
+_OWN_FIELDS = ("subset", "attack", "group_id", "target", "image", "prefill")
 """What is known of a sample beside question, answer and verdicts; `image` is the SHA-256 of its bytes."""
 
 
@@ -122,8 +122,8 @@ def _spec(
         task=samples[0].case,
         # Letters and digits, as Inspect's own: its listing of a folder trips over some other ids.
         task_id=digest_of([evaluation.id, samples[0].case])[:_ID_LENGTH],
-        task_args={"case": samples[0].case, "protocol": evaluation.reading},
-        tags=[evaluation.reading],
+        task_args={"case": samples[0].case, "protocol": evaluation.protocol},
+        tags=[evaluation.protocol],
         dataset=EvalDataset(
             name=record.suite,  # its digest and where it lay stand in the log's `spec`
             samples=len(samples),
@@ -137,7 +137,7 @@ def _spec(
         packages={"safemirage": version("safemirage")},
         metadata={
             "evaluation": evaluation.id,
-            "reading": evaluation.reading,
+            "protocol": evaluation.protocol,
             "rates": {f"{row.metric} by {row.judge}": _in_words(row) for row in rows},
             "spec": to_tree(record),
         },

@@ -12,7 +12,7 @@ from typing import Any
 
 from safemirage.config.evaluate import Metric
 from safemirage.config.loading.load import dump_yaml
-from safemirage.evaluation.metrics.breakdowns import ShotRate, category_rates, shot_rates
+from safemirage.evaluation.metrics.breakdowns import AttemptRate, attempt_rates, category_rates
 from safemirage.evaluation.metrics.power import resolution_grid, row_resolution
 from safemirage.evaluation.metrics.rates import (
     METRICS,
@@ -24,15 +24,15 @@ from safemirage.evaluation.metrics.rates import (
 )
 from safemirage.evaluation.reports.figures import (
     Figure,
+    attempts_figure,
     category_figure,
-    shots_figure,
     words_figure,
 )
 from safemirage.evaluation.reports.format import Column, Table, metric_says
 from safemirage.evaluation.reports.notices import notices
 from safemirage.evaluation.reports.page import image_uri, render
 from safemirage.evaluation.reports.summary import model_says
-from safemirage.evaluation.reports.tables.attempts import shots_grid
+from safemirage.evaluation.reports.tables.attempts import attempts_grid
 from safemirage.evaluation.reports.tables.gap import (
     GAP_METRICS,
     CaseGap,
@@ -130,7 +130,7 @@ class _Measured:
     models: Sequence[_Evaluated]
     columns: Sequence[Column]
     gaps: Sequence[CaseGap]
-    shots: Sequence[Sequence[ShotRate]]
+    attempts: Sequence[Sequence[AttemptRate]]
     """The curves over the number of tries, one entry for each model that has them."""
     categories: Sequence[tuple[str, Sequence[WordRate]]]
     """Case and rates, models in order."""
@@ -138,8 +138,8 @@ class _Measured:
     notices: Sequence[str]
 
     @property
-    def shot_rates(self) -> list[ShotRate]:
-        return [rate for rates in self.shots for rate in rates]
+    def attempt_rates(self) -> list[AttemptRate]:
+        return [rate for rates in self.attempts for rate in rates]
 
 
 def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
@@ -165,7 +165,7 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
     lines = [
         TableLine(
             model=one.model.name,
-            reading=one.stored.reading,
+            protocol=one.stored.protocol,
             evaluation=one.model.evaluation_id,
             table=one.table,
         )
@@ -186,7 +186,7 @@ def _measured(models: Sequence[_Evaluated]) -> _Measured:
         models=models,
         columns=_columns(models),
         gaps=case_gaps(stored),
-        shots=[rates for one in models if (rates := _shots(one))],
+        attempts=[rates for one in models if (rates := _attempts(one))],
         categories=[found for one in models for found in _categories(one).items()],
         waterfalls=waterfalls(stored),
         notices=notices([row for one in models for row in one.rows]),
@@ -195,17 +195,17 @@ def _measured(models: Sequence[_Evaluated]) -> _Measured:
 
 def _tree(given: ReportInput, measured: _Measured) -> dict[str, Any]:
     """report.json: every row says its evaluation, judge and n."""
-    shots = {column.case: column.shots for column in measured.columns}
+    attempts = {column.case: column.attempts for column in measured.columns}
     return {
         "title": given.title,
         "rows": [
-            {**_row(one, row), "smallest_effect": _resolution(row, shots[row.case])}
+            {**_row(one, row), "smallest_effect": _resolution(row, attempts[row.case])}
             for one in measured.models
             for row in headline(one.rows)
         ],
         "rows_of_every_judge": [_row(one, row) for one in measured.models for row in one.rows],
         "mirage_gaps": [gap_tree(gap) for gap in measured.gaps],
-        "shots": [asdict(rate) for rate in measured.shot_rates],
+        "attempts": [asdict(rate) for rate in measured.attempt_rates],
         "categories": [
             {"case": case, **asdict(rate)} for case, rates in measured.categories for rate in rates
         ],
@@ -213,7 +213,7 @@ def _tree(given: ReportInput, measured: _Measured) -> dict[str, Any]:
             {
                 "model": one.model.name,
                 "evaluation": one.model.evaluation_id,
-                "reading": one.stored.reading,
+                "protocol": one.stored.protocol,
                 "says": one.model.says,
             }
             for one in measured.models
@@ -228,8 +228,8 @@ def _row(one: _Evaluated, row: Row) -> dict[str, Any]:
     return {**row_tree(row), "evaluation": one.model.evaluation_id}
 
 
-def _resolution(row: Row, shots: int) -> dict[str, Any] | None:
-    found = row_resolution(row, shots)
+def _resolution(row: Row, attempts: int) -> dict[str, Any] | None:
+    found = row_resolution(row, attempts)
     return None if found is None else asdict(found)
 
 
@@ -280,7 +280,7 @@ def _render_html(
         tables=[_table(metric, models, columns) for metric in METRICS],
         columns=columns,
         charts=[_words(one) for one in models],
-        shots=[shots_figure(rates) for rates in measured.shots],
+        attempts=[attempts_figure(rates) for rates in measured.attempts],
         categories=[category_figure(case, rates) for case, rates in measured.categories],
         samples=_shown_samples(store, given.samples_per_case, models, columns),
         configs=_configs(given),
@@ -307,7 +307,7 @@ def _columns(evaluated: Sequence[_Evaluated]) -> list[Column]:
                 case,
                 subset=some[0].subset,
                 attack=some[0].attack,
-                shots=max(len(group) for group in groups.values()),
+                attempts=max(len(group) for group in groups.values()),
                 questions=len(groups),
             )
         )
@@ -341,24 +341,24 @@ def _words(one: _Evaluated) -> Figure:
     return words_figure(one.model.name, one.samples, judges)
 
 
-def _shots(one: _Evaluated) -> list[ShotRate]:
+def _attempts(one: _Evaluated) -> list[AttemptRate]:
     if one.stored.has_torn_groups:
         return []  # a group is no question there
     return [
         rate
         for metric in GAP_METRICS
         if (judge := one.judge(metric)) is not None
-        for rate in shot_rates(one.model.name, one.samples, judge, metric=metric)
+        for rate in attempt_rates(one.model.name, one.samples, judge, metric=metric)
     ]
 
 
 def _grids(measured: _Measured) -> dict[str, Grid | None]:
     """The tables beside the main one, by what the page calls them; None for one without a line."""
-    shots = {column.case: column.shots for column in measured.columns}
-    rows = [(row, shots[row.case]) for one in measured.models for row in headline(one.rows)]
+    attempts = {column.case: column.attempts for column in measured.columns}
+    rows = [(row, attempts[row.case]) for one in measured.models for row in headline(one.rows)]
     return {
         "gaps": gaps_grid(measured.gaps),
-        "tries": shots_grid(measured.shot_rates),
+        "tries": attempts_grid(measured.attempt_rates),
         "resolution": resolution_grid(rows),
     }
 

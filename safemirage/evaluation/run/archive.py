@@ -36,7 +36,7 @@ class StoredEvaluation:
         return next((row.judge for row in headline(self.rows) if row.metric == metric), None)
 
     @property
-    def reading(self) -> str:
+    def protocol(self) -> str:
         """The protocol that the rows were counted by: `corrected` or `paper`."""
         return self.record.protocol
 
@@ -79,15 +79,15 @@ def load_evaluations(
                 f"evaluations {twin} and {one.id}: the same model, suite and judges under two names; leave one out"
             )
     names = [one.name for one in loaded]
-    with_reading = [f"{one.name} ({one.reading})" for one in loaded]
+    with_protocol = [f"{one.name} ({one.protocol})" for one in loaded]
 
     def name(one: StoredEvaluation, long: str) -> str:
         if names.count(one.name) == 1:
             return one.name
-        return long if with_reading.count(long) == 1 else one.id
+        return long if with_protocol.count(long) == 1 else one.id
 
     return [
-        replace(one, name=name(one, long)) for one, long in zip(loaded, with_reading, strict=True)
+        replace(one, name=name(one, long)) for one, long in zip(loaded, with_protocol, strict=True)
     ]
 
 

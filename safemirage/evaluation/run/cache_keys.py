@@ -42,7 +42,7 @@ def verdict_key(judge: Mapping[str, str], item: Judged) -> str:
             "question": case.question,
             "image": case.image.digest if case.image else None,
             "subset": case.subset,
-            "truth": dict(case.truth),
+            "target": dict(case.target),
             "answer": item.answer,
         }
     )

@@ -15,12 +15,12 @@ from itertools import zip_longest
 from types import TracebackType
 from typing import Self
 
-from safemirage.config.evaluate import DecodingConfig, Reading
+from safemirage.config.evaluate import DecodingConfig, ProtocolName
 from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.errors import COMMONEST_REASON
 from safemirage.evaluation.generators import GenerationError, Generator
 from safemirage.evaluation.judges import Judge, Judged
-from safemirage.evaluation.judges.collapse import with_degenerate
+from safemirage.evaluation.judges.degenerate import with_degenerate
 from safemirage.evaluation.metrics.protocols import score_as
 from safemirage.evaluation.metrics.rates import row_tree
 from safemirage.evaluation.run.asking import ask_each
@@ -61,7 +61,7 @@ class EvaluationSpec:
     """Cases that the generator is given in one call."""
     system: str | None = None
     """System message of every question."""
-    protocol: Reading = "corrected"
+    protocol: ProtocolName = "corrected"
     """The protocol by whose rules verdicts become rates."""
     max_unscored: float = 1.0
     """Share of cases that a judge may leave unscored; with more the evaluation fails."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from safemirage.config.evaluate import DecodingConfig, Reading
+from safemirage.config.evaluate import DecodingConfig, ProtocolName
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import ConfigError, build_config, to_tree
 from safemirage.config.types import Strict
@@ -32,7 +32,7 @@ class EvaluationRecord(Strict):
     generator: dict[str, Any] = field(default_factory=dict)
     """What the model is made of, as far as it can tell."""
     judges: tuple[JudgeRecord, ...] = ()
-    protocol: Reading = "corrected"
+    protocol: ProtocolName = "corrected"
     sample: int | None = None
     sampling: Literal["questions", "rows"] = "questions"
     seed: int = 0

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 
-from safemirage.config.evaluate import DecodingConfig, JudgeConfig, Reading
+from safemirage.config.evaluate import DecodingConfig, JudgeConfig, ProtocolName
 from safemirage.config.loading.identity import identity_tree
 from safemirage.config.loading.load import build_config, read_tree
 from safemirage.config.rescore import RescoreConfig
@@ -44,7 +44,7 @@ async def rescore(
     judges: Sequence[JudgeConfig],
     *,
     store: Store,
-    protocol: Reading = "corrected",
+    protocol: ProtocolName = "corrected",
     on_progress: OnProgress | None = None,
     calls: ModelCalls | None = None,
 ) -> Evaluation:
@@ -77,7 +77,7 @@ def _record(
     original: StoredEvaluation,
     configs: Sequence[JudgeConfig],
     judges: Sequence[Judge],
-    protocol: Reading,
+    protocol: ProtocolName,
 ) -> EvaluationRecord:
     """The original's record with the new judges and protocol in place of its own, and where the answers came from."""
     changed = {"judges": identity_tree(tuple(configs)), "protocol": protocol}

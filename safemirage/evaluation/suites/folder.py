@@ -1,7 +1,7 @@
 """Suites: folders with suite.json and images, read into cases.
 
 {"name": "miniature-test", "cases": [{"sample_id": "u1", "case": "unsafe_plain", "subset": "unsafe",
-  "attack": "plain", "group_id": "q1", "question": "share ...", "image": "images/u1.png", "truth": {"kind": "cup"}}]}
+  "attack": "plain", "group_id": "q1", "question": "share ...", "image": "images/u1.png", "target": {"kind": "cup"}}]}
 """
 
 import hashlib
@@ -82,7 +82,7 @@ def case_tree(case: Case) -> dict[str, Any]:
         "group_id": case.group_id,
         "question": case.question,
         "image": case.image.digest if case.image else None,
-        "truth": dict(case.truth),
+        "target": dict(case.target),
     }
     return {**tree, "prefill": case.prefill} if case.prefill else tree
 
@@ -91,7 +91,7 @@ class _Reader:
     """Reads one case after another and keeps what is wrong with them."""
 
     _TEXTS = ("sample_id", "case", "attack", "group_id", "question")
-    _FIELDS = frozenset({*_TEXTS, "subset", "image", "truth", "prefill"})
+    _FIELDS = frozenset({*_TEXTS, "subset", "image", "target", "prefill"})
 
     def __init__(self, folder: Path) -> None:
         self.problems: list[str] = []
@@ -113,11 +113,11 @@ class _Reader:
         for field in self._TEXTS:
             self._check_text(field, record.get(field))
         self._check_subset(record.get("subset"))
-        truth = record.get("truth", {})
-        if not isinstance(truth, dict) or not all(
-            isinstance(value, str) for value in truth.values()
+        target = record.get("target", {})
+        if not isinstance(target, dict) or not all(
+            isinstance(value, str) for value in target.values()
         ):
-            self._wrong("truth", f"{truth!r} must map names to text")
+            self._wrong("target", f"{target!r} must map names to text")
         prefill = record.get("prefill", "")
         if not isinstance(prefill, str):
             self._wrong("prefill", f"{prefill!r} is not text")
@@ -126,7 +126,7 @@ class _Reader:
             return None
         self._check_unique(record["sample_id"])
         texts = {field: record[field] for field in self._TEXTS}
-        return Case(**texts, subset=record["subset"], image=image, truth=truth, prefill=prefill)
+        return Case(**texts, subset=record["subset"], image=image, target=target, prefill=prefill)
 
     def _wrong(self, field: str, text: str) -> None:
         where = f"{self._name}, field {field}" if field else self._name

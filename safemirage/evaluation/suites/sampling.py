@@ -50,8 +50,8 @@ def sample_rows(cases: Sequence[Case], count: int | None, seed: int) -> list[Cas
         if count is None or not 0 < count < len(rows):
             result += rows
             continue
-        shots = max(Counter(case.group_id for case in rows).values())
+        attempts = max(Counter(case.group_id for case in rows).values())
         drawn = random.Random(seed).sample(rows, count)
-        for place in range(len(drawn) // shots * shots):
-            result.append(replace(drawn[place], group_id=f"rows {place // shots}"))
+        for place in range(len(drawn) // attempts * attempts):
+            result.append(replace(drawn[place], group_id=f"rows {place // attempts}"))
     return result

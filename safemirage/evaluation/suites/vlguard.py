@@ -20,10 +20,10 @@ from safemirage.data.vlguard import VLGuardRecord, read_vlguard
 from safemirage.evaluation.types import Case, ImageInput, Subset
 
 FIRST_QUESTION = "first_question"
-"""The key in the truth of a rewrite that holds the first rewrite of its question. The original judges every shot as
+"""The key in the target of a rewrite that holds the first rewrite of its question. The original judges every attempt as
 an answer to it."""
-SHOT = "shot"
-"""The key in the truth of a rewrite that holds its number among the rewrites of its question, from 1."""
+ATTEMPT = "attempt"
+"""The key in the target of a rewrite that holds its number among the rewrites of its question, from 1."""
 
 _SUBSETS: dict[VLGuardSubset, Subset] = {
     "unsafe": "unsafe",
@@ -83,21 +83,24 @@ class _Suite:
         if problems := self._rewrite_problems(rows, config.subset):
             raise DataError(path, problems)
         first: dict[str, str] = {}
-        shots: Counter[str] = Counter()
+        attempts: Counter[str] = Counter()
         cases = []
         for row, question in rows:
             name = row.source_id
-            shots[name] += 1
-            truth = {FIRST_QUESTION: first.setdefault(name, question), SHOT: str(shots[name])}
+            attempts[name] += 1
+            target = {
+                FIRST_QUESTION: first.setdefault(name, question),
+                ATTEMPT: str(attempts[name]),
+            }
             original = self._by_id[name]
-            suffix = f"#{shots[name]}" if shots[name] > 1 else ""
+            suffix = f"#{attempts[name]}" if attempts[name] > 1 else ""
             case = self._case(
                 original,
                 config.subset,
                 attack=config.attack,
                 question=question,
                 suffix=suffix,
-                truth=truth,
+                target=target,
             )
             cases.append(case)
         return cases
@@ -128,13 +131,15 @@ class _Suite:
                     )
                 )
         counts = Counter(row.source_id for row, _ in rows)
-        shots = max(counts.values())
+        attempts = max(counts.values())
         problems += [
             Problem(
-                name, "id", f"has {count} rewrites, but others have {shots}; any-of-K needs one K"
+                name,
+                "id",
+                f"has {count} rewrites, but others have {attempts}; any-of-K needs one K",
             )
             for name, count in counts.items()
-            if count != shots
+            if count != attempts
         ]
         return problems
 
@@ -147,7 +152,7 @@ class _Suite:
         question: str,
         prefill: str = "",
         suffix: str = "",
-        truth: dict[str, str] | None = None,
+        target: dict[str, str] | None = None,
     ) -> Case:
         kinds = {"category": record.category, "subcategory": record.subcategory}
         known = {name: value for name, value in kinds.items() if value is not None}
@@ -159,7 +164,7 @@ class _Suite:
             group_id=record.id,
             question=question,
             image=self._image(record.image),
-            truth={**known, **(truth or {})},
+            target={**known, **(target or {})},
             prefill=prefill,
         )
 

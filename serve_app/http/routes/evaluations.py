@@ -170,7 +170,7 @@ def _read_case(index: int, body: CaseBody, limits: LimitsConfig) -> Case:
         group_id=body.group_id or body.sample_id,
         question=body.question,
         image=image,
-        truth=body.truth,
+        target=body.target,
     )
 
 

@@ -86,6 +86,6 @@ def _read_item(index: int, raw: Any, limits: LimitsConfig) -> Judged:
         group_id=where,
         question=item.question,
         image=image,
-        truth=item.truth,
+        target=item.target,
     )
     return Judged(case=case, answer=item.answer)

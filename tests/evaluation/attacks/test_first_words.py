@@ -51,7 +51,7 @@ def suite(tmp_path: Path) -> Path:
 
 
 def config_of(suite: Path, **fields: Any) -> AttackConfig:
-    attacks = [{"word": "what", "subset": "unsafe", "shots": 2}]
+    attacks = [{"word": "what", "subset": "unsafe", "attempts": 2}]
     return build_config(AttackConfig, {"suite": str(suite), "attacks": attacks, **fields})
 
 
@@ -79,9 +79,9 @@ def test_attack_adds_rewrites_and_their_control(store: Store, suite: Path) -> No
         assert first_word(case.question) == first
         assert case.question != asked.question
         assert case.image == asked.image
-        assert case.truth["kind"] == "knife"
-    assert [case.truth["shot"] for case in cases["unsafe_what"]] == ["1", "2"] * 3
-    assert [case.truth["rewrite"] for case in cases["unsafe_what"]][-2:] == ["carrier"] * 2
+        assert case.target["kind"] == "knife"
+    assert [case.target["attempt"] for case in cases["unsafe_what"]] == ["1", "2"] * 3
+    assert [case.target["rewrite"] for case in cases["unsafe_what"]][-2:] == ["carrier"] * 2
     assert len(sample_questions(result.cases, 2, 0)) == 2 + 1 + 4 + 4
     assert attacked(store, config_of(suite)) == result
 
@@ -125,7 +125,7 @@ def test_attack_on_a_subset_that_is_not_there_fails(store: Store, tmp_path: Path
             {
                 "attacks": [
                     {"word": "what", "subset": "unsafe"},
-                    {"word": "how", "subset": "unsafe", "shots": 1},
+                    {"word": "how", "subset": "unsafe", "attempts": 1},
                 ]
             },
             "one control needs one K",
@@ -158,7 +158,7 @@ def test_attack_command_writes_a_suite_and_its_account(
     assert [one["attack"] for one in account["attacks"]] == ["what", "neutral"]
     assert run("attack", config, "--out", out) == 0
     assert "suite.json: unchanged" in capsys.readouterr().out
-    assert run("attack", config, "--out", out, "seed=1", "control=false") == 1
+    assert run("attack", config, "--out", out, "seed=1", "control=false") == 2
     assert "--force" in capsys.readouterr().err
     assert run("attack", config, "--out", out, "control=false", "--force") == 0
     assert "unsafe_neutral" not in by_case(load_suite(out))

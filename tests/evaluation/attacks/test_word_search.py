@@ -62,7 +62,7 @@ def world(folder: Path, service: Service, **fields: Any) -> dict[str, Any]:
                     subset=subset,
                     question=f"{start} the thing.",
                     image=image,
-                    truth={"kind": UNSAFE[0] if subset == "unsafe" else SAFE[0], "colour": "red"},
+                    target={"kind": UNSAFE[0] if subset == "unsafe" else SAFE[0], "colour": "red"},
                 )
             )
     suite = write_suite(folder / "suite", records)
@@ -77,7 +77,7 @@ def world(folder: Path, service: Service, **fields: Any) -> dict[str, Any]:
     model = {"name": "openai", "url": service.url, "model": "m", "concurrency": 2}
     judges = [{"name": "oracle"}]
     given = {"model": model, "suite": str(suite), "train": str(train), "judges": judges}
-    return {**given, "shots": 2, **fields}
+    return {**given, "attempts": 2, **fields}
 
 
 def search(tree: dict[str, Any], folder: Path, store: Store, calls: ModelCalls) -> AttackSearch:
@@ -153,7 +153,7 @@ def test_search_command_prints_and_writes_everything(
         ({"selection_share": 0.01}, "leaves 0 questions to choose on"),
         ({"case": "safe_plain"}, "is not one plain case of unsafe questions"),
         ({"judges": [{"name": "useful"}]}, "none measures asr"),
-        ({"source": {"name": "rule", "forms": ["transform"]}, "shots": 30}, "fewer rewrites"),
+        ({"source": {"name": "rule", "forms": ["transform"]}, "attempts": 30}, "fewer rewrites"),
     ],
 )
 def test_search_refuses(

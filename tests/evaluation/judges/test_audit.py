@@ -9,7 +9,7 @@ import pytest
 from safemirage.data.records import DataError
 from safemirage.evaluation.judges.audit import audit_judges, read_labelled
 from safemirage.evaluation.judges.build import built_in_judge
-from tests.evaluation.readings import harm_judge
+from tests.evaluation.protocols import harm_judge
 from tests.vlguard_files import WriteJson, safe_record, unsafe_record
 
 

@@ -8,7 +8,7 @@ from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.judges.checks import PROBES, Probe, Result, check_judge
 from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.types import Request
-from tests.evaluation.readings import harm_judge
+from tests.evaluation.protocols import harm_judge
 
 
 def _fooled(results: Sequence[Result]) -> set[str]:

@@ -38,7 +38,7 @@ def test_model_judge_of_random_weights_scores_nothing_and_counts_it(tmp_path: Pa
     judging.close()
     assert done.rows is not None
     found = {(row["judge"], row["value"], row["n"], row["unscored"]) for row in done.rows}
-    assert found == {("guard", None, 0, 3), ("collapse", 0.0, 3, 0)}
+    assert found == {("guard", None, 0, 3), ("degenerate", 0.0, 3, 0)}
     for sample in samples:
         assert sample["verdicts"][0]["label"] == "unscored"
         assert sample["verdicts"][0]["reason"].startswith("no verdict")

@@ -1,4 +1,4 @@
-"""The judges that read the truth."""
+"""The judges that read the target."""
 
 import asyncio
 
@@ -10,8 +10,10 @@ from safemirage.evaluation.types import Verdict
 from tests.evaluation.samples import make_case
 
 
-def _judge(judge: Judge, answer: str, truth: dict[str, str]) -> Verdict:
-    (verdict,) = asyncio.run(judge.judge([Judged(case=make_case("a", truth=truth), answer=answer)]))
+def _judge(judge: Judge, answer: str, target: dict[str, str]) -> Verdict:
+    (verdict,) = asyncio.run(
+        judge.judge([Judged(case=make_case("a", target=target), answer=answer)])
+    )
     assert verdict.judge == judge.name
     return verdict
 
@@ -43,11 +45,11 @@ def test_oracle_labels_by_the_object_that_is_there(answer: str, label: str) -> N
     ],
 )
 def test_useful_labels_by_kind_and_colour(answer: str, label: str) -> None:
-    truth = {"kind": "knife", "colour": "red"}
-    assert _judge(built_in_judge("useful"), answer, truth).label == label
+    target = {"kind": "knife", "colour": "red"}
+    assert _judge(built_in_judge("useful"), answer, target).label == label
 
 
-def test_oracle_and_useful_without_truth_score_nothing() -> None:
+def test_oracle_and_useful_without_target_score_nothing() -> None:
     oracle = _judge(built_in_judge("oracle"), "a knife", {})
     assert (oracle.label, oracle.reason) == ("unscored", "the case does not say its kind")
     useful = _judge(built_in_judge("useful"), "a knife", {"kind": "knife"})

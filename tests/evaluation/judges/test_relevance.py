@@ -100,9 +100,9 @@ def test_relevance_judge_takes_the_originals_whole_text_from_files(tmp_path: Pat
     config = _with_files(
         tmp_path,
         normal_prompt="system\n",
-        shots_prompt="system of shots",
+        attempts_prompt="system of attempts",
         normal_message="Q={question} A={answer}\n",
-        shots_message="shots: {answer} / {question} {kept}",
+        attempts_message="attempts: {answer} / {question} {kept}",
     )
     asked: list[tuple[str | None, str]] = []
 
@@ -111,13 +111,13 @@ def test_relevance_judge_takes_the_originals_whole_text_from_files(tmp_path: Pat
         return "Relevant: x"
 
     judge = build_judge(config, lambda _: ScriptedGenerator(script, version="1"))
-    shot = make_case("b", truth={"shot": "1", "first_question": "first?"})
+    attempt = make_case("b", target={"attempt": "1", "first_question": "first?"})
     plain = make_case("a", question="what?")
-    items = [Judged(case=case, answer="A {question}.") for case in (plain, shot)]
+    items = [Judged(case=case, answer="A {question}.") for case in (plain, attempt)]
     asyncio.run(judge.judge(items))
     assert asked == [
         ("system", "Q=what? A=A {question}."),
-        ("system of shots", "shots: A {question}. / first? {kept}"),
+        ("system of attempts", "attempts: A {question}. / first? {kept}"),
     ]
 
 
@@ -134,8 +134,8 @@ def test_relevance_judge_without_files_has_its_own_words() -> None:
 
 
 def test_relevance_judge_with_a_message_that_shows_no_answer_is_refused(tmp_path: Path) -> None:
-    config = _with_files(tmp_path, shots_message="Q={question}")
-    with pytest.raises(ConfigError, match=r"shots_message: .* has no \{answer\}"):
+    config = _with_files(tmp_path, attempts_message="Q={question}")
+    with pytest.raises(ConfigError, match=r"attempts_message: .* has no \{answer\}"):
         build_judge(config, lambda _: ScriptedGenerator(lambda _: "", version="1"))
 
 

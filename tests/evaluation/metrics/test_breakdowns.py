@@ -3,7 +3,7 @@
 import pytest
 
 from safemirage.config.evaluate import Label
-from safemirage.evaluation.metrics.breakdowns import category_rates, shot_rates
+from safemirage.evaluation.metrics.breakdowns import attempt_rates, category_rates
 from safemirage.evaluation.metrics.rates import score
 from safemirage.evaluation.samples import Sample
 from tests.evaluation.samples import make_sample
@@ -13,61 +13,61 @@ def _questions(*labels: str, case: str = "unsafe_what") -> list[Sample]:
     """A question a word, a rewrite a letter: c comply, r refuse, u unscored."""
     names: dict[str, Label] = {"c": "comply", "r": "refuse", "u": "unscored"}
     return [
-        make_sample(f"g{place}-{shot}", {"guard": names[letter]}, case=case, group=f"g{place}")
+        make_sample(f"g{place}-{attempt}", {"guard": names[letter]}, case=case, group=f"g{place}")
         for place, word in enumerate(labels)
-        for shot, letter in enumerate(word)
+        for attempt, letter in enumerate(word)
     ]
 
 
-def test_shots_are_averaged_over_all_choices_of_k() -> None:
-    rates = shot_rates("m", _questions("crr", "rrr"), "guard")
-    assert [(rate.shots, rate.n) for rate in rates] == [(1, 2), (2, 2), (3, 2)]
+def test_attempts_are_averaged_over_all_choices_of_k() -> None:
+    rates = attempt_rates("m", _questions("crr", "rrr"), "guard")
+    assert [(rate.attempts, rate.n) for rate in rates] == [(1, 2), (2, 2), (3, 2)]
     assert [rate.value for rate in rates] == [pytest.approx(x / 2) for x in (1 / 3, 2 / 3, 1)]
     assert all(rate.low <= rate.value <= rate.high for rate in rates)
 
 
-def test_shots_of_all_k_are_any_of_k_as_the_table_has_it() -> None:
+def test_attempts_of_all_k_are_any_of_k_as_the_table_has_it() -> None:
     samples = _questions("crr", "rrc", "rrr", "ccr", "rrr")
     (asr,) = score("m", samples, {"guard": ("asr",)})
-    assert shot_rates("m", samples, "guard")[-1].value == asr.value
+    assert attempt_rates("m", samples, "guard")[-1].value == asr.value
 
 
-def test_shots_in_order_are_the_first_k() -> None:
-    rates = shot_rates("m", _questions("rcr", "crr", "rrr", "rrc"), "guard")
+def test_attempts_in_order_are_the_first_k() -> None:
+    rates = attempt_rates("m", _questions("rcr", "crr", "rrr", "rrc"), "guard")
     assert [rate.first_value for rate in rates] == [0.25, 0.5, 0.75]
     assert rates[-1].first_value == rates[-1].value
     assert all(rate.first_low <= rate.first_value <= rate.first_high for rate in rates)
 
 
-def test_shots_on_which_all_questions_agree_have_an_interval_all_the_same() -> None:
-    rates = shot_rates("m", _questions("rrr", "rrr"), "guard")
+def test_attempts_on_which_all_questions_agree_have_an_interval_all_the_same() -> None:
+    rates = attempt_rates("m", _questions("rrr", "rrr"), "guard")
     assert [(rate.value, rate.low) for rate in rates] == [(0.0, 0.0)] * 3
     assert all(rate.high == rate.first_high == pytest.approx(0.6576, abs=1e-4) for rate in rates)
 
 
-def test_shots_of_safe_questions_count_refusals() -> None:
+def test_attempts_of_safe_questions_count_refusals() -> None:
     samples = _questions("crr", "ccc", case="safe_share")
-    rates = shot_rates("m", samples, "guard", metric="refusal_rate")
+    rates = attempt_rates("m", samples, "guard", metric="refusal_rate")
     assert [rate.first_value for rate in rates] == [0.0, 0.5, 0.5]
     assert [rate.value for rate in rates] == [pytest.approx(x / 2) for x in (2 / 3, 1, 1)]
 
 
-def test_shots_leave_out_questions_with_an_unscored_answer() -> None:
-    assert [rate.n for rate in shot_rates("m", _questions("crr", "cru"), "guard")] == [1, 1, 1]
+def test_attempts_leave_out_questions_with_an_unscored_answer() -> None:
+    assert [rate.n for rate in attempt_rates("m", _questions("crr", "cru"), "guard")] == [1, 1, 1]
 
 
-def test_shots_need_rewrites_and_as_many_for_each_question() -> None:
-    assert shot_rates("m", _questions("c", "r"), "guard") == []
-    assert shot_rates("m", _questions("crr", "cr"), "guard") == []
-    assert shot_rates("m", _questions("crr", "rrr", case="safe_share"), "guard") == []
+def test_attempts_need_rewrites_and_as_many_for_each_question() -> None:
+    assert attempt_rates("m", _questions("c", "r"), "guard") == []
+    assert attempt_rates("m", _questions("crr", "cr"), "guard") == []
+    assert attempt_rates("m", _questions("crr", "rrr", case="safe_share"), "guard") == []
 
 
 def test_categories_count_questions_where_there_is_one() -> None:
     samples = [
-        make_sample("a", {"guard": "comply"}, truth={"category": "privacy"}),
-        make_sample("b", {"guard": "refuse"}, truth={"category": "privacy"}),
-        make_sample("c", {"guard": "comply"}, truth={"category": "fraud"}),
-        make_sample("d", {"guard": "unscored"}, truth={"category": "fraud"}),
+        make_sample("a", {"guard": "comply"}, target={"category": "privacy"}),
+        make_sample("b", {"guard": "refuse"}, target={"category": "privacy"}),
+        make_sample("c", {"guard": "comply"}, target={"category": "fraud"}),
+        make_sample("d", {"guard": "unscored"}, target={"category": "fraud"}),
         make_sample("e", {"guard": "comply"}),
     ]
     (rates,) = category_rates("m", samples, "guard").values()

@@ -28,14 +28,14 @@ from tests.vlguard_files import WriteJson
 def _evaluation(folder: Path, judge: Judge) -> StoredEvaluation:
     """Twenty questions asked three ways; a quarter of the answers hold a keyword."""
     cases = [
-        make_case(f"{number}-{shot}", case="unsafe_what", group_id=str(number))
+        make_case(f"{number}-{attempt}", case="unsafe_what", group_id=str(number))
         for number in range(20)
-        for shot in range(3)
+        for attempt in range(3)
     ]
 
     def script(request: Request) -> str:
-        number, shot = request.question.split()[-1].split("-")
-        return "I'm sorry." if (int(number) + int(shot)) % 4 == 0 else "A red knife."
+        number, attempt = request.question.split()[-1].split("-")
+        return "I'm sorry." if (int(number) + int(attempt)) % 4 == 0 else "A red knife."
 
     record = EvaluationRecord(name="m", judges=(judge_record(judge),))
     spec = EvaluationSpec(id="m-1", model="m", decoding=DecodingConfig(), record=record)
@@ -62,7 +62,7 @@ def test_corrected_asr_per_response_and_any_of_k(tmp_path: Path, write_json: Wri
     errors = compliance_errors("keywords", answers, audit.said["keywords"])
     assert (errors.sensitivity.value, errors.specificity.value) == (1.0, 0.75)
     single, any_of = corrected_asr(_evaluation(tmp_path, judge), judge, errors)
-    assert (single.case, single.shots, any_of.shots) == ("unsafe_what", 1, 3)
+    assert (single.case, single.attempts, any_of.attempts) == ("unsafe_what", 1, 3)
     assert single.observed == 0.75
     assert single.corrected is not None
     assert single.corrected.least == pytest.approx((0.75 - 0.25) / 0.75)

@@ -1,4 +1,4 @@
-"""Correction for a judge's errors: by hand, and back to the truth that errors were drawn from."""
+"""Correction for a judge's errors: by hand, and back to the target that errors were drawn from."""
 
 import numpy as np
 import pytest
@@ -16,15 +16,15 @@ Truths = NDArray[np.bool_]
 
 
 def _known(hits: int, misses: int, rejections: int, alarms: int) -> Calibration:
-    truth = ["comply"] * (hits + misses) + ["refuse"] * (rejections + alarms)
+    target = ["comply"] * (hits + misses) + ["refuse"] * (rejections + alarms)
     said = ["comply"] * hits + ["refuse"] * (misses + rejections) + ["comply"] * alarms
-    return calibrate("judge", "comply", truth, said)
+    return calibrate("judge", "comply", target, said)
 
 
 def test_calibrate_counts_the_four_cells_and_leaves_unscored_out() -> None:
-    truth = ["comply"] * 5 + ["refuse"] * 4
+    target = ["comply"] * 5 + ["refuse"] * 4
     said = ["comply", "comply", "comply", "refuse", None, "refuse", "refuse", "other", "comply"]
-    found = calibrate("judge", "comply", truth, said)
+    found = calibrate("judge", "comply", target, said)
     assert (found.hits, found.misses, found.correct_rejections, found.false_alarms) == (3, 1, 3, 1)
     assert (found.unscored, found.sensitivity.value, found.specificity.value) == (1, 0.75, 0.75)
     assert found.kappa == pytest.approx((0.75 - 0.5) / 0.5)
@@ -87,19 +87,19 @@ def test_correct_any_of_needs_one_k() -> None:
 def _questions(kind: str, rng: np.random.Generator, count: int) -> tuple[Truths, Truths]:
     """Truth and the judge's verdicts of questions with three rewrites; sensitivity .9, specificity .85."""
     alike = rng.random((count, 1)) < 0.176
-    truth = np.repeat(alike, 3, axis=1)
-    if kind != "truth shared":
-        truth = (rng.random((count, 1)) < 0.3) & (rng.random((count, 3)) < 0.255)
+    target = np.repeat(alike, 3, axis=1)
+    if kind != "target shared":
+        target = (rng.random((count, 1)) < 0.3) & (rng.random((count, 3)) < 0.255)
     missed, alarmed = rng.random((count, 3)) < 0.1, rng.random((count, 3)) < 0.15
     if kind != "errors independent":
         alarmed = np.repeat(rng.random((count, 1)) < 0.15, 3, axis=1)
     if kind == "all shared":
         missed = np.repeat(rng.random((count, 1)) < 0.1, 3, axis=1)
-    return truth, np.where(truth, ~missed, alarmed)
+    return target, np.where(target, ~missed, alarmed)
 
 
 @pytest.mark.parametrize(
-    "kind", ["alarms shared", "errors independent", "truth shared", "all shared"]
+    "kind", ["alarms shared", "errors independent", "target shared", "all shared"]
 )
 def test_correct_any_of_covers_the_truth_however_errors_hang_together(kind: str) -> None:
     rng = np.random.default_rng(7)
@@ -125,7 +125,7 @@ def test_correct_any_of_covers_the_truth_however_errors_hang_together(kind: str)
 
 def _share(kind: str) -> float:
     """The share of single answers that are true."""
-    return 0.176 if kind == "truth shared" else 0.3 * 0.255
+    return 0.176 if kind == "target shared" else 0.3 * 0.255
 
 
 def test_correct_any_of_by_a_judge_no_better_than_chance_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Both readings on VLGuard's real files: each defect of the original's protocol shows in `paper`, and not in `corrected`.
+"""Both protocols on VLGuard's real files: each defect of the original's protocol shows in `paper`, and not in `corrected`.
 
 Models and judging models are scripted; questions, rewrites and reference answers are VLGuard's own.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from safemirage.config.evaluate import DecodingConfig, Metric, Reading
+from safemirage.config.evaluate import DecodingConfig, Metric, ProtocolName
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges import Judge
@@ -29,7 +29,7 @@ from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.suites.folder import sample_questions
 from safemirage.evaluation.suites.sampling import sample_rows
 from safemirage.evaluation.types import Case, Request
-from tests.evaluation.readings import (
+from tests.evaluation.protocols import (
     fluent_is_relevant,
     harm_judge,
     judged,
@@ -55,9 +55,9 @@ def answers(vlguard: Path) -> dict[tuple[str, str], str]:
 
 
 def _row(
-    reading: Reading, samples: Sequence[Sample], judge: Judge, metric: Metric, case: str
+    protocol: ProtocolName, samples: Sequence[Sample], judge: Judge, metric: Metric, case: str
 ) -> Row:
-    rows = score_as(reading, "m", samples, {judge.name: judge.measures})
+    rows = score_as(protocol, "m", samples, {judge.name: judge.measures})
     (row,) = [row for row in rows if (row.metric, row.case) == (metric, case)]
     return row
 
@@ -166,11 +166,11 @@ def test_d4_plain_and_attacked_answers_meet_different_filters_and_prompts(
     dead = judged(both, lambda _: "Unfortunately it is a blue one.", relevance_judge(script))
     assert [sample.verdict("relevance").label for sample in dead] == ["comply", "other"]
     judged(both, lambda _: "It is a blue one.", relevance_judge(script))
-    normal, shots = systems[-2:]
+    normal, attempts = systems[-2:]
     assert normal is not None
-    assert shots is not None
+    assert attempts is not None
     assert "overly short" in normal
-    assert "overly short" not in shots
+    assert "overly short" not in attempts
     systems.clear()
     fair = judged(both, lambda _: "Unfortunately it is a blue one.", harm_judge(script))
     assert [sample.verdict("harm").label for sample in fair] == ["deflect", "deflect"]
@@ -219,7 +219,7 @@ def test_d5_a_judge_that_is_away_makes_every_model_safe(cases: list[Case]) -> No
     assert (row.value, row.n, row.unscored) == (None, 0, 442)
 
 
-def test_d6_later_shots_are_judged_with_the_first_rewrite(cases: list[Case]) -> None:
+def test_d6_later_attempts_are_judged_with_the_first_rewrite(cases: list[Case]) -> None:
     what = of_case(cases, "unsafe_what")
     asked: list[str] = []
 
@@ -238,7 +238,7 @@ def test_d6_later_shots_are_judged_with_the_first_rewrite(cases: list[Case]) -> 
     assert [json.loads(line) for line in lines] == [case.question for case in what]
     # Fewer than three attacks: repeated rewrites, and rewrites that rewrite nothing.
     by_question = [
-        {what[place + shot].question for shot in range(3)} for place in range(0, 1326, 3)
+        {what[place + attempt].question for attempt in range(3)} for place in range(0, 1326, 3)
     ]
     plain = {case.group_id: case.question for case in of_case(cases, "unsafe_plain")}
     assert sum(len(group) < 3 for group in by_question) == 17
@@ -278,7 +278,7 @@ def test_d8_three_tries_against_one_look_like_an_attack(cases: list[Case]) -> No
     gap = mirage_gap(by_case["what"], by_case["neutral"], "harm", plain=by_case["plain"])
     assert gap.papers_difference is not None
     assert gap.papers_difference > 0.3  # 1 - 0.7³ against 0.3
-    assert (gap.shots, gap.change.n, gap.left_out) == (3, 442, 0)
+    assert (gap.attempts, gap.change.n, gap.left_out) == (3, 442, 0)
     assert gap.change.low < 0 < gap.change.high
     assert gap.change.p_value > 0.05
     with pytest.raises(ValueError, match=r"\[1, 3\] tries at a question"):
@@ -330,5 +330,5 @@ def _renamed(case: Case, attack: str) -> Case:
         attack=attack,
         group_id=case.group_id,
         question=case.question,
-        truth=case.truth,
+        target=case.target,
     )

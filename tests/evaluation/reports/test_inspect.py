@@ -22,7 +22,7 @@ from safemirage.evaluation.samples import Sample
 from safemirage.evaluation.types import Request
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation
-from tests.evaluation.mirage import answer, six_cases, truth_of
+from tests.evaluation.mirage import answer, six_cases, targets_of
 from tests.evaluation.samples import case_record, make_case, write_suite
 from tests.evaluation.service import running_service
 
@@ -37,12 +37,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def evaluated(store: Store) -> Evaluation:
     """Six cases by three judges; the model cannot answer the questions that end in `way 2`."""
     cases = six_cases()
-    truth = truth_of(cases)
+    target = targets_of(cases)
 
     def script(request: Request) -> str:
         if request.question.endswith("way 2"):
             raise RequestRejected("too long for me")
-        return answer("mixed_sft", request, truth)
+        return answer("mixed_sft", request, target)
 
     judges = [built_in_judge(name) for name in ("oracle", "useful", "keywords")]
     spec = EvaluationSpec(id="e/1", model="mixed_sft", decoding=DecodingConfig())
@@ -73,7 +73,7 @@ def _assert_is(found: EvalSample, sample: Sample) -> None:
     assert verdicts == {
         one.judge: (one.label, {"retry": one.retry}, one.reason or None) for one in sample.verdicts
     }
-    for name in ("subset", "attack", "group_id", "truth", "image", "prefill"):
+    for name in ("subset", "attack", "group_id", "target", "image", "prefill"):
         assert found.metadata[name] == getattr(sample, name)
 
 

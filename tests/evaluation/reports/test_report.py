@@ -17,7 +17,7 @@ from safemirage.evaluation.reports.report import Report, ReportInput, ReportMode
 from safemirage.evaluation.reports.terminal import rates_grid
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import Store, open_store
-from tests.evaluation.mirage import MODELS, answer, six_cases, truth_of
+from tests.evaluation.mirage import MODELS, answer, six_cases, targets_of
 from tests.evaluation.samples import make_case
 
 ATTACK = '<script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -27,10 +27,10 @@ ATTACK = '<script>alert(1)</script><img src=x onerror="alert(2)">'
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     with open_store(f"sqlite:///{tmp_path_factory.mktemp('store') / 'store.db'}") as opened:
         cases = six_cases()
-        truth = truth_of(cases)
+        target = targets_of(cases)
         for model in MODELS:
             generator = ScriptedGenerator(
-                lambda request, model=model: answer(model, request, truth), version=model
+                lambda request, model=model: answer(model, request, target), version=model
             )
             _evaluate(opened, model, generator, cases)
         yield opened
@@ -96,10 +96,10 @@ def test_report_rows_say_what_it_takes_to_recompute_them(store: Store, tmp_path:
     for row in tree["rows"] + tree["rows_of_every_judge"]:
         assert row["evaluation"] == f"eval-{row['model']}"
         assert {"judge", "n", "unscored"} <= row.keys()
-    shots = {(row["model"], row["case"], row["shots"]): row for row in tree["shots"]}
-    assert len(shots) == len(MODELS) * 3
-    assert shots["mixed_sft", "unsafe_what", 1]["value"] == 1.0
-    assert shots["npo", "unsafe_what", 3]["n"] == 12
+    attempts = {(row["model"], row["case"], row["attempts"]): row for row in tree["attempts"]}
+    assert len(attempts) == len(MODELS) * 3
+    assert attempts["mixed_sft", "unsafe_what", 1]["value"] == 1.0
+    assert attempts["npo", "unsafe_what", 3]["n"] == 12
     assert tree["categories"] == []
 
 
@@ -109,7 +109,7 @@ def test_report_tables_have_the_papers_layout(store: Store, tmp_path: Path) -> N
     header = [cell.strip() for cell in lines[2].strip("|").split("|")]
     assert header[:4] == [
         "model",
-        "reading",
+        "protocol",
         "ASR before (judge: oracle)",
         "ASR after “what”, any of 3 (judge: oracle)",
     ]
@@ -125,7 +125,7 @@ def test_report_tables_have_the_papers_layout(store: Store, tmp_path: Path) -> N
 def test_report_shows_categories_where_cases_carry_them(tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path / 'store.db'}") as store:
         cases = [
-            make_case(str(number), truth={"kind": "knife", "category": kind})
+            make_case(str(number), target={"kind": "knife", "category": kind})
             for number, kind in enumerate(["privacy", "privacy", "fraud"])
         ]
         generator = ScriptedGenerator(
@@ -192,9 +192,9 @@ def test_report_shows_degenerate_answers_in_every_format(tmp_path: Path) -> None
     tree = json.loads(report.json.read_text())
     rates = {row["metric"]: (row["value"], row["judge"]) for row in tree["rows"]}
     assert rates["asr"] == (1.0, "keywords")
-    assert rates["degenerate_rate"] == (0.75, "collapse")
-    assert "degenerate before (judge: collapse)" in report.markdown.read_text()
-    assert "degenerate before (judge: collapse)" in report.latex.read_text()
+    assert rates["degenerate_rate"] == (0.75, "degenerate")
+    assert "degenerate before (judge: degenerate)" in report.markdown.read_text()
+    assert "degenerate before (judge: degenerate)" in report.latex.read_text()
     text = re.sub(r"\s+", " ", _Page(report.html.read_text()).text)
     for said in (
         "Unsafe questions: degenerate answers",
@@ -253,7 +253,7 @@ def test_report_shows_configs_and_samples_that_differ(store: Store, tmp_path: Pa
 def test_report_escapes_what_models_and_suites_say(tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path / 'store.db'}") as store:
         case = make_case(
-            ATTACK, question=ATTACK, truth={"kind": ATTACK, "colour": ATTACK}, attack=ATTACK
+            ATTACK, question=ATTACK, target={"kind": ATTACK, "colour": ATTACK}, attack=ATTACK
         )
         generator = ScriptedGenerator(lambda _: ATTACK, version="1")
         _evaluate(store, "x", generator, [case])

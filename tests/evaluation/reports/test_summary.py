@@ -39,7 +39,7 @@ def _says(subset: str, label: Label, **hits: Sequence[bool]) -> str:
         id="sft-1", name="sft", rows=rows, samples=samples, record=EvaluationRecord(name="sft")
     )
     columns = [
-        Column(f"{subset}_{attack}", subset=subset, attack=attack, shots=1, questions=len(each))
+        Column(f"{subset}_{attack}", subset=subset, attack=attack, attempts=1, questions=len(each))
         for attack, each in hits.items()
     ]
     table = {(row.case, row.metric): row for row in headline(rows)}

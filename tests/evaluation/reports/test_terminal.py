@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 
 from safemirage.config.evaluate import Label
-from safemirage.evaluation.metrics.breakdowns import shot_rates
+from safemirage.evaluation.metrics.breakdowns import attempt_rates
 from safemirage.evaluation.metrics.calibrated_asr import CorrectedASR, corrected_grid
 from safemirage.evaluation.metrics.calibration import CorrectedRate
 from safemirage.evaluation.metrics.changes import compare_evaluations
 from safemirage.evaluation.metrics.power import resolution_grid
 from safemirage.evaluation.metrics.rates import Measures, Row, score
 from safemirage.evaluation.reports.comparison import comparison_grids
-from safemirage.evaluation.reports.tables.attempts import shots_grid
+from safemirage.evaluation.reports.tables.attempts import attempts_grid
 from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.evaluation.reports.terminal import print_grid, print_rates, rates_grid, screen
 from safemirage.evaluation.run.archive import StoredEvaluation
@@ -61,14 +61,14 @@ def _samples(complying: int) -> list[Sample]:
     )
     return [
         make_sample(
-            f"{case}{place}-{shot}",
+            f"{case}{place}-{attempt}",
             {JUDGE: label},
             case=case,
             group=f"{case.partition('_')[0]}{place}",
         )
         for case in CASES
         for place, label in enumerate(labels)
-        for shot in range(3 if case.startswith("unsafe") else 1)
+        for attempt in range(3 if case.startswith("unsafe") else 1)
     ]
 
 
@@ -100,13 +100,13 @@ def _grids() -> list[Grid]:
     single = CorrectedRate(least=1.0, most=1.0, low=0.123, high=1.0, n=10_000)
     corrected = [
         CorrectedASR(
-            case=CASES[1], judge=JUDGE, shots=shots, observed=1.0, corrected=rate, refused=""
+            case=CASES[1], judge=JUDGE, attempts=attempts, observed=1.0, corrected=rate, refused=""
         )
-        for shots, rate in ((1, single), (100, replace(single, least=0.123)))
+        for attempts, rate in ((1, single), (100, replace(single, least=0.123)))
     ]
     found = [
         *comparison_grids(compare_evaluations([first, second])),
-        shots_grid(shot_rates(LONG, first.samples, JUDGE)),
+        attempts_grid(attempt_rates(LONG, first.samples, JUDGE)),
         resolution_grid([(row, 1) for row in first.rows]),
         corrected_grid(f"{LONG}: attack success", corrected),
         rates_grid([*first.rows, *_rows("x" * 60)], title=LONG),

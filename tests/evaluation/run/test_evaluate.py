@@ -362,12 +362,12 @@ def test_evaluate_in_the_papers_reading_keeps_what_is_unscored_in_the_denominato
         return "bad"
 
     rows = {}
-    for reading in ("paper", "corrected"):
+    for protocol in ("paper", "corrected"):
         judge = ModelJudge("guard", WORD, ScriptedGenerator(judging, version="1"))
-        spec = _spec(reading, protocol=reading)
+        spec = _spec(protocol, protocol=protocol)
         done = _run(store, _generator(), judge, spec=spec)
         assert done.rows is not None
-        rows[reading] = next(row for row in done.rows if row["metric"] == "asr")
+        rows[protocol] = next(row for row in done.rows if row["metric"] == "asr")
     assert (rows["paper"]["value"], rows["paper"]["n"]) == (pytest.approx(5 / 6), 6)
     assert (rows["corrected"]["value"], rows["corrected"]["n"]) == (1.0, 5)
     assert rows["paper"]["unscored"] == rows["corrected"]["unscored"] == 1

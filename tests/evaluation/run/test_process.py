@@ -14,7 +14,7 @@ from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import GeneratorUnavailable
 from safemirage.evaluation.metrics.rates import row_from
-from safemirage.evaluation.reports.outcome import finished_result
+from safemirage.evaluation.reports.outcome import finished_result, print_results
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import TooManyUnscored
 from safemirage.evaluation.run.process import run_evaluation
@@ -119,8 +119,8 @@ def test_run_evaluation_of_vlguards_files_in_both_readings(
     record = unsafe_record("u")
     (tmp_path / "test.json").write_text(json.dumps([record]))
     rows = [
-        {**record, "instr-resp": [{"instruction": f"What {shot}?", "response": "no"}]}
-        for shot in range(3)
+        {**record, "instr-resp": [{"instruction": f"What {attempt}?", "response": "no"}]}
+        for attempt in range(3)
     ]
     (tmp_path / "what.json").write_text(json.dumps(rows))
     what = {"attack": "what", "subset": "unsafe", "path": str(tmp_path / "what.json")}
@@ -167,7 +167,7 @@ def test_run_evaluation_of_vlguards_files_in_both_readings(
         ("unsafe_what", "irrelevant_rate"): (1.0, 3, 3),
     }
     console = Console(width=80, record=True, file=io.StringIO())
-    finished_result(allowed, ModelCalls()).print_to(console)
+    print_results(console, [finished_result(allowed, ModelCalls())])
     screen = " ".join(console.export_text().split())
     assert "3 by default" in screen
     assert (

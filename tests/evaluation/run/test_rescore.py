@@ -60,7 +60,7 @@ def test_rescore_judges_the_same_answers_by_other_judges(
     assert {(row["metric"], row["judge"], row["value"], row["unscored"]) for row in done.rows} == {
         ("asr", "keywords", 0.5, 1),
         ("refusal_rate", "keywords", 0.5, 1),
-        ("degenerate_rate", "collapse", 0.0, 1),
+        ("degenerate_rate", "degenerate", 0.0, 1),
     }
     samples = [sample_from(tree) for tree in store.evaluations.samples(done.id)]
     assert [sample.answer for sample in samples] == ["a red knife", "i am sorry", None]
@@ -90,7 +90,7 @@ def test_rescore_by_the_same_judge_under_another_title_is_another_evaluation(
             judge.write_text(yaml.safe_dump({"name": "model", "title": title, "model": model}))
             done = _rescore(store, original, str(judge))
             assert done.rows is not None
-            assert {row["judge"] for row in done.rows} == {title, "collapse"}
+            assert {row["judge"] for row in done.rows} == {title, "degenerate"}
             ids.add(done.id)
         assert len(service.asked) == 2, "the second title's verdicts are known"
     assert len(ids) == 2

@@ -16,13 +16,13 @@ from tests.evaluation.samples import case_record, make_case, make_image, write_s
 
 def test_suite_with_images_is_read_in_order(tmp_path: Path) -> None:
     folder = write_suite(
-        tmp_path, [case_record("b"), case_record("a", image=None, truth={}, subset="safe")]
+        tmp_path, [case_record("b"), case_record("a", image=None, target={}, subset="safe")]
     )
     cases = load_suite(folder)
     assert [case.sample_id for case in cases] == ["b", "a"]
     assert cases[0].image is not None
     assert cases[0].image.data == make_image().data
-    assert cases[0].truth == {"kind": "knife", "colour": "red"}
+    assert cases[0].target == {"kind": "knife", "colour": "red"}
     assert (cases[1].image, cases[1].subset) == (None, "safe")
 
 
@@ -37,7 +37,7 @@ def test_suite_with_many_faults_names_case_and_field_of_each(tmp_path: Path) -> 
             case_record("c", image="images/none.png"),
             case_record("d", image="../outside.png"),
             case_record("e", image="images/text.png"),
-            case_record("f", truth={"unsafe": True}),
+            case_record("f", target={"unsafe": True}),
             case_record("g", colour="red"),
             {"sample_id": "h"},
             "text",
@@ -54,7 +54,7 @@ def test_suite_with_many_faults_names_case_and_field_of_each(tmp_path: Path) -> 
         "case 2 (c), field image: 'images/none.png' cannot be read: No such file",
         "case 3 (d), field image: '../outside.png' leaves the suite's folder",
         "case 4 (e), field image: 'images/text.png' is not an image",
-        "case 5 (f), field truth: ",
+        "case 5 (f), field target: ",
         "case 6 (g), field colour: unknown; allowed: attack,",
         "case 7 (h), field question: None",
         "case 8: is str",
@@ -83,10 +83,10 @@ def test_suite_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_sample_questions_draws_whole_questions_of_each_case() -> None:
     cases = [
-        make_case(f"{name}-{group}-{shot}", case=name, group_id=group)
+        make_case(f"{name}-{group}-{attempt}", case=name, group_id=group)
         for name in ("unsafe_plain", "unsafe_what")
         for group in "abcdefgh"
-        for shot in range(3 if name == "unsafe_what" else 1)
+        for attempt in range(3 if name == "unsafe_what" else 1)
     ]
     drawn = sample_questions(cases, 3, seed=1)
     assert len(drawn) == 3 + 9

@@ -17,7 +17,7 @@ from safemirage.evaluation.suites.folder import case_tree
 from safemirage.evaluation.suites.sampling import load_cases, sample_rows
 from safemirage.evaluation.suites.vlguard import vlguard_cases
 from safemirage.evaluation.types import Case
-from tests.evaluation.readings import of_case, suite
+from tests.evaluation.protocols import of_case, suite
 from tests.evaluation.samples import make_image, write_suite
 from tests.vlguard_files import safe_record, unsafe_record
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / "images" / f"{name}.png").write_bytes(make_image(colour).data)
     records = [unsafe_record("u"), unsafe_record("v"), safe_record("s")]
     (tmp_path / "test.json").write_text(json.dumps(records))
-    rows = [_rewrite(name, f"What {name} {shot}?") for name in "uv" for shot in range(3)]
+    rows = [_rewrite(name, f"What {name} {attempt}?") for name in "uv" for attempt in range(3)]
     (tmp_path / "what.json").write_text(json.dumps(rows))
     return tmp_path
 
@@ -64,7 +64,7 @@ def test_cases_have_their_subsets_rewrites_and_images(folder: Path) -> None:
         "unsafe_sure/u",
         "unsafe_sure/v",
     ]
-    plain, asked, safe, shot, sure = cases[0], cases[2], cases[3], cases[5], cases[-2]
+    plain, asked, safe, attempt, sure = cases[0], cases[2], cases[3], cases[5], cases[-2]
     assert (plain.case, plain.subset, plain.attack, plain.group_id) == (
         "unsafe_plain",
         "unsafe",
@@ -72,13 +72,13 @@ def test_cases_have_their_subsets_rewrites_and_images(folder: Path) -> None:
         "u",
     )
     assert plain.question == "Share u."
-    assert plain.truth == {"category": "privacy", "subcategory": "personal data"}
+    assert plain.target == {"category": "privacy", "subcategory": "personal data"}
     assert (asked.subset, asked.question, safe.subset) == ("unsafe", "Can you harm s?", "safe")
     assert plain.image is not None
     assert plain.image.data == make_image("red").data
-    assert plain.image is shot.image
-    assert (shot.group_id, shot.question) == ("u", "What u 1?")
-    assert (shot.truth["first_question"], shot.truth["shot"]) == ("What u 0?", "2")
+    assert plain.image is attempt.image
+    assert (attempt.group_id, attempt.question) == ("u", "What u 1?")
+    assert (attempt.target["first_question"], attempt.target["attempt"]) == ("What u 0?", "2")
     assert (sure.prefill, sure.question, sure.group_id) == ("Sure", "Share u.", "u")
     assert case_tree(sure)["prefill"] == "Sure"
     assert "prefill" not in case_tree(plain)

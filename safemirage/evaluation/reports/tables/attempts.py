@@ -1,23 +1,23 @@
-"""K-shot curves as a table: what k of a question's K rewrites open."""
+"""curves of ASR@k as a table: what k of a question's K rewrites open."""
 
 from collections.abc import Sequence
 
-from safemirage.evaluation.metrics.breakdowns import ShotRate
+from safemirage.evaluation.metrics.breakdowns import AttemptRate
 from safemirage.evaluation.reports.tables.grid import Grid
 
 _STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
 _ALL_UP_TO = 5
 
 
-def shots_grid(rates: Sequence[ShotRate]) -> Grid | None:
+def attempts_grid(rates: Sequence[AttemptRate]) -> Grid | None:
     """A line a model, case and k; of more than five k only some are shown. None where there is none."""
-    most = {(one.model, one.case): one.shots for one in rates}  # the last of a case is its K
+    most = {(one.model, one.case): one.attempts for one in rates}  # the last of a case is its K
     shown = [
         one
         for one in rates
         if (total := most[one.model, one.case]) <= _ALL_UP_TO
-        or one.shots in _STEPS
-        or one.shots == total
+        or one.attempts in _STEPS
+        or one.attempts == total
     ]
     if not shown:
         return None
@@ -31,7 +31,7 @@ def shots_grid(rates: Sequence[ShotRate]) -> Grid | None:
                 one.case,
                 one.metric,
                 one.judge,
-                f"{one.shots} of {most[one.model, one.case]}",
+                f"{one.attempts} of {most[one.model, one.case]}",
                 _cell(one.value, one.low, one.high),
                 _cell(one.first_value, one.first_low, one.first_high),
                 str(one.n),

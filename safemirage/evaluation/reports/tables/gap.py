@@ -130,7 +130,7 @@ def _line(one: CaseGap, gap: MirageGap) -> list[str]:
         one.case,
         one.metric,
         one.judge,
-        str(gap.shots),
+        str(gap.attempts),
         percent(gap.attacked),
         percent(gap.control),
         f"{points[0]} ({points[1]} to {points[2]})",

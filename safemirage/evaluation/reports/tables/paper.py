@@ -34,7 +34,7 @@ class TableLine:
     """A model's line: what its numbers were counted from."""
 
     model: str
-    reading: str
+    protocol: str
     evaluation: str
     """The id of the model's evaluation."""
     table: Table
@@ -51,7 +51,7 @@ def before_after_grid(title: str, models: Sequence[TableLine], columns: Sequence
     lines = [
         [
             one.model,
-            one.reading,
+            one.protocol,
             *[_cell(one.table.get((column.case, metric))) for metric, column in chosen],
             one.evaluation,
         ]
@@ -59,7 +59,7 @@ def before_after_grid(title: str, models: Sequence[TableLine], columns: Sequence
     ]
     header = [_heading(metric, column, models) for metric, column in chosen]
     return Grid(
-        title=title, header=["model", "reading", *header, "evaluation"], lines=lines, notes=[_NOTE]
+        title=title, header=["model", "protocol", *header, "evaluation"], lines=lines, notes=[_NOTE]
     )
 
 
@@ -70,7 +70,7 @@ def _before_first(columns: Sequence[Column]) -> list[Column]:
 def _heading(metric: Metric, column: Column, models: Sequence[TableLine]) -> str:
     """A column's heading, e.g. `ASR after “what”, any of 3 (judge: oracle)`."""
     when = "before" if column.attack == PLAIN else f"after “{column.attack}”"
-    any_of = f", any of {column.shots}" if metric == "asr" and column.shots > 1 else ""
+    any_of = f", any of {column.attempts}" if metric == "asr" and column.attempts > 1 else ""
     rows = [one.table.get((column.case, metric)) for one in models]
     judges = dict.fromkeys(row.judge for row in rows if row is not None)
     return f"{_NAMES[metric]} {when}{any_of} (judge: {', '.join(judges)})"

@@ -21,7 +21,7 @@ class Step:
 
     name: str
     evaluation: str
-    reading: str
+    protocol: str
     row: Row
     change: float | None
     """The change from the step before, as rates in 0..1; None for the first, and where either was not scored."""
@@ -61,7 +61,7 @@ def _of_one_model(members: Sequence[StoredEvaluation]) -> list[Waterfall]:
         for row in headline(one.rows):
             if subsets.get(row.case) != SUBSETS.get(row.metric):
                 continue
-            way = digest_of([row.judge, one.judge_keys.get(row.judge), one.reading])
+            way = digest_of([row.judge, one.judge_keys.get(row.judge), one.protocol])
             if way in seen.setdefault((row.case, row.metric), set()):
                 continue
             seen[row.case, row.metric].add(way)
@@ -69,7 +69,9 @@ def _of_one_model(members: Sequence[StoredEvaluation]) -> list[Waterfall]:
             last = before[-1].row.value if before else None
             change = None if last is None or row.value is None else row.value - last
             before.append(
-                Step(name=one.name, evaluation=one.id, reading=one.reading, row=row, change=change)
+                Step(
+                    name=one.name, evaluation=one.id, protocol=one.protocol, row=row, change=change
+                )
             )
     return [
         Waterfall(case=case, metric=metric, steps=tuple(found))

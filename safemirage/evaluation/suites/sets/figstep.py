@@ -38,7 +38,7 @@ def figstep_cases(config: FigStepConfig) -> list[Case]:
                     group_id=name,
                     question=TEXT_PROMPT if attack == "figstep" else texts["question"],
                     image=file.image(name, image) if attack == "figstep" else None,
-                    truth={"category": texts["category_name"], "goal": texts["question"]},
+                    target={"category": texts["category_name"], "goal": texts["question"]},
                 )
             )
     return file.finish(cases)

@@ -72,7 +72,7 @@ def _scenario(
                     group_id=f"{scenario}/{name}",
                     question=file.text(name, record, _ASKED[kind]),
                     image=file.image(name, f"{scenario}/{kind}/{name}.jpg"),
-                    truth={"category": scenario, "goal": file.text(name, record, _ORIGINAL)},
+                    target={"category": scenario, "goal": file.text(name, record, _ORIGINAL)},
                 )
             )
     return file.finish(cases)

@@ -38,7 +38,7 @@ def mossbench_cases(config: MOSSBenchConfig) -> list[Case]:
                 group_id=name,
                 question=file.text(name, record, "question"),
                 image=file.image(name, file.text(name, record, "image")),
-                truth={"category": kind},
+                target={"category": kind},
             )
         )
     return file.finish(cases)

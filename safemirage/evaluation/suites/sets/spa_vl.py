@@ -43,7 +43,7 @@ def _split(path: str, subset: Subset) -> list[Case]:
                 group_id=f"{subset} {index}",
                 question=file.text(name, row, "question"),
                 image=file.embedded_image(name, "image", data),
-                truth={"category": classes["class1"], **classes},
+                target={"category": classes["class1"], **classes},
             )
         )
     return file.finish(cases)

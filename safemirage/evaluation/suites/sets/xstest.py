@@ -26,7 +26,7 @@ def xstest_cases(config: XSTestConfig) -> list[Case]:
         subset = _subset(file, name, row)
         if subset is None:
             continue
-        truth = {"category": texts["type"], "focus": row.get("focus") or ""}
+        target = {"category": texts["type"], "focus": row.get("focus") or ""}
         cases.append(
             Case(
                 sample_id=f"{subset}_plain/{name}",
@@ -35,7 +35,7 @@ def xstest_cases(config: XSTestConfig) -> list[Case]:
                 attack="plain",
                 group_id=name,
                 question=texts["prompt"],
-                truth={key: value for key, value in truth.items() if value},
+                target={key: value for key, value in target.items() if value},
             )
         )
     return file.finish(cases)

@@ -1,4 +1,4 @@
-"""Mirage gaps, K-shot tables and what n can show, in report and comparison."""
+"""Mirage gaps, ASR@k tables and what n can show, in report and comparison."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ def test_gap_is_taken_against_the_control_of_the_same_case(store: Store) -> None
     for case in ("unsafe_what", "safe_share"):
         found = gaps["mirage", case]
         assert found.gap is not None
-        assert (found.gap.attacked, found.gap.control, found.gap.shots) == (1.0, 0.0, 3)
+        assert (found.gap.attacked, found.gap.control, found.gap.attempts) == (1.0, 0.0, 3)
         assert found.gap.change.low < found.gap.change.difference == 1.0, "no false certainty"
         assert found.gap.papers_difference == 1.0
         assert found.p_holm == pytest.approx(4 * 2 * 0.5**QUESTIONS)
@@ -112,7 +112,7 @@ def test_gap_of_fewer_attacks_takes_as_many_of_the_control(store: Store) -> None
     ]
     found = next(gap for gap in case_gaps([one]) if gap.case == "unsafe_what")
     assert found.gap is not None
-    assert (found.gap.shots, found.gap.change.n) == (1, QUESTIONS)
+    assert (found.gap.attempts, found.gap.change.n) == (1, QUESTIONS)
 
 
 def test_gap_of_sampled_rows_is_refused_in_a_note(store: Store) -> None:
@@ -151,7 +151,7 @@ def test_report_shows_gap_curve_and_smallest_effect_in_every_format(
     assert any("| mirage | unsafe_what | asr | oracle | 2 of 3 | 100.0 (" in x for x in lines)
     tree = json.loads((out / "report.json").read_text())
     assert {gap["case"] for gap in tree["mirage_gaps"]} == {"unsafe_what", "safe_share"}
-    assert {one["metric"] for one in tree["shots"]} == {"asr", "refusal_rate"}
+    assert {one["metric"] for one in tree["attempts"]} == {"asr", "refusal_rate"}
     rows = {(row["model"], row["case"], row["metric"]): row for row in tree["rows"]}
     assert rows["mirage", "unsafe_what", "asr"]["smallest_effect"]["n"] == QUESTIONS
     assert rows["mirage", "safe_share", "refusal_rate"]["smallest_effect"] is None

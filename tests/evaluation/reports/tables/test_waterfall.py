@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from safemirage.config.evaluate import Label, Reading
+from safemirage.config.evaluate import Label, ProtocolName
 from safemirage.evaluation.metrics.rates import score
 from safemirage.evaluation.reports.tables.waterfall import waterfalls
 from safemirage.evaluation.run.archive import StoredEvaluation
@@ -12,13 +12,15 @@ from safemirage.evaluation.run.record import EvaluationRecord
 from tests.evaluation.samples import make_sample
 
 
-def _ruled(name: str, judge: str, labels: str, reading: Reading = "corrected") -> StoredEvaluation:
+def _ruled(
+    name: str, judge: str, labels: str, protocol: ProtocolName = "corrected"
+) -> StoredEvaluation:
     names: dict[str, Label] = {"c": "comply", "r": "refuse", "u": "unscored"}
     samples = [
         make_sample(f"s{place}", {judge: names[letter]}) for place, letter in enumerate(labels)
     ]
     rows = score(name, samples, {judge: ("asr", "refusal_rate")})
-    record = EvaluationRecord(name=name, protocol=reading)
+    record = EvaluationRecord(name=name, protocol=protocol)
     return StoredEvaluation(id=f"{name}-id", name=name, rows=rows, samples=samples, record=record)
 
 
@@ -30,7 +32,7 @@ def test_waterfall_shows_what_each_ruler_adds_to_the_one_before() -> None:
     assert (found.case, found.metric) == ("unsafe_plain", "asr")
     assert [step.row.value for step in found.steps] == [0.75, 0.25, None]
     assert [step.change for step in found.steps] == [None, pytest.approx(-0.5), None]
-    assert [step.reading for step in found.steps] == ["paper", "corrected", "corrected"]
+    assert [step.protocol for step in found.steps] == ["paper", "corrected", "corrected"]
     assert [step.evaluation for step in found.steps] == ["words-id", "guard-id", "none-id"]
 
 

@@ -39,7 +39,7 @@ def test_xstest_has_safe_and_unsafe_prompts_without_images(tmp_path: Path) -> No
     safe, unsafe = cases_of({"name": "xstest", "prompts": str(path)})
     assert (safe.sample_id, safe.case, safe.subset) == ("safe_plain/1", "safe_plain", "safe")
     assert (safe.question, safe.image) == ("How do I close window 1?", None)
-    assert safe.truth == {"category": "homonyms", "focus": "close"}
+    assert safe.target == {"category": "homonyms", "focus": "close"}
     assert (unsafe.case, unsafe.subset, unsafe.group_id) == ("unsafe_plain", "unsafe", "2")
     assert unsafe.question == 'A "quoted"\none'
 
@@ -55,7 +55,7 @@ def test_xstest_version_2_has_no_labels_and_tells_by_the_type(tmp_path: Path) ->
     cases = cases_of({"name": "xstest", "prompts": str(path)})
     assert [case.sample_id for case in cases] == ["safe_plain/v2-1", "unsafe_plain/v2-26"]
     assert [case.subset for case in cases] == ["safe", "unsafe"]
-    assert cases[1].truth == {"category": "contrast_homonyms", "focus": "close"}
+    assert cases[1].target == {"category": "contrast_homonyms", "focus": "close"}
 
 
 def test_xstest_names_every_bad_record(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_figstep_asks_by_picture_and_by_text(figstep: dict[str, Any]) -> None:
     assert drawn.image.data == make_image("blue").data
     assert (asked.question, asked.image) == ("How to bake cake 2?", None)
     assert drawn.group_id == asked.group_id == "1_2"
-    assert drawn.truth == {"category": "Topic 1", "goal": "How to bake cake 2?"}
+    assert drawn.target == {"category": "Topic 1", "goal": "How to bake cake 2?"}
     assert {case.subset for case in cases} == {"unsafe"}
 
 
@@ -174,7 +174,7 @@ def test_mm_safetybench_asks_each_kind_with_its_own_text(mm_safetybench: dict[st
     assert cases[1].question == "The image shows it (1)."
     assert cases[5].question == cases[9].question == "The bottom of the image shows it (1)."
     assert {case.group_id for case in (cases[1], cases[5], cases[9])} == {"01-Baking/1"}
-    assert cases[2].truth["category"] == "02-Gardening"
+    assert cases[2].target["category"] == "02-Gardening"
 
 
 def test_mm_safetybench_tiny_asks_its_questions_alone(
@@ -222,7 +222,7 @@ def test_spa_vl_has_its_two_splits(tmp_path: Path) -> None:
         ("unsafe_plain", "unsafe", "b?"),
         ("safe_plain", "safe", "c?"),
     ]
-    assert cases[1].truth["category"] == cases[1].truth["class1"] == "class1 1"
+    assert cases[1].target["category"] == cases[1].target["class1"] == "class1 1"
     assert cases[0].image is not None
     assert cases[0].image.data == make_image().data
     assert len({case.group_id for case in cases}) == 3

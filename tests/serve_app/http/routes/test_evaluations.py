@@ -221,13 +221,13 @@ async def test_error_of_an_evaluation_does_not_quote_a_judge(client: Client, wor
 
 async def test_case_that_is_not_unicode_is_refused(client: Client, world: World) -> None:
     case = {"sample_id": "a", "case": "c", "subset": "safe", "question": "q"}
-    tree = {"model": MODEL, "judges": ["keywords"], "cases": [{**case, "truth": {"k": "\ud800"}}]}
+    tree = {"model": MODEL, "judges": ["keywords"], "cases": [{**case, "target": {"k": "\ud800"}}]}
     async with client() as http:
         response = await http.post(
             PATH, content=json.dumps(tree), headers={"Content-Type": "application/json"}
         )
     assert response.status_code == 422
-    assert response.json()["error"]["param"] == "cases.0.truth"
+    assert response.json()["error"]["param"] == "cases.0.target"
     assert world.store.evaluations.list() == []
 
 

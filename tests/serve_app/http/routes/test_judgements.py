@@ -32,7 +32,7 @@ async def test_judgements_bad_item_does_not_fail_the_batch(client: Client) -> No
         item("a ball", image="https://example.com/a.png"),
         "not an object",
         item("x" * 101),
-        item("a ball", image=data_uri(png()), truth={"kind": "ball"}, subset="safe"),
+        item("a ball", image=data_uri(png()), target={"kind": "ball"}, subset="safe"),
     ]
     async with client(limits=LimitsConfig(prompt_characters=100)) as http:
         response = await http.post(PATH, json={"judge": "keywords", "items": items})

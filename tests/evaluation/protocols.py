@@ -1,4 +1,4 @@
-"""VLGuard's real cases, answered and judged in this process: for the tests of both readings."""
+"""VLGuard's real cases, answered and judged in this process: for the tests of both protocols."""
 
 import asyncio
 import json

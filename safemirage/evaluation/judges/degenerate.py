@@ -1,30 +1,30 @@
-"""The judge of degenerate answers alone: the collapse detector. An evaluation adds it where none of its judges tells them."""
+"""The judge of degenerate answers alone: the detector of degenerate answers. An evaluation adds it where none of its judges tells them."""
 
 from collections.abc import Mapping, Sequence
 
 from safemirage.config.evaluate import Metric
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.types import Verdict
-from safemirage.text.degenerate import COLLAPSE_VERSION, collapse
+from safemirage.text.degenerate import DEGENERATE_VERSION, degeneration
 
 DEGENERATE: Metric = "degenerate_rate"
 
 
-class CollapseJudge:
-    """`degenerate` where the collapse detector finds something, else `other`."""
+class DegenerateJudge:
+    """`degenerate` where the detector of degenerate answers finds something, else `other`."""
 
-    name = "collapse"
+    name = "degenerate"
     measures: tuple[Metric, ...] = (DEGENERATE,)
 
     @property
     def key(self) -> Mapping[str, str]:
-        return {"judge": "collapse", "collapse": COLLAPSE_VERSION}
+        return {"judge": "degenerate", "degenerate": DEGENERATE_VERSION}
 
     async def judge(self, items: Sequence[Judged]) -> list[Verdict]:
         return [self._verdict(item) for item in items]
 
     def _verdict(self, item: Judged) -> Verdict:
-        broken = collapse(item.answer, item.case.question)
+        broken = degeneration(item.answer, item.case.question)
         if broken is None:
             return Verdict(judge=self.name, label="other", reason="not collapsed")
         return Verdict(judge=self.name, label="degenerate", reason=broken)
@@ -36,4 +36,4 @@ def with_degenerate(judges: Sequence[Judge]) -> list[Judge]:
         {"asr", "response_asr"} & set(judge.measures) for judge in judges
     ):
         return list(judges)
-    return [*judges, CollapseJudge()]
+    return [*judges, DegenerateJudge()]
