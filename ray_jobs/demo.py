@@ -28,7 +28,7 @@ from ray_jobs.cluster.head import (
 from ray_jobs.cluster.jobs import follow
 from safemirage.settings import Settings
 
-CONFIG = "configs/reproduce/miniature.yaml"
+CONFIG = "configs:reproduce/miniature.yaml"
 PROJECT = Path(__file__).parents[1]
 IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
 """Else the packages are installed, for a job too, and nothing is uploaded."""

@@ -26,7 +26,7 @@ from ray_jobs.train import TrainingFailed, run_training
 from ray_jobs.tune.outcome import SearchFailed, SearchOutcome
 from ray_jobs.worker.miniature import publish_suite
 from safemirage.config.loading.identity import digest_of
-from safemirage.config.loading.load import load_config, to_tree
+from safemirage.config.loading.load import load_config, run_file, to_tree
 from safemirage.config.plan import SearchPlan, load_search
 from safemirage.config.reproduce import ModelEntry, ReproduceConfig
 from safemirage.config.serve import ServeConfig
@@ -141,10 +141,11 @@ class Chain:
     def _step(self, entry: ModelEntry) -> _Step:
         seed = f"seed={self._config.seed}"
         overrides = (seed, *entry.overrides)
-        path = self._folder / entry.train
+        path = run_file(entry.train, beside=self._folder)
         search = None
         if entry.search is not None:
-            search = load_search(self._folder / entry.search, [seed, f"overrides=[{seed}]"])
+            file = run_file(entry.search, beside=self._folder)
+            search = load_search(file, [seed, f"overrides=[{seed}]"])
         return _Step(
             entry=entry,
             config=load_config(TrainConfig, path, overrides),
@@ -161,7 +162,7 @@ class Chain:
         if step.entry.search not in self._searches:
             _say(show(outcome))
             self._searches[step.entry.search] = outcome
-        path = self._folder / step.entry.train
+        path = run_file(step.entry.train, beside=self._folder)
         return load_config(TrainConfig, path, [*outcome.knee_overrides, *step.overrides])
 
     def _measured(
@@ -253,7 +254,8 @@ def _service(
     config: ReproduceConfig, folder: Path, settings: Settings
 ) -> Iterator[EvaluationClient]:
     """A client of the service, which is ended on leaving unless the config keeps it."""
-    serve_config = load_config(ServeConfig, folder / config.serve, config.serve_overrides)
+    file = run_file(config.serve, beside=folder)
+    serve_config = load_config(ServeConfig, file, config.serve_overrides)
     service = start_service(serve_config, settings)
     _say(f"service: {service.url}/")
     try:
@@ -280,14 +282,15 @@ def _say(line: str) -> None:
 def run_command(path: Path, overrides: Sequence[str]) -> int:
     """What `safemirage reproduce` does; returns its exit code."""
     config = load_config(ReproduceConfig, path, overrides)
+    folder = run_file(path).parent
     settings = read_settings()
     try:
         with open_store(settings.store_url) as store:
-            chain = Chain(config, path.parent, settings=settings, store=store)
+            chain = Chain(config, folder, settings=settings, store=store)
             ray.init(
                 runtime_env=runtime_env(settings), log_to_driver=False, logging_level="warning"
             )
-            with _service(config, path.parent, settings) as client:
+            with _service(config, folder, settings) as client:
                 chain.run(client)
     except (TrainingFailed, SearchFailed, ServiceError) as error:
         print(error, file=sys.stderr)

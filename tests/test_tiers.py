@@ -16,7 +16,7 @@ from safemirage.cli.jobs import JOBS
 ROOT = Path(__file__).parents[1]
 
 TIERS = (
-    {"config", "files", "text", "progress", "versions"},
+    {"config", "files", "text", "progress", "versions", "extras"},
     {"databases", "storage"},
     {"settings"},
     {"data", "store", "tracking"},

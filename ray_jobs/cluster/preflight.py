@@ -14,9 +14,11 @@ from safemirage.config.model import ModelConfig
 from safemirage.config.train import TrainConfig, WorkersConfig
 from safemirage.config.world import is_miniature
 from safemirage.evaluation.run.preflight import missing_of
+from safemirage.extras import absent, install_hint
 from safemirage.models.presence import missing_weights
 from safemirage.training.samples.order import Division
 
+_PACKAGES = ("ray", "torch", "transformers", "mlflow")
 _WATCH_JUDGES = "watch.evaluation.judges"
 _SMALLER = "change workers.count, workers.gpu or workers.cpus, or join a larger one by RAY_ADDRESS"
 
@@ -31,6 +33,8 @@ def preflight(
         is_trial: whether a search has made sure before that the cluster holds the workers. A node that went away since
             is the machine's fault, and is waited for.
     """
+    if missing := absent(*_PACKAGES, *({"deepspeed"} & {config.engine.name})):
+        return [install_hint(*missing)]
     model = check_weights(config.model)
     memory = [] if model else _memory(config, nodes)
     room = [] if is_trial else _workers(config.workers, nodes)

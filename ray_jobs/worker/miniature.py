@@ -10,7 +10,6 @@ The world's seed is the run's `seed`, so one number makes a chain of its own.
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
 from safemirage.config.loading.load import ConfigError, load_config
@@ -21,7 +20,7 @@ from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.world import World, build_world
 from safemirage.storage import Storage
 
-BASE_CONFIG = "train/miniature_base.yaml"
+BASE_CONFIG = "configs:train/miniature_base.yaml"
 
 TrainBase = Callable[[TrainConfig], Path]
 """Trains a config and says where its export lies."""
@@ -29,8 +28,7 @@ TrainBase = Callable[[TrainConfig], Path]
 
 def base_config(seed: int) -> TrainConfig:
     """The miniature's base run for one seed."""
-    path = Path(str(files("configs"))) / BASE_CONFIG
-    return load_config(TrainConfig, path, [f"seed={seed}"])
+    return load_config(TrainConfig, BASE_CONFIG, [f"seed={seed}"])
 
 
 def resolve_miniature(config: TrainConfig, storage: Storage, train_base: TrainBase) -> TrainConfig:

@@ -23,6 +23,7 @@ from safemirage.cli import (
     job_env,
     jobs,
     judges,
+    listing,
     prepare,
     probes,
     report,
@@ -34,6 +35,7 @@ from safemirage.data.records import DataError, DataWarning
 from safemirage.evaluation.errors import EvaluationError, NoSuchEvaluation
 from safemirage.evaluation.generators import GenerationError
 from safemirage.evaluation.suites.folder import SuiteError
+from safemirage.extras import install_hint
 from safemirage.models.families import UnknownFamilyError
 from safemirage.models.manifest import ExportError
 from safemirage.training.job import (
@@ -67,6 +69,7 @@ app.command("judge-check")(judges.judge_check)
 app.command("audit-judge")(judges.audit_judge)
 app.command("export")(exchange.export_evaluation)
 app.command("import")(exchange.import_evaluation)
+app.command("list")(listing.list_stored)
 app.command("serve")(jobs.serve)
 app.command("reproduce")(jobs.reproduce)
 app.command("demo")(jobs.demo)
@@ -80,7 +83,6 @@ _BAD_INPUT = (
     SuiteError,
     UnknownFamilyError,
     OSError,
-    ModuleNotFoundError,
 )
 """A command that cannot start as it was asked for: exit code 2, which is also that of a usage error."""
 _FAILURES = (
@@ -126,7 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.simplefilter("always", DataWarning)
         warnings.showwarning = lambda message, *_: errors.print(f"warning: {message}", markup=False)
         try:
-            app(args=arguments)
+            app(args=arguments, prog_name="safemirage")
+        except ModuleNotFoundError as error:
+            said = install_hint(error.name) if error.name else str(error)
+            errors.print(f"error: {said}", markup=False)
+            sys.exit(2)
         except (*_BAD_INPUT, *_FAILURES) as error:
             errors.print(f"error: {error}", markup=False)
             sys.exit(2 if isinstance(error, _BAD_INPUT) else 1)

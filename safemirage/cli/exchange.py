@@ -20,22 +20,21 @@ def export_evaluation(
     `safemirage import` reads, or as Inspect's logs."""
     from safemirage.evaluation.run.archive import find_evaluation
     from safemirage.settings import read_settings
-    from safemirage.store import Store, open_store
-    from safemirage.store.evaluations import Evaluation
-
-    def write(store: Store, found: Evaluation) -> list[Path]:
-        if format == "inspect":
-            from safemirage.evaluation.reports.inspect import write_inspect_logs
-
-            return write_inspect_logs(store, found, folder, with_images=images)
-        from safemirage.store.parquet import export_evaluation as write_parquet
-
-        return write_parquet(store, found.id, folder, with_images=images)
+    from safemirage.store import open_store
 
     settings = read_settings()
     with open_store(settings.store_url) as store:
-        for path in write(store, find_evaluation(store, evaluation, settings)):
-            Console().print(str(path), soft_wrap=True)
+        found = find_evaluation(store, evaluation, settings)
+        if format == "inspect":
+            from safemirage.evaluation.reports.inspect import write_inspect_logs
+
+            paths = write_inspect_logs(store, found, folder, with_images=images)
+        else:
+            from safemirage.store.parquet import export_evaluation as write_parquet
+
+            paths = write_parquet(store, found.id, folder, with_images=images)
+    for path in paths:
+        Console().print(str(path), soft_wrap=True)
 
 
 def import_evaluation(

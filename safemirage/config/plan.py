@@ -13,6 +13,7 @@ from safemirage.config.loading.load import (
     build_config,
     load_config,
     read_tree,
+    run_file,
     set_path,
     to_tree,
 )
@@ -43,9 +44,8 @@ def load_search(path: Path | str, overrides: Sequence[str] = ()) -> SearchPlan:
     Raises:
         ConfigError: either file is wrong, or a path or value of `space` or `warm_start` is no valid train config.
     """
-    path = Path(path)
     config = load_config(SearchConfig, path, overrides)
-    base = path.parent / Path(config.base).expanduser()
+    base = run_file(config.base, beside=run_file(path).parent)
     return plan_search(replace(config, base=os.path.abspath(base)), source=str(path))
 
 

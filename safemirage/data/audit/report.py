@@ -104,12 +104,8 @@ def write_plot(audit: Audit, path: Path, *, top: int = 15) -> None:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "a plot needs matplotlib: pip install 'safemirage[plot]'", name=error.name
-        ) from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(13, 6), layout="constrained")
     words, lookup = figure.subplots(1, 2)
     _draw_words(words, audit.words["first word"][:top][::-1])

@@ -224,7 +224,7 @@ def test_device_that_is_not_there_is_named(
 
 def test_engine_that_is_not_installed_names_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert "needs torch and transformers, not installed here; pip install" in str(
+    assert "torch and transformers are not installed; pip install 'safemirage[train]'" in str(
         missing_packages("transformers")
     )
     assert "safemirage[vllm]" in str(missing_packages("vllm"))

@@ -7,7 +7,6 @@ README.md, commit cade637. A Parquet file a split; an image is the struct {bytes
 
 from typing import Any
 
-from safemirage.config.loading.load import ConfigError
 from safemirage.config.sets import SPAVLConfig
 from safemirage.data.records import DataError
 from safemirage.evaluation.suites.sets.file import SetFile
@@ -50,11 +49,9 @@ def _split(path: str, subset: Subset) -> list[Case]:
 
 
 def _rows(file: SetFile) -> list[dict[str, Any]]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{file.path}: Parquet needs pyarrow: safemirage[parquet]") from error
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         table = pq.read_table(file.path)
     except (OSError, pa.ArrowException) as error:
