@@ -350,17 +350,25 @@ def _estimate(config: TrainConfig) -> str:
     return "\n".join(lines)
 
 
+def train_file(file: Path | str, overrides: Sequence[str], settings: Settings) -> RunRecord:
+    """The finished run of a train file. What is missing on this machine is said before a cluster of its own is started.
+
+    Raises: as `run_training` does.
+    """
+    config = load_located(TrainConfig, file, overrides, settings)
+    if not os.environ.get("RAY_ADDRESS") and (problems := preflight(config, nodes=[local_node()])):
+        raise PreflightError("\n".join(problems))
+    return run_training(config, settings=settings)
+
+
 def run_command(file: Path, overrides: Sequence[str], *, estimate: bool = False) -> int:
     """What `safemirage train` does; returns its exit code."""
     settings = read_settings()
-    config = load_located(TrainConfig, file, overrides, settings)
     if estimate:
-        print(_estimate(config))
+        print(_estimate(load_located(TrainConfig, file, overrides, settings)))
         return 0
-    if not os.environ.get("RAY_ADDRESS") and (problems := preflight(config, nodes=[local_node()])):
-        raise PreflightError("\n".join(problems))
     try:
-        record = run_training(config, settings=settings)
+        record = train_file(file, overrides, settings)
     except TrainingFailed as error:
         print(error, file=sys.stderr)
         return 1

@@ -33,7 +33,8 @@ def preflight(
         is_trial: whether a search has made sure before that the cluster holds the workers. A node that went away since
             is the machine's fault, and is waited for.
     """
-    if missing := absent(*_PACKAGES, *({"deepspeed"} & {config.engine.name})):
+    engine = ["deepspeed"] if config.engine.name == "deepspeed" else []
+    if missing := absent(*_PACKAGES, *engine):
         return [install_hint(*missing)]
     model = check_weights(config.model)
     memory = [] if model else _memory(config, nodes)

@@ -20,6 +20,7 @@ from safemirage.cli import (
     convert,
     evaluate,
     exchange,
+    gate,
     job_env,
     jobs,
     judges,
@@ -63,6 +64,7 @@ app.command("attack-search")(attack_search.attack_search)
 app.add_typer(probes.app, name="probe")
 app.command("rescore")(rescore.rescore)
 app.command("compare")(compare.compare)
+app.command("gate")(gate.gate)
 app.command("report")(report.report)
 app.command("utility")(utility.utility)
 app.command("judge-check")(judges.judge_check)

@@ -142,8 +142,10 @@ def _evaluations(store: "Store", _: "Settings") -> Iterator[Entry]:
         record = readable(evaluation)
         what = "recorded by another version"
         if record is not None:
-            judges = ", ".join(judge.name for judge in record.judges)
-            what = f"{record.suite or 'single questions'}, {evaluation.done} of {evaluation.total} answered; {judges}"
+            judges = [judge.name for judge in record.judges]
+            suite = record.suite or "single questions"
+            counted = f"{evaluation.done} of {evaluation.total} answered"
+            what = ", ".join([suite, counted, *judges])
         yield Entry(
             name=evaluation.id if record is None else record.name,
             id=evaluation.id,

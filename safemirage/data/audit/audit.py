@@ -5,8 +5,9 @@ A data set in which one word gives the label away teaches a model to refuse the 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from safemirage.data.audit.examples import Example
+from safemirage.data.audit.examples import Example, read_examples
 from safemirage.data.audit.lookup import (
     Lookup,
     LookupScore,
@@ -53,6 +54,28 @@ class Audit:
     """Lookups on the file itself: fitted on four fifths of its images, scored on the others, all five ways."""
     transfers: tuple[Transfer, ...]
     verdict: str
+
+
+def audit_files(
+    file: Path | str,
+    against: Sequence[Path | str] = (),
+    *,
+    image_folder: Path | str | None = None,
+    skip_bad: bool = False,
+) -> Audit:
+    """The audit of a VLGuard or LLaVA file, against others. Raises DataError as `read_examples` does."""
+    names = _names([Path(path) for path in (file, *against)])
+    examples = {
+        name: read_examples(path, image_folder, skip_bad=skip_bad) for name, path in names.items()
+    }
+    first, *others = names
+    return audit(first, examples[first], {name: examples[name] for name in others})
+
+
+def _names(paths: Sequence[Path]) -> dict[str, Path]:
+    """The files by what they are called on screen: their name, or the path where two have one name."""
+    names = [path.name for path in paths]
+    return {(str(path) if names.count(path.name) > 1 else path.name): path for path in paths}
 
 
 def audit(

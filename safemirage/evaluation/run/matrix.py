@@ -6,15 +6,19 @@ Where the models run is not settled here: `open_model` may open them in this pro
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig, OpenAIConfig, judging_model
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import ConfigError, to_tree
+from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import GenerationError, Generator
 from safemirage.evaluation.generators.build import open_generator
+from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluation
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.preflight import require
 from safemirage.evaluation.run.process import OpenModel, run_evaluation
@@ -44,7 +48,7 @@ class Outcome:
 
 
 def load_configs(
-    path: Path,
+    path: Path | str,
     models: Sequence[str],
     suites: Sequence[str],
     overrides: Sequence[str],
@@ -124,6 +128,29 @@ def run_here(
                 on_progress_of=on_progress_of,
             )
         )
+
+
+def evaluate_file(
+    path: Path | str, overrides: Sequence[str], settings: Settings
+) -> StoredEvaluation:
+    """The finished evaluation of a run file, made in this process, also where an event loop runs, as in a notebook.
+
+    Raises:
+        ConfigError: the file cannot be used, or something that it names is missing.
+        EvaluationError: it failed.
+    """
+    configs = load_configs(path, [], [], overrides, settings)
+    with ThreadPoolExecutor(max_workers=1) as pool:  # a thread has no event loop yet
+        work = partial(run_here, configs, on_progress_of=_in_silence, settings=settings)
+        (outcome,) = pool.submit(work).result()
+    if outcome.problem or outcome.evaluation is None:
+        raise EvaluationError(f"evaluation {outcome.config.name}: {outcome.problem}")
+    with open_store(settings.store_url) as store:
+        return load_evaluation(store, outcome.evaluation)
+
+
+def _in_silence(_: EvaluateConfig) -> OnProgress:
+    return lambda done, total: None
 
 
 async def run_many(
