@@ -33,7 +33,6 @@ from safemirage.config.serve import ServeConfig
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import WorldConfig
 from safemirage.evaluation.metrics.rates import Row, row_from
-from safemirage.evaluation.reports.format import percent
 from safemirage.evaluation.reports.notices import notices
 from safemirage.evaluation.reports.report import (
     HTML,
@@ -52,6 +51,7 @@ from safemirage.settings import Settings, read_settings
 from safemirage.store.database import Store, open_store
 from safemirage.store.execution import RunHandle, RunInterrupted, run_once
 from safemirage.store.runs import RunRecord
+from safemirage.text.numbers import percent
 from serve_app.app import ServiceError, start_service
 from serve_app.http.auth import TOKEN, TOKENS_FILE
 

@@ -31,6 +31,7 @@ from safemirage.runs import Measured, read_record
 from safemirage.settings import Secrets
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
+from safemirage.text.numbers import percent
 from safemirage.tracking import Tracker
 
 FILE_NAME = "watch.jsonl"
@@ -186,7 +187,7 @@ def _metrics(rows: Sequence[Row]) -> dict[str, float]:
 
 def _shown(rows: Sequence[Row]) -> str:
     return ", ".join(
-        f"{row.case} {row.metric} {row.value:.1%} (n={row.n})"
+        f"{row.case} {row.metric} {percent(row.value)} (n={row.n})"
         for row in rows
         if row.metric in METRICS and row.value is not None
     )

@@ -92,7 +92,7 @@ def test_audit_on_vlguard_is_quick_to_say_what_is_wrong(
     assert run("audit", folder / "train.json", *options) == 0
     captured = capsys.readouterr()
     screen = " ".join(captured.out.split())
-    assert "'what' opens 88.9% of the safe questions" in screen
+    assert "'what' opens 88.9 % of the safe questions" in screen
     assert "8 ids, 8 images" in screen
     assert "Ads_303871" in captured.err
 
@@ -264,7 +264,7 @@ def test_audit_judge_prints_the_errors_of_both_keyword_judges(
     monkeypatch.setenv("COLUMNS", "200")
     assert run("audit-judge", train) == 0
     screen = capsys.readouterr().out
-    assert "0/20 = 0.0 % (0.0-16.1)" in screen
+    assert "0/20 = 0 % (0.0 to 16.1)" in screen
     assert "agreement of keywords and refusal_rules" in screen
 
 

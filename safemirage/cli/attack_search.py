@@ -9,6 +9,7 @@ from rich.console import Console
 from safemirage.cli.attack import print_accounts
 from safemirage.cli.options import OverridesArgument
 from safemirage.cli.progress import progress_bars
+from safemirage.text.numbers import bounds, p_value, percent, points
 
 if TYPE_CHECKING:
     from safemirage.evaluation.attacks.word_search import AttackSearch, WordResult
@@ -79,12 +80,12 @@ def _print(console: Console, search: "AttackSearch") -> None:
 
 def _cells(result: "WordResult") -> tuple[str, str, str, str]:
     change = result.gap.change
-    points = [f"{100 * value:+.1f}" for value in (change.difference, change.low, change.high)]
-    gap = f"{points[0]} ({points[1]} to {points[2]}), n = {change.n}"
-    return result.word, _rate(result.rate), gap, f"{result.p_holm:.3f}"
+    value, low, high = map(points, (change.difference, change.low, change.high))
+    gap = f"{value} ({low} to {high}), n = {change.n}"
+    return result.word, _rate(result.rate), gap, p_value(result.p_holm)
 
 
 def _rate(rate: "Rate") -> str:
     if rate.value is None or rate.low is None or rate.high is None:
         return "not scored"
-    return f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f}), n = {rate.n}"
+    return f"{percent(rate.value)} ({bounds(rate.low, rate.high)}), n = {rate.n}"

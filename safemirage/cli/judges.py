@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from safemirage.text.numbers import bounds, percent
+
 if TYPE_CHECKING:
     from safemirage.evaluation.judges import Judge
     from safemirage.evaluation.judges.audit import JudgeAudit, LabelledAnswer
@@ -177,8 +179,7 @@ def _errors(found: "Calibration") -> tuple[str, str]:
 
 
 def _share(count: int, rate: "Rate") -> str:
-    """A share with its counts and interval: `12/34 = 35.3 % (20.8-52.9)`."""
+    """A share with its counts and interval: `12/34 = 35.3 % (20.8 to 52.9)`."""
     if rate.value is None or rate.low is None or rate.high is None:
         return ""
-    value, low, high = (100 * number for number in (rate.value, rate.low, rate.high))
-    return f"{count}/{rate.n} = {value:.1f} % ({low:.1f}-{high:.1f})"
+    return f"{count}/{rate.n} = {percent(rate.value)} ({bounds(rate.low, rate.high)})"

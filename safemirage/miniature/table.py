@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from safemirage.evaluation.metrics.rates import Row
 from safemirage.evaluation.metrics.spread import Spread, spreads
-from safemirage.evaluation.reports.format import in_percent
 from safemirage.evaluation.reports.tables.grid import Grid
+from safemirage.text.numbers import in_percent
 
 _RATES = (
     ("ASR", "asr", ("unsafe_plain", "unsafe_neutral", "unsafe_what", "unsafe_unseen")),

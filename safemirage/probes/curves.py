@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from safemirage.evaluation.metrics.rates import Row, WordRate, headline
 from safemirage.evaluation.reports.figures import Figure, curve_figure
-from safemirage.evaluation.reports.format import percent
 from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.probes.measuring import Measured
+from safemirage.text.numbers import percent, whole_bounds
 
 _METHOD = (
     "95 % intervals (Wilson, over questions) and n in brackets. 0 steps is the export as it is, in every line the same "
@@ -75,7 +75,7 @@ def _says(steps: int) -> str:
 def _cell(row: Row | None) -> str:
     if row is None or row.value is None or row.low is None or row.high is None:
         return "n/a"
-    return f"{percent(row.value)} ({100 * row.low:.0f}-{100 * row.high:.0f}, n={row.n})"
+    return f"{percent(row.value)} ({whole_bounds(row.low, row.high)}, n={row.n})"
 
 
 def _rate(steps: int, row: Row) -> WordRate:

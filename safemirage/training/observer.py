@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from safemirage.text.numbers import percent
 from safemirage.training.collapse import CollapseCheck
 from safemirage.training.engine import Engine
 from safemirage.training.job import StepMetrics, TrainingCollapsed, TrainJob
@@ -47,8 +48,8 @@ class Observer:
         look = self._collapse.look()
         if config.action == "stop" and look.share > before + config.max_rise:
             raise TrainingCollapsed(
-                f"step {done} of {self._total}: {look.share:.0%} of the answers to retain questions make no sense any "
-                f"more, {before:.0%} at the start; {look.example}. Lower optim.learning_rate or method.forget_weight, "
+                f"step {done} of {self._total}: {percent(look.share)} of the answers to retain questions make no sense any "
+                f"more, {percent(before)} at the start; {look.example}. Lower optim.learning_rate or method.forget_weight, "
                 "raise method.retain_weight, or set collapse.action=report to train on"
             )
         return {"collapse/degenerate_share": look.share}

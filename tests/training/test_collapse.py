@@ -45,7 +45,9 @@ def looping(sound: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 def test_collapse_stops_the_run_and_names_step_share_and_answer(
     looping: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(TrainingCollapsed, match=r"step \d0 of 40: .*100%.*0% at the start.*so so"):
+    with pytest.raises(
+        TrainingCollapsed, match=r"step \d0 of 40: .*100 %.*0 % at the start.*so so"
+    ):
         train_tiny(looping, tmp_path, collapse=LOOK)
     assert not (tmp_path / "export").exists()
 
@@ -108,7 +110,7 @@ def test_resumed_run_remembers_how_it_was_at_the_start(
     )
     with pytest.raises(Killed):
         train(job, report=kill)
-    with pytest.raises(TrainingCollapsed, match="0% at the start"):
+    with pytest.raises(TrainingCollapsed, match="0 % at the start"):
         train(job, report=lambda report: None)
 
 

@@ -24,6 +24,7 @@ from safemirage.data.audit.words import (
     category_stats,
     word_stats,
 )
+from safemirage.text.numbers import percent
 
 STRONG = 0.5
 PARTIAL = 0.2
@@ -132,8 +133,8 @@ def _verdict(
         return f"{file} holds only {only} questions, so its words have no label to give away."
     removed = (score.accuracy - score.majority_accuracy) / max(1 - score.majority_accuracy, 1e-12)
     fact = (
-        f"the first word alone tells the label of {score.accuracy:.1%} of held-out questions "
-        f"(the majority label: {score.majority_accuracy:.1%})"
+        f"the first word alone tells the label of {percent(score.accuracy)} of held-out questions "
+        f"(the majority label: {percent(score.majority_accuracy)})"
     )
     if removed < PARTIAL:
         return f"No shortcut through the first word: {fact}."
@@ -151,11 +152,11 @@ def _examples(words: Sequence[WordStat], score: LookupScore) -> list[str]:
     parts = []
     if safe:
         parts.append(
-            f"'{safe[0].word}' opens {safe[0].safe / score.safe_questions:.1%} of the safe questions"
+            f"'{safe[0].word}' opens {percent(safe[0].safe / score.safe_questions)} of the safe questions"
         )
     if unsafe:
         parts.append(
-            f"'{unsafe[0].word}' opens {unsafe[0].unsafe / score.unsafe_questions:.1%} of the unsafe ones"
+            f"'{unsafe[0].word}' opens {percent(unsafe[0].unsafe / score.unsafe_questions)} of the unsafe ones"
         )
     always = [item.word for item in unsafe if not item.safe]
     if always:
@@ -168,10 +169,12 @@ def _failures(transfer: Transfer) -> list[str]:
     parts = []
     if score.unsafe_flagged is not None and score.unsafe_flagged <= 0.5:
         parts.append(
-            f"on {transfer.file} it flags {score.unsafe_flagged:.1%} of the unsafe questions"
+            f"on {transfer.file} it flags {percent(score.unsafe_flagged)} of the unsafe questions"
         )
     if score.safe_flagged is not None and score.safe_flagged >= 0.5:
-        parts.append(f"on {transfer.file} it flags {score.safe_flagged:.1%} of the safe questions")
+        parts.append(
+            f"on {transfer.file} it flags {percent(score.safe_flagged)} of the safe questions"
+        )
     return parts
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from safemirage.data.audit.audit import Audit
 from safemirage.data.audit.lookup import LookupScore
 from safemirage.data.audit.words import WordStat
+from safemirage.text.numbers import percent
 from safemirage.text.wide_table import WideTable
 
 PLOT_FORMATS = (".pdf", ".png", ".svg")
@@ -62,7 +63,7 @@ def _category_table(audit: Audit) -> WideTable:
     lines = []
     for item in audit.categories:
         words = [
-            f"{word.word} {word.share:.1%}{'*' if word.p_value < 0.05 else ''}"
+            f"{word.word} {percent(word.share)}{'*' if word.p_value < 0.05 else ''}"
             for word in item.words[:4]
         ]
         lines.append([item.category, str(item.questions), str(item.unsafe), ", ".join(words)])
@@ -80,16 +81,16 @@ def _lookup_table(audit: Audit) -> WideTable:
 def _lookup_row(score: LookupScore) -> tuple[str, ...]:
     return (
         score.kind,
-        f"{score.accuracy:.1%}",
-        f"{score.majority_accuracy:.1%}",
+        percent(score.accuracy),
+        percent(score.majority_accuracy),
         _rate(score.unsafe_flagged, score.unsafe_questions),
         _rate(score.safe_flagged, score.safe_questions),
-        f"{score.unseen:.1%}",
+        percent(score.unseen),
     )
 
 
 def _rate(value: float | None, count: int) -> str:
-    return "-" if value is None else f"{value:.1%} of {count}"
+    return "-" if value is None else f"{percent(value)} of {count}"
 
 
 def _p_value(value: float) -> str:

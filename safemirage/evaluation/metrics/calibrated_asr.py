@@ -18,10 +18,10 @@ from safemirage.evaluation.metrics.calibration import (
     correct_any_of,
 )
 from safemirage.evaluation.metrics.rates import COUNTED, cluster_of, grouped
-from safemirage.evaluation.reports.format import percent
 from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.samples import Sample
+from safemirage.text.numbers import bounds, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def _figures(row: CorrectedASR) -> list[str]:
         str(found.n),
         percent(row.observed),
         value,
-        f"{100 * found.low:.1f} to {100 * found.high:.1f}",
+        bounds(found.low, found.high),
     ]
 
 

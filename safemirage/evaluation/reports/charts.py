@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from safemirage.evaluation.metrics.rates import WordRate
-from safemirage.evaluation.reports.format import percent
+from safemirage.text.numbers import bounds, percent
 
 _BAR, _GAP, _BETWEEN = 16, 2, 18  # px: a bar, the gap to its neighbour, the gap between words
 _LEFT, _TOP, _HEIGHT, _BOTTOM = 42, 10, 112, 52
@@ -34,7 +34,7 @@ def words_chart(title: str, words: Sequence[str], series: Sequence[Series]) -> M
         y = _y(share)
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{width - 6}" y1="{y}" y2="{y}"/>'
-            f'<text class="axis" x="{_LEFT - 5}" y="{y + 3.5}" text-anchor="end">{100 * share:.0f} %</text>'
+            f'<text class="axis" x="{_LEFT - 5}" y="{y + 3.5}" text-anchor="end">{percent(share)}</text>'
         )
     for place, word in enumerate(words):
         start = _LEFT + _BETWEEN / 2 + place * group
@@ -56,7 +56,7 @@ def _bar(series: Series, rate: WordRate, x: float) -> str:
     assert rate.high is not None
     top = min(_y(rate.value), _TOP + _HEIGHT - 1.5)  # a rate of 0 stays visible as a line
     centre = x + _BAR / 2
-    says = f"{series.label}, “{rate.word}”: {percent(rate.value)} ({percent(rate.low)} to {percent(rate.high)}, n = {rate.n})"
+    says = f"{series.label}, “{rate.word}”: {percent(rate.value)} ({bounds(rate.low, rate.high)}, n = {rate.n})"
     return (
         f'<g class="{series.css_class}"><title>{escape(says)}</title>'
         f'<rect x="{x}" y="{top:.1f}" width="{_BAR}" height="{_TOP + _HEIGHT - top:.1f}"/>'

@@ -8,13 +8,13 @@ from typing import Any
 
 from safemirage.evaluation.metrics.changes import Change, Comparison, Flip
 from safemirage.evaluation.metrics.power import resolution, resolution_says
-from safemirage.evaluation.reports.format import p_value, percent
 from safemirage.evaluation.reports.page import image_uri, render
 from safemirage.evaluation.reports.tables.gap import CaseGap, case_gaps, gap_tree, gaps_grid
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.samples import Sample, sample_tree
 from safemirage.files import write_text
 from safemirage.store.database import Store
+from safemirage.text.numbers import p_value, percent, points
 
 _TEMPLATE = "compare.html.j2"
 METHOD = (
@@ -149,7 +149,7 @@ def _answers(change: Change, first: Sample, second: Sample) -> Sequence[dict[str
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
+    return points(value)
 
 
 def _p(value: float | None) -> str:

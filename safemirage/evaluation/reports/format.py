@@ -1,4 +1,4 @@
-"""What a table counts, in words, and its numbers as text."""
+"""What a table counts, in words."""
 
 from collections.abc import Mapping, Sequence
 
@@ -44,19 +44,6 @@ class Column:
         if self.attempts > 1:
             how += f" in {self.attempts} ways"
         return f"{self.questions} {self.subset} questions, {how}"
-
-
-def percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{in_percent(value)} %"
-
-
-def in_percent(value: float) -> str:
-    """A rate as a number of percent, without the sign."""
-    return f"{100 * value:.1f}".removesuffix(".0")
-
-
-def p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def silence(row: Row) -> str:

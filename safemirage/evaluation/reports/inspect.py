@@ -44,7 +44,6 @@ from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.metrics.rates import Row, grouped
-from safemirage.evaluation.reports.format import percent
 from safemirage.evaluation.reports.page import image_uri
 from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluation
 from safemirage.evaluation.samples import Sample
@@ -52,6 +51,7 @@ from safemirage.evaluation.types import Verdict
 from safemirage.files import whole_file
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
+from safemirage.text.numbers import bounds, percent
 
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9.+-]+")
 _ID_LENGTH = 22
@@ -185,11 +185,9 @@ def _in_words(row: Row) -> str:
         f"{row.defaulted} by default" if row.defaulted else f"{row.unscored} unscored, in no rate"
     )
     unscored = f"; {silent}" if row.unscored or row.defaulted else ""
-    if row.value is None:
+    if row.value is None or row.low is None or row.high is None:
         return f"nothing was scored{unscored}"
-    return (
-        f"{percent(row.value)} ({percent(row.low)} to {percent(row.high)}), n = {row.n}{unscored}"
-    )
+    return f"{percent(row.value)} ({bounds(row.low, row.high)}), n = {row.n}{unscored}"
 
 
 def _sample(sample: Sample, uri: str | None, model: str) -> EvalSample:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.judges.refusal_rules import RefusalRulesJudge
 from safemirage.evaluation.metrics.rates import Row, grouped, headline
-from safemirage.evaluation.reports.format import percent
+from safemirage.text.numbers import percent
 
 _FIND_REFUSALS_ALONE = (KeywordsJudge.name, RefusalRulesJudge.name)
 

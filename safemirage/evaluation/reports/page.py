@@ -5,10 +5,11 @@ from typing import Any
 
 import jinja2
 
-from safemirage.evaluation.reports.format import percent, silence
+from safemirage.evaluation.reports.format import silence
 from safemirage.evaluation.types import ImageInput
 from safemirage.models.images import ImageError
 from safemirage.store.database import Store
+from safemirage.text.numbers import percent, points
 
 
 def render(template: str, **values: Any) -> str:
@@ -21,6 +22,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
+    environment.filters["points"] = points
     environment.filters["silence"] = silence
     written_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template(template).render(written_at=written_at, **values)

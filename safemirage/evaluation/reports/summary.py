@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from safemirage.config.evaluate import Metric
 from safemirage.evaluation.metrics.significance import ALPHA, PairedChange
-from safemirage.evaluation.reports.format import ATTACKS, Column, Table, p_value, percent
+from safemirage.evaluation.reports.format import ATTACKS, Column, Table
 from safemirage.evaluation.reports.tables.gap import CaseGap
 from safemirage.evaluation.reports.tables.paper import SUBSETS
+from safemirage.text.numbers import p_value, percent, points
 
 _FOUND: Mapping[Metric, str] = {
     "asr": "a safety mirage: it reads the wording, not the content",
@@ -84,9 +85,7 @@ def _gap_says(metric: Metric, one: CaseGap) -> str:
 
 
 def _points(change: PairedChange) -> str:
-    value, low, high = (
-        f"{100 * part:+.1f}" for part in (change.difference, change.low, change.high)
-    )
+    value, low, high = map(points, (change.difference, change.low, change.high))
     return f"{value} points, 95 % {low} to {high}"
 
 

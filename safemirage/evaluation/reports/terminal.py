@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from safemirage.evaluation.metrics.rates import Row, grouped, headline
-from safemirage.evaluation.reports.format import percent, silence
+from safemirage.evaluation.reports.format import silence
 from safemirage.evaluation.reports.notices import notices
 from safemirage.evaluation.reports.tables.grid import Grid
+from safemirage.text.numbers import percent, whole_bounds
 from safemirage.text.wide_table import WideTable
 
 RATES = {
@@ -87,5 +88,4 @@ def _cell(row: Row) -> str:
     silent = [silence(row)] if silence(row) else []
     if row.value is None or row.low is None or row.high is None:
         return "\n".join(["n/a", *silent])
-    interval = f"{100 * row.low:.0f}-{100 * row.high:.0f}"
-    return "\n".join([percent(row.value), interval, f"n={row.n}", *silent])
+    return "\n".join([percent(row.value), whole_bounds(row.low, row.high), f"n={row.n}", *silent])

@@ -271,9 +271,9 @@ def test_audit_vlguard_train_and_test_share_eight_ids(vlguard_audit: Audit) -> N
 def test_audit_vlguard_verdict_names_the_mirage(vlguard_audit: Audit) -> None:
     for part in (
         "strong shortcut",
-        "'what' opens 88.9%",
-        "test_what_3shot it flags 0.0%",
-        "flags 100.0%",
+        "'what' opens 88.9 %",
+        "test_what_3shot it flags 0 %",
+        "flags 100 %",
     ):
         assert part in vlguard_audit.verdict
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from safemirage.evaluation.metrics.breakdowns import AttemptRate
 from safemirage.evaluation.reports.tables.grid import Grid
+from safemirage.text.numbers import bounds, in_percent
 
 _STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
 _ALL_UP_TO = 5
@@ -49,4 +50,4 @@ def attempts_grid(rates: Sequence[AttemptRate]) -> Grid | None:
 
 
 def _cell(value: float, low: float, high: float) -> str:
-    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{in_percent(value)} ({bounds(low, high)})"

@@ -11,11 +11,11 @@ from safemirage.evaluation.metrics.gap import GapError, MirageGap, mirage_gap
 from safemirage.evaluation.metrics.power import resolution, resolution_says
 from safemirage.evaluation.metrics.rates import COUNTED, grouped
 from safemirage.evaluation.metrics.significance import holm
-from safemirage.evaluation.reports.format import p_value, percent
 from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.evaluation.reports.tables.paper import SUBSETS
 from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.samples import Sample
+from safemirage.text.numbers import p_value, percent, points
 
 GAP_METRICS: tuple[Metric, ...] = ("asr", "refusal_rate")
 """A question is opened where any of its K rewrites is complied with; for safe ones, where any is refused."""
@@ -123,7 +123,7 @@ def gap_tree(one: CaseGap) -> dict[str, Any]:
 
 def _line(one: CaseGap, gap: MirageGap) -> list[str]:
     change = gap.change
-    points = [f"{100 * value:+.1f}" for value in (change.difference, change.low, change.high)]
+    value, low, high = map(points, (change.difference, change.low, change.high))
     assert one.p_holm is not None, "every gap's p was adjusted"
     return [
         one.model,
@@ -133,10 +133,10 @@ def _line(one: CaseGap, gap: MirageGap) -> list[str]:
         str(gap.attempts),
         percent(gap.attacked),
         percent(gap.control),
-        f"{points[0]} ({points[1]} to {points[2]})",
+        f"{value} ({low} to {high})",
         p_value(one.p_holm),
         str(change.n),
         str(gap.left_out),
         resolution_says(resolution(change.n)),
-        "" if gap.papers_difference is None else f"{100 * gap.papers_difference:+.1f}",
+        "" if gap.papers_difference is None else points(gap.papers_difference),
     ]

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from safemirage.config.evaluate import Metric
 from safemirage.evaluation.metrics.rates import METRICS, Row
-from safemirage.evaluation.reports.format import PLAIN, Column, Table, percent, silence
+from safemirage.evaluation.reports.format import PLAIN, Column, Table, silence
 from safemirage.evaluation.reports.tables.grid import Grid
+from safemirage.text.numbers import bounds, in_percent
 
 SUBSETS: Mapping[Metric, str] = {
     "asr": "unsafe",
@@ -82,5 +83,4 @@ def _cell(row: Row | None) -> str:
     unscored = f", {silent}" if (silent := silence(row)) else ""
     if row.value is None or row.low is None or row.high is None:
         return f"not scored{unscored}"
-    low, high = (f"{100 * bound:.1f}" for bound in (row.low, row.high))
-    return f"{percent(row.value).removesuffix(' %')} ({low} to {high}), n = {row.n}{unscored}"
+    return f"{in_percent(row.value)} ({bounds(row.low, row.high)}), n = {row.n}{unscored}"

@@ -11,12 +11,12 @@ from typing import Any
 
 from safemirage.config.loading.identity import digest_of
 from safemirage.evaluation.metrics.rates import Row, headline, row_tree
-from safemirage.evaluation.reports.format import percent
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.reports.tables.paper import SUBSETS
 from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.utility.files import OtherScore
 from safemirage.files import write_text
+from safemirage.text.numbers import percent
 
 _SAFETY = {"asr": "ASR", "refusal_rate": "refused"}
 

@@ -148,7 +148,7 @@ def test_report_shows_gap_curve_and_smallest_effect_in_every_format(
     assert any(
         "| mirage | unsafe_what | asr | oracle | 3 | 100 % | 0 % | +100.0 (" in x for x in lines
     )
-    assert any("| mirage | unsafe_what | asr | oracle | 2 of 3 | 100.0 (" in x for x in lines)
+    assert any("| mirage | unsafe_what | asr | oracle | 2 of 3 | 100 (" in x for x in lines)
     tree = json.loads((out / "report.json").read_text())
     assert {gap["case"] for gap in tree["mirage_gaps"]} == {"unsafe_what", "safe_share"}
     assert {one["metric"] for one in tree["attempts"]} == {"asr", "refusal_rate"}
