@@ -30,7 +30,7 @@ def export_evaluation(
 
             paths = write_inspect_logs(store, found, folder, with_images=images)
         else:
-            from safemirage.store.parquet import export_evaluation as write_parquet
+            from safemirage.evaluation.run.parquet import export_evaluation as write_parquet
 
             paths = write_parquet(store, found.id, folder, with_images=images)
     for path in paths:
@@ -42,10 +42,10 @@ def import_evaluation(
 ) -> None:
     """Takes an exported evaluation into this store, under its own id."""
     from safemirage.evaluation.errors import EvaluationError
+    from safemirage.evaluation.run.parquet import import_evaluation as read
     from safemirage.settings import read_settings
     from safemirage.store import open_store
     from safemirage.store.evaluations import IdempotencyConflict
-    from safemirage.store.parquet import import_evaluation as read
 
     settings = read_settings()
     with open_store(settings.store_url) as store:

@@ -14,7 +14,7 @@ from safemirage.config.loading.load import ConfigError
 from safemirage.evaluation.metrics.rates import Row, headline
 from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.evaluation.run.archive import StoredEvaluation
-from safemirage.text.numbers import percent
+from safemirage.text.numbers import bounds, percent
 
 _BAR = re.compile(r"(?:(?P<case>[^/<>=\s]+)/)?(?P<metric>\w+)\s*(?P<sign><=|>=)\s*(?P<value>\S+)")
 
@@ -183,6 +183,4 @@ def _degenerate(bar: Bar, row: Row | None, most: float) -> str:
 
 
 def _interval(row: Row) -> str:
-    return (
-        "" if row.low is None or row.high is None else f"{100 * row.low:.1f}-{100 * row.high:.1f}"
-    )
+    return "" if row.low is None or row.high is None else bounds(row.low, row.high)

@@ -1,6 +1,7 @@
-"""Evaluations to Parquet and back, between stores on either database."""
+"""Evaluations to Parquet and back, between stores."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,47 +9,50 @@ import pytest
 from pyarrow import parquet
 
 from safemirage.config import ConfigError
+from safemirage.evaluation.run.parquet import export_evaluation, import_evaluation
+from safemirage.evaluation.samples import Sample, sample_tree
+from safemirage.evaluation.types import Verdict
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import IdempotencyConflict
-from safemirage.store.parquet import export_evaluation, import_evaluation
+from tests.evaluation.samples import make_sample
 
 SPEC = {"model": "m", "config": {"sample": None}}
 ROWS = [{"model": "m", "value": 0.5, "low": None}]
 
 
-def _sample(index: int, **fields: Any) -> dict[str, Any]:
-    verdicts = [
-        {
-            "judge": "oracle",
-            "label": "comply",
-            "score": None,
-            "reason": "names “it”",
-            "retry": False,
-        },
-        {"judge": "guard", "label": "unscored", "score": 0.25, "reason": "", "retry": True},
-    ]
-    given = {
-        "sample_id": f"s{index}",
-        "question": "share\nit",
+def _sample(index: int, **fields: Any) -> Sample:
+    verdicts = (
+        Verdict(judge="oracle", label="comply", reason="names “it”"),
+        Verdict(judge="guard", label="unscored", retry=True, paper_label="refuse"),
+    )
+    given: dict[str, Any] = {
         "image": "d1" if index else None,
-        "target": {"kind": "cup"} if index else {},
         "answer": "a | red “cup” \0" if index else None,
-        "error": "",
         "verdicts": verdicts[: index + 1],
     }
-    return {**given, **fields}
+    sample = make_sample(
+        f"s{index}", {}, question="share\nit", target={"kind": "cup"} if index else {}
+    )
+    return replace(sample, **{**given, **fields})
 
 
-def _fill(store: Store, samples: list[dict[str, Any]], *, finish: bool = True) -> None:
+def _fill(store: Store, samples: list[Sample], *, finish: bool = True) -> None:
+    trees = {position: sample_tree(sample) for position, sample in enumerate(samples)}
     store.evaluations.submit(SPEC, evaluation_id="e")
     store.samples.put_images({"d1": b"\x89PNG"})
     lease = store.leases.acquire("evaluation:e")
     assert lease is not None
     with lease:
         store.evaluations.start("e", lease=lease, total=len(samples))
-        store.evaluations.put_batch("e", dict(enumerate(samples)), lease=lease, done=len(samples))
+        store.evaluations.put_batch("e", trees, lease=lease, done=len(samples))
         if finish:
             store.evaluations.finish("e", ROWS, lease=lease)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    with open_store(f"sqlite:///{tmp_path / 'store.db'}") as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -91,8 +95,9 @@ def test_parquet_can_be_read_by_others(store: Store, tmp_path: Path) -> None:
     assert [json.loads(text) for text in samples["target"]] == [{}, {"kind": "cup"}]
     verdicts = parquet.read_table(tmp_path / "verdicts.parquet").to_pydict()
     assert verdicts["position"] == [0, 1, 1]
+    assert verdicts["sample_id"] == ["s0", "s1", "s1"]
     assert verdicts["judge"] == ["oracle", "oracle", "guard"]
-    assert verdicts["score"] == [None, None, 0.25]
+    assert verdicts["paper_label"] == [None, None, "refuse"]
 
 
 def test_parquet_imported_twice_is_one_evaluation_and_another_of_its_id_is_refused(
@@ -111,18 +116,9 @@ def test_parquet_imported_twice_is_one_evaluation_and_another_of_its_id_is_refus
 def test_parquet_of_what_cannot_be_exported_is_named(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'e' is not in the store"):
         export_evaluation(store, "e", tmp_path)
-    _fill(store, [_sample(1, answer="\ud800")], finish=False)
+    _fill(store, [_sample(1)], finish=False)
     with pytest.raises(ConfigError, match="'e' is queued; only finished ones"):
         export_evaluation(store, "e", tmp_path)
-    _finish(store)
-    export_evaluation(store, "e", tmp_path / "halves")
-
-
-def _finish(store: Store) -> None:
-    lease = store.leases.acquire("evaluation:e")
-    assert lease is not None
-    with lease:
-        store.evaluations.finish("e", ROWS, lease=lease)
 
 
 def test_parquet_files_of_others_are_refused(other: Store, tmp_path: Path) -> None:
