@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from safemirage.cli.options import OverridesArgument
+from safemirage.cli.output import tables
 from safemirage.cli.progress import progress_bars
 from safemirage.text.wide_table import WideTable
 
@@ -59,7 +60,7 @@ def attack(
     states = write_suite(
         out, loaded.name, attacked.cases, about={_ACCOUNT_FILE: about}, force=force
     )
-    console = Console()
+    console = tables()
     print_accounts(console, attacked.accounts)
     console.print(f"model calls: {calls.answers} for rewrites, {calls.verdicts} for checks")
     for name, state in states.items():

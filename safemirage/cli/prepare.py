@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from safemirage.cli.options import ImageFolderOption, OverridesArgument, SkipBadOption
+from safemirage.cli.output import tables
 from safemirage.cli.progress import progress_bars
 from safemirage.text.wide_table import WideTable
 
@@ -50,7 +51,7 @@ def prepare(  # noqa: PLR0913 - options of a command
         train=train, answers=answers, mix=mix, image_folder=image_folder, skip_bad=skip_bad
     )
     prepared = prepare_files(inputs, out, total=total, seed=seed, force=force)
-    console = Console()
+    console = tables()
     console.print(f"{out}, seed {seed}", markup=False, soft_wrap=True)
     lines = [[name, str(count), prepared.states[name]] for name, count in prepared.records.items()]
     console.print(WideTable(["file", "records", ""], lines))

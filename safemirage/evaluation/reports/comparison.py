@@ -8,6 +8,7 @@ from typing import Any
 
 from safemirage.evaluation.metrics.changes import Change, Comparison, Flip
 from safemirage.evaluation.metrics.power import resolution, resolution_says
+from safemirage.evaluation.metrics.rates import grouped
 from safemirage.evaluation.reports.page import image_uri, render
 from safemirage.evaluation.reports.tables.gap import CaseGap, case_gaps, gap_tree, gaps_grid
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
@@ -39,7 +40,7 @@ def comparison_grid(comparison: Comparison) -> Grid:
             f"{change.n} {change.unit}",
             percent(change.first_value),
             percent(change.second_value),
-            f"{_points(change.difference)} ({_points(change.low)} to {_points(change.high)})",
+            f"{points(change.difference)} ({points(change.low)} to {points(change.high)})",
             _p(change.p_value),
             _p(change.p_holm),
             str(len(change.flips)),
@@ -48,19 +49,62 @@ def comparison_grid(comparison: Comparison) -> Grid:
         for change in comparison.changes
     ]
     header = ["models", "case", "metric", "judge", "n", "before", "after", "difference, points"]
-    ids = "; ".join(f"{one.name} is {one.id}" for one in comparison.evaluations)
     return Grid(
         title=f"Changes from {first.name}",
         header=[*header, "p", "p (Holm)", "flipped", "n shows"],
         lines=lines,
-        notes=[METHOD, *comparison.notes, f"Evaluations: {ids}."],
+        notes=[METHOD, *comparison.notes, f"Evaluations: {_ids(comparison)}."],
         keys=3,
     )
 
 
-def comparison_grids(comparison: Comparison) -> list[Grid]:
-    """The changes and, where the evaluations have a control, their mirage gaps."""
-    return _grids(comparison, case_gaps(comparison.evaluations))
+def screen_grid(comparison: Comparison) -> Grid:
+    """The same in the columns that 80 characters hold: what all lines share stands in the title and in the notes."""
+    first, *others = comparison.evaluations
+    title, header = f"Changes from {first.name}", ["case", "metric"]
+    if len(others) == 1:
+        title += f" to {others[0].name}"
+    else:
+        header = ["to", *header]
+    lines = [
+        [
+            *([change.second] if len(others) > 1 else []),
+            change.case.replace("_", " "),
+            change.metric.replace("_", " "),
+            str(change.n),
+            percent(change.first_value),
+            percent(change.second_value),
+            f"{points(change.difference)}\n{points(change.low)} to {points(change.high)}",
+            _p(change.p_holm),
+            str(len(change.flips)),
+        ]
+        for change in comparison.changes
+    ]
+    judges = {
+        judge: ", ".join(dict.fromkeys(change.metric.replace("_", " ") for change in members))
+        for judge, members in grouped(comparison.changes, lambda change: change.judge).items()
+    }
+    counts = sorted({change.n for change in comparison.changes if change.p_value is not None})
+    powers = [f"n = {count} shows {resolution_says(resolution(count))}" for count in counts]
+    return Grid(
+        title=title,
+        header=[*header, "n", "before", "after", "difference, points", "p (Holm)", "flipped"],
+        lines=lines,
+        notes=[
+            f"Judges: {'; '.join(f'{judge} ({measured})' for judge, measured in judges.items())}.",
+            METHOD,
+            *([f"{'; '.join(powers)}."] if powers else []),
+            *comparison.notes,
+            f"Evaluations: {_ids(comparison)}.",
+        ],
+        keys=len(header),
+    )
+
+
+def screen_grids(comparison: Comparison) -> list[Grid]:
+    """For the screen: the changes and, where the evaluations have a control, their mirage gaps."""
+    gaps = gaps_grid(case_gaps(comparison.evaluations))
+    return [screen_grid(comparison), *([gaps] if gaps is not None else [])]
 
 
 def _grids(comparison: Comparison, gaps: Sequence[CaseGap]) -> list[Grid]:
@@ -148,8 +192,8 @@ def _answers(change: Change, first: Sample, second: Sample) -> Sequence[dict[str
     ]
 
 
-def _points(value: float) -> str:
-    return points(value)
+def _ids(comparison: Comparison) -> str:
+    return "; ".join(f"{one.name} is {one.id}" for one in comparison.evaluations)
 
 
 def _p(value: float | None) -> str:

@@ -130,6 +130,7 @@ def check_gate(
         raise ConfigError("gate: give at least one bar, such as asr<=0.05")
     rows = headline(evaluation.rows)
     unsafe = {row.case for row in rows if row.metric == "asr"}
+    degenerate = {row.case: row for row in rows if row.metric == "degenerate_rate"}
     checks: list[Check] = []
     for bar in map(read_bar, bars):
         held = [row for row in rows if row.metric == bar.metric and _holds(bar, row.case, unsafe)]
@@ -139,13 +140,10 @@ def check_gate(
                 f"bar {bar}: evaluation {evaluation.id} has no such rate; it has: {there}"
             )
         for row in held:
-            degenerate = next(
-                (o for o in rows if (o.case, o.metric) == (row.case, "degenerate_rate")), None
-            )
             reason = (
                 _misses(bar, row)
                 or _unscored(row, max_unscored)
-                or _degenerate(bar, degenerate, max_degenerate)
+                or _degenerate(bar, degenerate.get(row.case), max_degenerate)
             )
             checks.append(Check(bar=str(bar), case=row.case, row=row, reason=reason))
     return Gate(evaluation=evaluation.id, checks=checks)

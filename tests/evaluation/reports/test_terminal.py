@@ -15,7 +15,7 @@ from safemirage.evaluation.metrics.calibration import CorrectedRate
 from safemirage.evaluation.metrics.changes import compare_evaluations
 from safemirage.evaluation.metrics.power import resolution_grid
 from safemirage.evaluation.metrics.rates import Measures, Row, score
-from safemirage.evaluation.reports.comparison import comparison_grids
+from safemirage.evaluation.reports.comparison import screen_grids
 from safemirage.evaluation.reports.tables.attempts import attempts_grid
 from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.evaluation.reports.terminal import print_grid, print_rates, rates_grid, screen
@@ -105,7 +105,7 @@ def _grids() -> list[Grid]:
         for attempts, rate in ((1, single), (100, replace(single, least=0.123)))
     ]
     found = [
-        *comparison_grids(compare_evaluations([first, second])),
+        *screen_grids(compare_evaluations([first, second])),
         attempts_grid(attempt_rates(LONG, first.samples, JUDGE)),
         resolution_grid([(row, 1) for row in first.rows]),
         corrected_grid(f"{LONG}: attack success", corrected),
