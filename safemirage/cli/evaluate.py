@@ -1,5 +1,7 @@
 """`safemirage evaluate`: models x suites, in this process or over a Ray cluster."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +14,7 @@ from safemirage.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from safemirage.config.evaluate import EvaluateConfig
+    from safemirage.evaluation.run.matrix import Outcome
     from safemirage.progress import OnProgress
 
 
@@ -46,7 +49,6 @@ def evaluate(  # noqa: PLR0913 - options of a command
     What the store knows is not asked again: a second run calls no model, and one that was cut off resumes. Exits with 1
     when an evaluation failed; with 2 when they cannot start as they are.
     """
-    from safemirage.evaluation.reports.outcome import finished_result, print_results
     from safemirage.evaluation.run.matrix import load_configs, run_here
     from safemirage.settings import read_settings
 
@@ -66,7 +68,13 @@ def evaluate(  # noqa: PLR0913 - options of a command
             )
         else:
             outcomes = run_here(configs, on_progress_of=on_progress_of, settings=settings)
-    failed = {_title(one.config): one.problem for one in outcomes if one.problem}
+    _show(outcomes, json_path, as_list=bool(model or suite))
+
+
+def _show(outcomes: "Sequence[Outcome]", json_path: Path | None, *, as_list: bool) -> None:
+    """Prints the rates of what finished and names what failed. Exits with 1 where something did."""
+    from safemirage.evaluation.reports.outcome import finished_result, print_results
+
     results = [
         finished_result(one.evaluation, one.calls)
         for one in outcomes
@@ -75,7 +83,8 @@ def evaluate(  # noqa: PLR0913 - options of a command
     if results:
         print_results(tables(json_path), results)
     trees = [result.tree() for result in results]
-    write_json(json_path, trees if model or suite else trees[0] if trees else None)
+    write_json(json_path, trees if as_list else trees[0] if trees else None)
+    failed = {_title(one.config): one.problem for one in outcomes if one.problem}
     for title, problem in failed.items():
         Console(stderr=True).print(f"error: {title}: {problem}", markup=False, soft_wrap=True)
     if failed:

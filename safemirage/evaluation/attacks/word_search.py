@@ -107,15 +107,7 @@ async def search_attack(
         GeneratorUnavailable, ConfigError: a model cannot be opened or reached.
     """
     _check_judges(config)
-    examples = read_examples(Path(config.train).expanduser())
-    stats = word_stats(examples, "first word", min_count=MIN_COUNT)
-    side: Literal["safe", "unsafe"] = "safe" if config.subset == "unsafe" else "unsafe"
-    audited = strongest_words(stats, side, config.words)
-    words = list(dict.fromkeys([*(item.word for item in audited), *config.more_words]))
-    if not words:
-        raise EvaluationError(
-            f"{config.train}: no first word points to {side} questions; name some in more_words"
-        )
+    audited, words = _words(config)
     sides = split_by_image(_questions(config), config.selection_share, config.seed)
     async with AsyncExitStack() as stack:
         work = _Search(config, folder, store, calls, on_progress, _opened_once(open_model, stack))
@@ -150,6 +142,21 @@ async def search_attack(
         evaluations={SELECTION: first.evaluation, TEST: second.evaluation},
         accounts=[*first.accounts, *second.accounts],
     )
+
+
+def _words(config: AttackSearchConfig) -> tuple[list[WordStat], list[str]]:
+    """The audit's strongest words, and all words to try: the config's after them."""
+    examples = read_examples(Path(config.train).expanduser())
+    stats = word_stats(examples, "first word", min_count=MIN_COUNT)
+    # Words that open safe questions in training are those that an attack puts before unsafe ones.
+    side: Literal["safe", "unsafe"] = "safe" if config.subset == "unsafe" else "unsafe"
+    audited = strongest_words(stats, side, config.words)
+    words = list(dict.fromkeys([*(item.word for item in audited), *config.more_words]))
+    if not words:
+        raise EvaluationError(
+            f"{config.train}: no first word points to {side} questions; name some in more_words"
+        )
+    return audited, words
 
 
 def split_by_image(cases: Sequence[Case], share: float, seed: int) -> tuple[list[Case], list[Case]]:
