@@ -1,4 +1,5 @@
 # make demo [SEED=n] [KEEP=1]   a safety mirage and its repair, by the real machinery
+# make quick                    the tests that start no Ray, vLLM, DeepSpeed or browser: under a minute
 # make test | test-all          the tests (test-all adds the slow ones)
 # make bench-train              a training step against the original's way of making it
 # make bench-eval               our way of evaluating against the original's, on this machine (some ten minutes)
@@ -19,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: env demo test test-all bench-train bench-eval bench-serve check format clean
+.PHONY: env demo quick test test-all bench-train bench-eval bench-serve check format clean
 
 env: $(VENV)/.ready
 
@@ -43,10 +44,17 @@ endif
 demo: env
 	@$(BIN)/safemirage demo --seed $(SEED) $(if $(KEEP),--keep)
 
+# Times are those of two quiet cores.
+quick: env
+	@echo "quick tests: about a minute"
+	$(PYTEST) --quick -m "not slow and not postgres"
+
 test: env
+	@echo "tests: about 25 minutes"
 	$(PYTEST) -m "not slow and not gpu"
 
 test-all: env
+	@echo "all tests: about 50 minutes"
 	$(PYTEST)
 
 bench-train: env

@@ -39,3 +39,11 @@ def write_json(tmp_path: Path) -> WriteJson:
         return path
 
     return write
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="Leave out the folders that start Ray, vLLM or a browser, or compute with models.",
+    )

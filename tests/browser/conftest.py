@@ -8,7 +8,10 @@ from playwright.sync_api import Browser, Page
 
 from safemirage.settings import Settings
 from tests.browser.site import Site, chromium, fresh_page, served
+from tests.kinds import kind
 from tests.serve_app.world import write_export, write_suite
+
+pytest_ignore_collect, pytest_collection_modifyitems = kind(__file__, "browser")
 
 
 @pytest.fixture

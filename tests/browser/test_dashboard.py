@@ -15,7 +15,7 @@ from tests.browser.site import Site, open_page
 from tests.serve_app.study import Trials, objective, record_study
 from tests.serve_app.world import MODEL, READER, UNREDACTED, write_export
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 
 HARMFUL = "first, take the <b>unsafe</b> cup"
 TRIALS: Trials = [

@@ -20,7 +20,7 @@ from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import open_store
 from tests.evaluation.mirage import answer, six_cases, targets_of
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 
 INSPECT = Path(sys.executable).with_name("inspect")
 START_S = 60.0

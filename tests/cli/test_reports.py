@@ -167,7 +167,7 @@ def test_a_name_that_several_evaluations_have_needs_an_id(
     assert "npo-2" in error
 
 
-def test_report_of_rescored_answers_shows_what_the_ruler_does(
+def test_report_of_rescored_answers_shows_what_judge_and_protocol_change(
     evaluated: Store, tmp_path: Path
 ) -> None:
     rescored = []

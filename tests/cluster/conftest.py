@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from ray_jobs.cluster.head import ClusterAddress, local_cluster
+from tests.kinds import kind
+
+pytest_ignore_collect, pytest_collection_modifyitems = kind(__file__, "ray")
 
 # Ray reads it once, when a test module first imports it; the token's file may come later.
 os.environ.setdefault("RAY_AUTH_MODE", "token")

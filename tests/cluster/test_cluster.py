@@ -13,7 +13,7 @@ import pytest
 
 from ray_jobs.cluster.head import ClusterError, free_ports, local_cluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 
 def processes_with(text: str) -> list[int]:

@@ -25,7 +25,7 @@ from tests.tiny import make_tiny_llava
 # Engines unpickle a class of this module, which they cannot import.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 BASE = "configs/evaluate/transformers.yaml"
 SMALL = ["decoding.max_new_tokens=4"]

@@ -19,7 +19,7 @@ from tests.cluster.test_search import write_suite
 from tests.readme import README, lines
 from tests.tiny_run import make_tiny_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = README.parent
 BIN = Path(sys.executable).parent

@@ -15,7 +15,7 @@ from ray_jobs.cluster.head import ClusterAddress
 from safemirage.settings import Settings
 from safemirage.store import Store, open_store
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TOKEN = "a-token-of-the-chain-test"

@@ -31,7 +31,7 @@ from tests.browser.site import chromium, fresh_page, open_page, served
 from tests.tiny import tiny_image
 from tests.tiny_run import make_tiny_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.timeout(420)
 
 PROJECT = Path(__file__).parents[2]
 BETA = "method.beta"

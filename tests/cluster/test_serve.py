@@ -42,7 +42,7 @@ from tests.cluster.serving import (
 )
 from tests.tiny import tiny_image
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.timeout(420)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from safemirage.store.database import open_store
 from tests.cluster.test_search import PROJECT, Bench, bench
 from tests.postgres import postgres_server
 
-pytestmark = [pytest.mark.ray, pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(1000)]
+pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(1000)]
 __all__ = ["bench", "postgres_server"]
 
 SECRET = "s3cr3t-0f-a-us3r"

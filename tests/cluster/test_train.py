@@ -33,7 +33,7 @@ from tests.tiny_run import make_tiny_run, tiny_train_config, train_tiny
 # The controller unpickles callbacks of this module, which it cannot import.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400), pytest.mark.usefixtures("ray_driver")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("ray_driver")]
 
 RMU = {"name": "rmu", "hook_layer": 1, "steering_coefficient": 2.0}
 TEN_STEPS = {"steps": 10}

@@ -16,7 +16,7 @@ from safemirage.tracking import RUN_TAG
 from tests.evaluation.samples import case_record, write_suite
 from tests.tiny_run import make_tiny_run, tiny_train_config
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.usefixtures("ray_driver")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("ray_driver")]
 
 
 def watched(folder: Path, **evaluation: Any) -> TrainConfig:

@@ -11,7 +11,6 @@ from tests.engines.test_vllm import GREEDY, by_transformers, in_own_process, rec
 from tests.tiny_families import TINY_MEMBERS, TinyMember
 
 pytestmark = [
-    pytest.mark.vllm,
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),

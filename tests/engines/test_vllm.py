@@ -24,7 +24,6 @@ from safemirage.models.manifest import file_digests, processor_digest
 from tests.tiny import build_tiny_llava, tiny_image
 
 pytestmark = [
-    pytest.mark.vllm,
     pytest.mark.timeout(400),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
 ]

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.kinds import kind
+
+pytest_ignore_collect, _ = kind(__file__, "gpu")
 _HERE = Path(__file__).parent
 
 

@@ -7,6 +7,9 @@ import pytest
 from safemirage.config.world import SetsConfig, WorldConfig
 from safemirage.miniature.world import World, build_world
 from safemirage.storage import Storage
+from tests.kinds import kind
+
+pytest_ignore_collect, pytest_collection_modifyitems = kind(__file__, "model")
 
 SMALL = SetsConfig(base=120, unsafe=60, safe=60, selection=12, test=20)
 

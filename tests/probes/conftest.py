@@ -6,8 +6,11 @@ import pytest
 
 from safemirage.storage import Storage
 from safemirage.store import Store, open_store
+from tests.kinds import kind
 from tests.probes.exports import LORA, tiny_suite, train_export
 from tests.tiny_run import make_tiny_run
+
+pytest_ignore_collect, pytest_collection_modifyitems = kind(__file__, "model")
 
 
 @pytest.fixture(scope="session")
