@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from rich.console import Console
@@ -94,6 +95,7 @@ def _rows(model: str) -> list[Row]:
     return score(model, samples, MEASURES)
 
 
+@cache  # its bootstraps take longer than the tests that look at the tables
 def _grids() -> list[Grid]:
     """Every table that evaluation prints, with long names and whole intervals."""
     first, second = _evaluation(LONG, 96), _evaluation(f"{LONG}-rescored", 0)
