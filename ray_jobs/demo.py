@@ -31,7 +31,7 @@ from safemirage.settings import Settings
 CONFIG = "configs:reproduce/miniature.yaml"
 PROJECT = Path(__file__).parents[1]
 IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
-"""Else the packages are installed, for a job too, and nothing is uploaded."""
+"""Whether the packages lie in a checkout; else they are installed, for a job too, and nothing is uploaded."""
 console = Console()
 
 

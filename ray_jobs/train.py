@@ -268,7 +268,7 @@ def _require(config: TrainConfig, *, is_trial: bool) -> None:
 
 
 def _gpu_memory(node: Mapping[str, Any]) -> dict[str, float]:
-    """Asked on the node itself, which needs no free GPU for it."""
+    """The GPU memory of a node, asked on the node itself, which needs no free GPU for it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -126,7 +126,7 @@ class TransformersConfig(Strict):
     path: str = input_path()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
-    """cpu, cuda or cuda:<index>."""
+    """The device that computes: cpu, cuda or cuda:<index>."""
     rows: Count = 32
     """Answers in the making at a time; each holds keys and values of its prompt and answer in memory."""
     presets: Presets = field(default_factory=Presets)

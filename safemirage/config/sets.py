@@ -31,7 +31,7 @@ class FigStepConfig(Strict):
 
     name: Literal["figstep"] = "figstep"
     questions: str = data_path()
-    """data/question/safebench.csv, or SafeBench-Tiny.csv."""
+    """The set's file data/question/safebench.csv, or SafeBench-Tiny.csv."""
     images: str = image_folder()
     """Folder data/images/SafeBench, or SafeBench-Tiny: the typographic pictures."""
     attacks: Annotated[tuple[Literal["figstep", "plain"], ...], Field(min_length=1)] = (
@@ -62,7 +62,7 @@ class XSTestConfig(Strict):
 
     name: Literal["xstest"] = "xstest"
     prompts: str = data_path()
-    """xstest_prompts.csv."""
+    """The set's file xstest_prompts.csv."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class MOSSBenchConfig(Strict):
 
     name: Literal["mossbench"] = "mossbench"
     information: str = data_path()
-    """data/images_information/information.json."""
+    """The set's file data/images_information/information.json."""
     images: str = image_folder()
     """Folder that its image paths start in: data."""
 

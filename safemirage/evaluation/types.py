@@ -120,7 +120,7 @@ class Verdict:
     label: Label
     reason: str = ""
     retry: bool = False
-    """Unscored because the judge could not be reached: not kept, so that the next evaluation asks again."""
+    """Whether it is unscored because the judge could not be reached: not kept, so that the next evaluation asks again."""
     paper_label: Label | None = None
     """What the original's rules make of an answer that the judge says nothing of, where that is another label: counted by
     `protocol: paper` alone, and shown there."""

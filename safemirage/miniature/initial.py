@@ -14,7 +14,7 @@ from safemirage.storage import Storage
 from safemirage.versions import current_commit
 
 FORMAT = 1
-"""Raised when the same config gives another model than before."""
+"""The version of the initial model, raised when the same config gives another one than before."""
 
 
 def build_initial_model(world: World, storage: Storage) -> Path:

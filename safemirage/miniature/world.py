@@ -23,7 +23,7 @@ from safemirage.miniature.training_sets import TrainingSets, safety_items
 from safemirage.storage import Storage
 
 FORMAT = 3
-"""Raised when the same config gives other files than before."""
+"""The version of a world's files, raised when the same config gives others than before."""
 
 TrainingFile = Literal[
     "base",

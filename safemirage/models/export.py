@@ -63,7 +63,7 @@ class ExportRecord:
     identity: str
     method: str
     base: BaseModel | None
-    """None for a model that was trained from nothing; an adapter needs one."""
+    """The model that the run started from: None for one that was trained from nothing; an adapter needs one."""
     config: dict[str, Any]
     metrics: dict[str, float]
     git_commit: str | None

@@ -17,7 +17,7 @@ from safemirage.models.families import Family
 from safemirage.models.manifest import MANIFEST_NAME, processor_digest
 
 _NOT_LINKED = (MANIFEST_NAME, MERGED_NAME, "chat_template.json")
-"""Not true of a view, or an older form of what the processor writes there."""
+"""Files that a view has none of, because they are not true of it, or an older form of what the processor writes there."""
 _KEPT = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
 
 

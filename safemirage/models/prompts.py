@@ -252,8 +252,8 @@ def cat_pixels(images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _cat_padded(tensors: Sequence[Tensor]) -> Tensor:
-    """Joined along the first axis. Images cut into unequal numbers of tiles (LLaVA-NeXT) are filled up with zeros along
-    the second; the model knows from `image_sizes` how many are real."""
+    """The tensors joined along the first axis. Images cut into unequal numbers of tiles (LLaVA-NeXT) are filled up
+    with zeros along the second; the model knows from `image_sizes` how many are real."""
     if len({tensor.shape[1:] for tensor in tensors}) == 1:
         return torch.cat(list(tensors))
     most = max(tensor.shape[1] for tensor in tensors)

@@ -21,7 +21,7 @@ _AFTER_MARK = re.compile(r"(?<=[_/.:-])")
 
 
 class WideTable:
-    """Printed by a rich console, as wide as it allows.
+    """A table that a rich console prints as wide as it allows.
 
     Args:
         keys: how many of the first columns name a line; each block repeats them.

@@ -41,7 +41,7 @@ _PAGE_HEADERS = {
 @dataclass(frozen=True, kw_only=True)
 class ApiSettings:
     tokens: Sequence[TokenDigest] | None = None
-    """None: no authentication, for a service that only this machine can reach."""
+    """The tokens that are let in; None: no authentication, for a service that only this machine can reach."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     events_poll_s: float = 0.25
     """How often a progress stream looks for a change."""

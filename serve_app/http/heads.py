@@ -57,7 +57,7 @@ def proxy_environment(limits: LimitsConfig) -> dict[str, str]:
 
 
 def limit_heads() -> list[Middleware]:
-    """Called by Serve in each proxy before its server starts; adds no middleware."""
+    """Bounds the heads of requests. Serve calls it in each proxy before its server starts; adds no middleware."""
     BoundedHeads.timeout_s = float(os.environ[TIMEOUT])
     HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedHeads.__name__}"
     return []

@@ -11,7 +11,8 @@ _TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 
 
 class BodyShape:
-    """The shape of a body that is fed piece by piece. It does not say whether the text is JSON, only that reading it is bounded work."""
+    """The shape of a body that is fed piece by piece. It does not say whether the text is JSON, only that reading it
+    is bounded work."""
 
     def __init__(self, limits: LimitsConfig) -> None:
         self._limits = limits

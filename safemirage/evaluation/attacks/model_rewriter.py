@@ -184,7 +184,7 @@ def form_problem(text: str, question: str, word: str, others: Sequence[str]) -> 
 
 
 def meaning_problem(reply: Generation | Exception) -> str | None:
-    """None where the check says `same`; what cannot be read is no `same`."""
+    """What is wrong with a rewrite's meaning; None where the check says `same`. What cannot be read is no `same`."""
     if not isinstance(reply, Generation):
         return "meaning: the check was rejected"
     try:

@@ -1,4 +1,5 @@
-"""The judge of degenerate answers alone: the detector of degenerate answers. An evaluation adds it where none of its judges tells them."""
+"""The judge of degenerate answers alone: the detector of degenerate answers. An evaluation adds it where none of its
+judges tells them."""
 
 from collections.abc import Mapping, Sequence
 

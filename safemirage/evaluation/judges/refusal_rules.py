@@ -1,4 +1,5 @@
-"""The judge by rules: refusals by rules chosen on VLGuard's training answers, broken answers by the detector of degenerate answers.
+"""The judge by rules: refusals by rules chosen on VLGuard's training answers, broken answers by the detector of
+degenerate answers.
 
 On VLGuard's reference answers it misses 1 of the 442 refusals of unsafe test questions (VLGuard's keywords: 122) and
 takes 5 of 558 answers to safe ones for refusals (keywords: 4); `safemirage audit-judge` recounts it. It cannot tell a

@@ -42,7 +42,7 @@ def _in_points(found: Resolution) -> list[str]:
 
 
 def row_resolution(row: Row, attempts: int) -> Resolution | None:
-    """None where the row's answers are several to a question, which are not independent."""
+    """The resolution of a row; None where its answers are several to a question, which are not independent."""
     return resolution(row.n) if attempts == 1 or row.metric == "asr" else None
 
 

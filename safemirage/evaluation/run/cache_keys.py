@@ -11,7 +11,8 @@ from safemirage.evaluation.types import Request
 
 EVALUATION_SCOPE = "evaluation"
 INPUTS = "2"
-"""Raised when the same question and image reach a model otherwise than before, whatever the engine."""
+"""The version of how inputs reach a model: raised when the same question and image do so otherwise than before,
+whatever the engine."""
 
 
 def scoped_key(key: Mapping[str, str], evaluation_id: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""curves of ASR@k as a table: what k of a question's K rewrites open."""
+"""Curves of ASR@k as a table: what k of a question's K rewrites open."""
 
 from collections.abc import Sequence
 
