@@ -80,11 +80,13 @@ class MlflowTracker:
     def start(
         self, run_id: str, *, name: str, config: Mapping[str, Any], parent_id: str | None = None
     ) -> None:
+        # A resumed run: its curves continue, and its parameters are there.
         if (found := self._find(run_id)) is not None:
             self._client.update_run(found, status="RUNNING")
             return
         tags = {RUN_TAG: run_id}
         if parent_id is not None:
+            # A parent that is not tracked yet is made, so that the child need not wait for it.
             tags[PARENT_TAG] = self._find(parent_id) or self._create(
                 parent_id, {RUN_TAG: parent_id}, parent_id
             )
@@ -137,6 +139,7 @@ class MlflowTracker:
 
         found = self._client.get_experiment_by_name(name)
         if found is None:
+            # As a URI: MLflow would take `%` and `#` in a path for parts of one.
             location = None if artifacts is None else artifacts.absolute().as_uri()
             try:
                 return str(self._client.create_experiment(name, artifact_location=location))
@@ -173,6 +176,7 @@ class MlflowTracker:
     def _log_params(self, mlflow_id: str, config: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
+        # Cut because the database refuses longer ones; the whole config is an artifact.
         params = [Param(key, str(value)[:_PARAM_LENGTH]) for key, value in flatten(config)]
         for start in range(0, len(params), _PARAM_BATCH):
             self._client.log_batch(mlflow_id, params=params[start : start + _PARAM_BATCH])

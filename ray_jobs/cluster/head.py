@@ -75,6 +75,7 @@ def local_cluster(
         tempfile.mkdtemp(prefix="sm", dir="/tmp")
     )  # short: Unix socket paths end at 107 bytes
     token = folder / "token"
+    # Made private before the secret is in it.
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     ports = free_ports(8)
@@ -101,6 +102,7 @@ def local_cluster(
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            # Ctrl-C in a terminal reaches this process alone, which then ends the head in order.
             start_new_session=True,
             preexec_fn=_end_with_parent,
         )
@@ -175,11 +177,13 @@ def _tail(log: Path, lines: int = 20) -> str:
 def _end(head: subprocess.Popen[bytes], grace_s: float = 15) -> None:
     """Ends the head and all that came of it, by their handles."""
     try:
+        # Taken down before the head ends: afterwards its children have another parent.
         family = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
     except psutil.NoSuchProcess:
         family = []
     if head.poll() is None:
         head.send_signal(signal.SIGTERM)
+    # Ray ends its own processes when the head is asked to; what is left after that is killed.
     _, alive = psutil.wait_procs(family, timeout=grace_s)
     for process in alive:
         with _already_gone():

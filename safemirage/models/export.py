@@ -108,6 +108,7 @@ def export_folder(folder: Path, *, family: Family, record: ExportRecord) -> Iter
         for name, content in record.notes.items():
             (scratch / name).parent.mkdir(exist_ok=True)
             (scratch / name).write_bytes(content)
+        # Last, because it lists the digest of every other file.
         manifest = _manifest(scratch, family, record)
         text = json.dumps(asdict(manifest), indent=2, sort_keys=True)
         (scratch / MANIFEST_NAME).write_text(text + "\n")
@@ -126,6 +127,7 @@ def merge_export(folder: Path, *, dtype: DtypeName = "float32") -> Path:
         raise ExportError(f"{folder}: no adapter, so there is nothing to merge")
     manifest = verify_export(folder)
     target = folder / MERGED_NAME
+    # Whole or not there, since it is written as an export is.
     if target.is_dir():
         return target
     loaded = load_for_inference(folder, dtype=dtype)
@@ -152,6 +154,7 @@ def merge_export(folder: Path, *, dtype: DtypeName = "float32") -> Path:
 def _write_full(
     folder: Path, model: Any, state_dict: dict[str, Tensor] | None, family: Family
 ) -> None:
+    # From ZeRO-3 the weights come by themselves, and may lack some: they are compared with the model.
     names = set(model.state_dict())
     weights = model.state_dict() if state_dict is None else state_dict
     text_config = model.config.get_text_config()
@@ -175,6 +178,7 @@ def _write_full(
 
 
 def _save_shards(folder: Path, weights: dict[str, Tensor]) -> None:
+    # safetensors takes no views, and none that share memory.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     split = split_torch_state_dict_into_shards(
         tensors,
@@ -211,6 +215,7 @@ def _write_adapter(
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
     settings = copy.deepcopy(model.peft_config["default"])
     settings.inference_mode = True
+    # PEFT wrote what the model was loaded from, which may be a scratch folder.
     settings.base_model_name_or_path = record.base.path
     settings.save_pretrained(folder)
 

@@ -93,6 +93,7 @@ def load_for_training(config: ModelConfig) -> LoadedModel:
     folder = resolve_model(config.path, config.revision)
     weights = _load_weights(folder, config.dtype, attention)
     family = family_of(weights.model.config)
+    # Keys and values are of no use in training, and would be kept for every layer.
     weights.model.config.get_text_config().use_cache = False
     model: Any = weights.model
     if config.lora is not None:
@@ -131,12 +132,14 @@ def load_for_inference(
     folder = resolve_model(str(path))
     weights = _load_scaled(folder, dtype, attention, changes.adapter_scale)
     family = family_of(weights.model.config)
+    # Nothing is trained, so no graph is kept.
     model = weights.model.eval().requires_grad_(False)
     done = {}
     if changes.adapter_scale not in (0.0, 1.0):
         done["adapter_scale"] = f"{changes.adapter_scale:g}"
     if changes.quantisation is not None:
         done["quantisation"] = quantise(model, family, changes.quantisation, device)
+    # Weights and processor may come from different folders: see there.
     speaks = _processor_folder(folder, changes.adapter_scale)
     return LoadedModel(
         model=model.to(device),
@@ -156,6 +159,7 @@ def resolve_model(path: str, revision: str = "main") -> Path:
         ConfigError: a local path with nothing there.
     """
     local = Path(path).expanduser()
+    # A folder of that name comes before a hub id that reads the same.
     if local.is_dir():
         return local.absolute()
     if is_local(path):
@@ -176,6 +180,7 @@ def load_processor(
     _serve_videos_with_pil(family, config)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
     if processor.chat_template is None:
+        # Older exports of a family have none; without one no prompt can be rendered.
         processor.chat_template = family.chat_template
     if family.patch_size_in_model and processor.patch_size is None:
         processor.patch_size = config.vision_config.patch_size
@@ -221,6 +226,7 @@ def _load_weights(folder: Path, dtype: DtypeName, attention: Attention) -> _Weig
     model = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=_DTYPES[dtype], attn_implementation=attention, use_safetensors=True
     )
+    # Verified above, so the weights need not be read for their digests again.
     known = manifest.files if manifest is not None else None
     return _Weights(model=model, digest=weights_digest(folder, known=known))
 
@@ -253,6 +259,7 @@ def _load_base(folder: Path, dtype: DtypeName, attention: Attention) -> _Weights
     if base is None:
         raise ExportError(f"{folder}: an adapter whose manifest names no base model")
     weights = _load_weights(resolve_model(base.path, base.revision), dtype, attention)
+    # An adapter on other weights loads without a complaint and answers wrongly.
     if weights.digest != base.weights_digest:
         raise ExportError(
             f"{folder}: its base {base.path!r} has weights {weights.digest[:12]}, but the adapter was trained on "
@@ -295,6 +302,7 @@ def trainable_names(names: list[str], family: Family, patterns: tuple[str, ...])
         ConfigError: a pattern is no regular expression, or fits nothing.
     """
     if not patterns:
+        # As the original trains: the vision tower stays frozen.
         return {name for name in names if not family.in_vision_tower(name)}
     chosen: set[str] = set()
     for pattern in patterns:

@@ -79,6 +79,7 @@ class Checkpoints:
         name, _, digest = reference.partition("@")
         folder = self._exports / name
         try:
+            # In a thread: loading takes minutes, and other models of the replica keep answering meanwhile.
             generator = await asyncio.to_thread(open_export, folder, self._config)
         except (ValueError, FileNotFoundError) as error:
             # Not what its manifest says, of a family that is not known, without a file: no wait mends that.
@@ -86,6 +87,7 @@ class Checkpoints:
             raise GeneratorBroken(f"model {name!r} cannot be loaded: {problem}") from error
         except MemoryError as error:
             raise GeneratorUnavailable(f"no memory is left to load model {name!r}") from error
+        # The export may have been replaced since the caller read its digest.
         if read_manifest(folder).weights_digest != digest:
             raise GeneratorUnavailable(f"model {name!r} was changed while it was loaded; ask again")
         return LoadedExport(generator, self._config)
@@ -105,6 +107,7 @@ class Checkpoints:
 def checkpoints_class(models: int) -> type[Checkpoints]:
     """Checkpoints that keeps `models` models loaded; Serve takes that number at decoration only."""
 
+    # Made here because the decorator needs the number when the class is made.
     class MultiplexedCheckpoints(Checkpoints):
         @serve.multiplexed(max_num_models_per_replica=models)
         async def load(self, reference: str) -> LoadedExport:
@@ -169,6 +172,7 @@ async def _called(
     handle: DeploymentHandle[Any], reference: str, method: str, *arguments: Any
 ) -> Any:
     """Calls a replica that has the model; one that died is replaced and asked again, which is safe here."""
+    # Serve sends a call to a replica that has the model already, where there is one.
     remote = getattr(handle.options(multiplexed_model_id=reference), method)
     retrying = AsyncRetrying(
         retry=retry_if_exception(_went_away),

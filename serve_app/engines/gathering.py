@@ -46,27 +46,32 @@ class Gatherer:
         """
         if len(requests) == 1:
             return [await self._answer(requests[0], decoding)]
+        # An evaluation sends whole batches, which gain nothing from waiting for company.
         return await self._generator.generate(requests, decoding)
 
     async def _answer(self, request: Request, decoding: DecodingConfig) -> Generation:
         own = request.decoded_by(decoding).effective
         asked = _Asked(
             request=replace(request, seed=own.seed),
+            # The seed went into the request, so it keeps no two questions apart.
             shared=replace(own, seed=0),
             answer=asyncio.get_running_loop().create_future(),
         )
         self._waiting.append(asked)
+        # One task for all passes, so that the model is never asked for two at a time.
         if self._passes is None or self._passes.done():
             self._passes = asyncio.create_task(self._run_passes())
         return await asked.answer
 
     async def _run_passes(self) -> None:
+        # Questions of one moment come within milliseconds; only the first pass waits for them.
         await asyncio.sleep(self._wait_s)
         while batch := self._next_pass():
             await self._run_pass(batch)
 
     def _next_pass(self) -> list[_Asked]:
         """The question that waits longest, and those that can share its pass; empty when none is left."""
+        # A caller that went away has its future cancelled.
         self._waiting = [asked for asked in self._waiting if not asked.answer.done()]
         if not self._waiting:
             return []
@@ -85,6 +90,7 @@ class Gatherer:
         except Exception as error:  # the callers' to know, whatever it is; later passes continue
             answers = [error] * len(batch)
         for asked, answer in zip(batch, answers, strict=True):
+            # The caller went away while its pass ran.
             if asked.answer.done():
                 continue
             if isinstance(answer, Generation):

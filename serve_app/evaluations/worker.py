@@ -63,9 +63,11 @@ class EvaluationRunner:
         free = self._config.concurrent - len(self._tasks)
         if free <= 0:
             return
+        # `running` too: one whose process died is found there until its lease runs out.
         found = await asyncio.to_thread(self._store.evaluations.list, states=("queued", "running"))
         waiting = [
             evaluation
+            # The store lists the newest first.
             for evaluation in reversed(found)
             if not evaluation.is_live
             and evaluation.id not in self._tasks
@@ -95,6 +97,7 @@ class EvaluationRunner:
             ttl_s=self._config.takeover_s,
             record=record,
         )
+        # Errors from here on are recorded by `evaluate` itself.
         await evaluate(spec, cases, generator, judges, store=self._store)
 
     def _cases(self, record: EvaluationRecord) -> list[Case]:

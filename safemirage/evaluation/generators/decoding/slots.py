@@ -60,6 +60,7 @@ class SlotCache(Cache):
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` columns of a row into another."""
+        # All layers in one copy.
         self._store[:, :, target, :, :length] = self._store[:, :, source, :, :length]
 
 
@@ -75,6 +76,7 @@ class _SlotLayer(DynamicLayer):
         return 0  # asked for by a forward without a mask only, which is a prefix
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        # Masks are made by the decoder, which knows what each row may see.
         return query_length, 0
 
     def update(
@@ -91,6 +93,7 @@ class _SlotLayer(DynamicLayer):
         place = torch.arange(key_states.shape[0], device=key_states.device)[:, None]
         seen = []
         for kept, new in ((self.keys, key_states), (self.values, value_states)):
+            # Each token to its own column: rows stand at different lengths.
             kept[rows].transpose(1, 2)[place, window.columns_BT] = new.transpose(1, 2)
             seen.append(kept[rows, :, : window.width])
         return seen[0], seen[1]
