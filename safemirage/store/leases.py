@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 import uuid
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,16 +30,6 @@ _log = logging.getLogger(__name__)
 
 class LeaseLost(RuntimeError):
     """Another process holds the lease now, or the database could not be told for longer than its lifetime."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaseInfo:
-    name: str
-    owner: str
-    """Who holds it: `host:process:token`."""
-    age_s: float
-    """Seconds since the last heartbeat."""
-    is_live: bool
 
 
 class Lease:
@@ -157,20 +146,6 @@ class Leases:
         if taken is None:
             return None
         return Lease(self._database, name=name, owner=owner, ttl_s=ttl_s)
-
-    def get(self, name: str) -> LeaseInfo | None:
-        """Who holds `name`, or held it last without giving it back."""
-        age = now_s(self._database) - leases.c.heartbeat_s
-        statement = select(
-            leases.c.owner, age.label("age_s"), is_live(self._database).label("is_live")
-        )
-        with self._database.read() as connection:
-            row = connection.execute(statement.where(leases.c.name == name)).first()
-        if row is None:
-            return None
-        return LeaseInfo(
-            name=name, owner=row.owner, age_s=float(row.age_s), is_live=bool(row.is_live)
-        )
 
 
 def now_s(database: Database) -> ColumnElement[float]:

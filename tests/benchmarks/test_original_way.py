@@ -24,11 +24,17 @@ TINY = replace(
     batch=2,
     dtype=torch.float64,
 )
-BOUNDED = [case for case in cases(TINY) if case.bounds is not None]
+SLOW = ("npo_full", "rmu_full")
+"""Whose terms stand in the other cases too."""
+BOUNDED = [
+    pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.name in SLOW else [])
+    for case in cases(TINY)
+    if case.bounds is not None
+]
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("case", BOUNDED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", BOUNDED)
 def test_every_term_equals_the_original_way_with_half_the_weights_and_fewer_operations(
     case: Case,
 ) -> None:

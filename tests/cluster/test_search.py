@@ -18,6 +18,7 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import expect
+from sqlalchemy import select
 
 from ray_jobs.cluster.head import ClusterAddress
 from ray_jobs.tune.outcome import SearchOutcome, TrialOutcome
@@ -25,7 +26,9 @@ from ray_jobs.tune.study import studies_url
 from safemirage.databases import full
 from safemirage.settings import Settings
 from safemirage.store.database import open_store
+from safemirage.store.engine import open_database
 from safemirage.store.runs import RunRecord
+from safemirage.store.schema import leases
 from safemirage.tracking import RUN_TAG
 from tests.browser.site import chromium, fresh_page, open_page, served
 from tests.tiny import tiny_image
@@ -217,10 +220,12 @@ def test_search_loses_a_trial_and_itself_and_trains_no_settled_point_again(bench
 
 def holder_of(bench: Bench, run: RunRecord) -> int:
     """The process that works on a run."""
-    with open_store(bench.settings.store_url) as store:
-        lease = store.leases.get(f"run:{run.id}")
-    assert lease is not None
-    return int(lease.owner.split(":")[1])
+    database = open_database(bench.settings.store_url)
+    with database.read() as connection:
+        owner = connection.scalar(select(leases.c.owner).where(leases.c.name == f"run:{run.id}"))
+    database.engine.dispose()
+    assert owner is not None
+    return int(owner.split(":")[1])
 
 
 def in_training(bench: Bench, *, number: int, attempt: int = 1) -> bool:

@@ -21,7 +21,6 @@ def test_lease_given_back_can_be_taken_at_once(store: Store) -> None:
     assert first is not None
     with first:
         pass
-    assert store.leases.get("work") is None
     assert store.leases.acquire("work", ttl_s=30) is not None
 
 
@@ -36,9 +35,8 @@ def test_lease_without_heartbeats_is_taken_over_and_its_holder_notices(store: St
     with pytest.raises(LeaseLost, match="work"):
         silent.check()
     silent.release()
-    info = store.leases.get("work")
-    assert info is not None
-    assert info.owner == taken.owner, "a late release must not free the new holder's lease"
+    again = store.leases.acquire("work", ttl_s=30)
+    assert again is None, "a late release must not free the new holder's lease"
 
 
 def test_lease_with_heartbeats_outlives_its_ttl(store: Store) -> None:
@@ -50,18 +48,6 @@ def test_lease_with_heartbeats_outlives_its_ttl(store: Store) -> None:
             assert store.leases.acquire("work", ttl_s=30) is None
             time.sleep(0.1)
         assert not lease.lost
-
-
-def test_lease_get_reports_age_and_liveness(store: Store) -> None:
-    store.leases.acquire("work", ttl_s=0.3)
-    info = store.leases.get("work")
-    assert info is not None
-    assert info.is_live
-    time.sleep(0.5)
-    info = store.leases.get("work")
-    assert info is not None
-    assert not info.is_live
-    assert 0.4 < info.age_s < 30
 
 
 def test_lease_wanted_by_many_threads_is_given_to_one(store_url: str) -> None:
