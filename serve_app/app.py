@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
-from ray.serve.context import _get_global_client
+from ray.serve.context import _get_global_client  # read in Ray 2.60: see _at_running_serve
 
 from safemirage.config.loading.load import load_config
 from safemirage.config.serve import ServeConfig
@@ -158,7 +158,7 @@ def running_service(config: ServeConfig, settings: Settings) -> Iterator[str]:
 
 def _at_running_serve(config: ServeConfig) -> ServeConfig:
     """The config at the address of the Serve that runs already, which takes no other: what a starter that was killed
-    left on a cluster, for instance."""
+    left on a cluster, for instance. serve.status() does not say it, and the dashboard's API may not run."""
     client = _get_global_client()
     assert client is not None, "its status was asked for"
     options = client.get_serve_details()["http_options"]

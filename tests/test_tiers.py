@@ -16,7 +16,7 @@ from safemirage.cli.jobs import JOBS
 ROOT = Path(__file__).parents[1]
 
 TIERS = (
-    {"config", "files", "text", "progress", "versions", "extras"},
+    {"config", "files", "multiple_tests", "text", "progress", "versions", "extras"},
     {"databases", "storage"},
     {"settings"},
     {"data", "store", "tracking"},
@@ -34,6 +34,7 @@ TIER_OF = {unit: tier for tier, units in enumerate(TIERS) for unit in units}
 TORCH_FREE = (
     "config",
     "files",
+    "multiple_tests",
     "text",
     "data",
     "store",

@@ -52,6 +52,7 @@ _OURS: dict[type[BaseException], Cause] = {
     TimeoutError: "machine",
     MemoryError: "machine",
 }
+# What Train 2.60 raises inside its controller reaches a job too, and has no public name.
 _TRAIN = "ray.train.v2._internal.exceptions."
 _TRAIN_API = "ray.train."
 THEIRS: dict[str, Cause] = {

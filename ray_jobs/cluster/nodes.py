@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
-from ray._private.state import state
+from ray._private.state import state  # read in Ray 2.60: see free_resources and _announced
 
 from ray_jobs.cluster.capacity import fitting, shown
 
@@ -23,7 +23,7 @@ def alive_nodes() -> list[Mapping[str, Any]]:
 
 
 def free_resources() -> list[Resources]:
-    """The resources of each node that nobody holds now."""
+    """The resources of each node that nobody holds now. Ray's public call gives their sum over the cluster alone."""
     return [dict(node) for node in state.available_resources_per_node().values()]
 
 

@@ -114,6 +114,7 @@ class Study:
         self._queue_warm_start()
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # No process works on it: the caller holds the search's lease. It keeps its number and its point.
+            # Optuna 5.0 tells the storage's number of a trial nowhere else, and `Study.tell` cannot put one back.
             self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
         for proposal in self.proposals():
             if proposal.state == TrialState.FAIL and not proposal.is_settled:
@@ -170,7 +171,8 @@ class Study:
 class StudySearch(OptunaSearch):
     """What Tune asks for points: OptunaSearch on a prepared study, each proposal with a sampler of its own seed.
 
-    A trial reports each objective under `objective_key(name)`.
+    A trial reports each objective under `objective_key(name)`. Its base class offers no public way to its study and trials:
+    their attributes (`_ot_study`, `_ot_trials`, `_completed_trials`, `_metric`) were read in Ray 2.60, and are used here alone.
     """
 
     def __init__(

@@ -39,10 +39,21 @@ def replace_modules(root: nn.Module, replacements: Mapping[str, nn.Module]) -> n
         child, _, rest = path.partition(".")
         if child:
             below.setdefault(child, {})[rest] = module
-    view = copy.copy(replacements.get("", root))
-    view._modules = dict(view._modules)
+    module = replacements.get("", root)
+    view = _shallow(module, children_of=module)
     for child, inner in below.items():
-        view._modules[child] = replace_modules(view.get_submodule(child), inner)
+        view.add_module(child, replace_modules(view.get_submodule(child), inner))
+    return view
+
+
+def _shallow(module: nn.Module, *, children_of: nn.Module | None) -> nn.Module:
+    """A copy that shares the module's tensors and has the children of some module, or none, in a table of its own.
+
+    copy.copy shares the table of children too, and no public call gives a module another one, so this sets `_modules`
+    as PyTorch 2.13 has it.
+    """
+    view = copy.copy(module)
+    view._modules = {} if children_of is None else dict(children_of._modules)
     return view
 
 
@@ -71,11 +82,9 @@ def frozen_copies(root: nn.Module, *, left_out: tuple[str, ...] = ()) -> dict[st
 
 
 def _frozen_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    alone = copy.copy(module)
-    alone._modules = {}
-    view = copy.deepcopy(alone, memo).requires_grad_(False).eval()
-    view._modules = dict(module._modules)
-    return view
+    alone = _shallow(module, children_of=None)
+    frozen = copy.deepcopy(alone, memo).requires_grad_(False).eval()
+    return _shallow(frozen, children_of=module)
 
 
 def with_copies(
@@ -85,8 +94,8 @@ def with_copies(
     for module in copies.values():
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(device)
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = buffer.to(device)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, buffer.to(device))
     return replace_modules(root, copies)
 
 

@@ -16,6 +16,7 @@ def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
     """
     if device.type != "cpu" or dtype == torch.float32:
         return True
+    # PyTorch 2.13 has no public call for it: torch.cpu.get_capabilities names instructions, not what oneDNN needs.
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype == torch.float16 and bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())

@@ -352,22 +352,19 @@ def build_operator(builder: str = _SHARED_MEMORY) -> None:
     Raises:
         ConfigError: it does not build on this machine.
     """
-    if sys.prefix != sys.base_prefix:
-        # The default folder is shared by all environments of a user, and each would build what another one built anew.
-        os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+    builds = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_builds_folder())))
+    builds.mkdir(parents=True, exist_ok=True)
     if (
         shutil.which("ninja") is None
-    ):  # a worker that was started without the environment's bin in PATH
+    ):  # the worker was started without the environment's bin in PATH
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     from deepspeed.accelerator import get_accelerator
     from deepspeed.ops.op_builder.builder import CUDAMismatchException, MissingCUDAException
-    from torch.utils.cpp_extension import _get_build_directory
 
     operator = get_accelerator().create_op_builder(builder)
-    folder = Path(_get_build_directory(operator.name, verbose=False))
-    with (folder.parent / f"{operator.name}.guard").open("w") as guard:
+    with (builds / f"{operator.name}.guard").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
-        (folder / "lock").unlink(missing_ok=True)
+        (builds / operator.name / "lock").unlink(missing_ok=True)
         try:
             operator.load(verbose=False)
         except (RuntimeError, MissingCUDAException, CUDAMismatchException) as error:
@@ -375,6 +372,16 @@ def build_operator(builder: str = _SHARED_MEMORY) -> None:
                 f"engine.optimizer: DeepSpeed's operator {operator.name} does not build here: {error}. Install a "
                 "compiler (and on a GPU the CUDA toolkit of torch's version), or set engine.optimizer=torch"
             ) from error
+
+
+def _builds_folder() -> Path:
+    """Where operators are built: one folder an environment, or a version of PyTorch where there is none, because each
+    would build what another one built anew."""
+    if sys.prefix != sys.base_prefix:
+        return Path(sys.prefix) / "torch_extensions"
+    from torch.utils.cpp_extension import get_default_build_root
+
+    return Path(get_default_build_root()) / f"torch-{torch.__version__}"
 
 
 if __name__ == "__main__":

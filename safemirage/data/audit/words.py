@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from safemirage.data.audit.examples import Example
+from safemirage.multiple_tests import holm
 from safemirage.text.first_word import first_word, opening, words_of
 
 Kind = Literal["first word", "first 2 words", "first 3 words", "word anywhere"]
@@ -126,16 +127,6 @@ def category_stats(examples: Sequence[Example]) -> tuple[CategoryStat, ...]:
         )
         for category, size in sizes.most_common()
     )
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: the family-wise error of all tests together stays at the level of one."""
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
-        corrected[index] = largest
-    return corrected
 
 
 def _features(question: str, kind: Kind) -> set[str]:

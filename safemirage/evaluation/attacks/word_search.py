@@ -36,7 +36,6 @@ from safemirage.evaluation.judges.build import measures_of
 from safemirage.evaluation.metrics.gap import GapError, MirageGap, mirage_gap, outcomes
 from safemirage.evaluation.metrics.intervals import Rate, wilson_rate
 from safemirage.evaluation.metrics.rates import COUNTED
-from safemirage.evaluation.metrics.significance import holm
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.process import OpenModel, run_evaluation
@@ -45,6 +44,7 @@ from safemirage.evaluation.suites.folder import sample_questions
 from safemirage.evaluation.suites.sampling import suite_cases
 from safemirage.evaluation.suites.writer import write_suite
 from safemirage.evaluation.types import Case
+from safemirage.multiple_tests import holm
 from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store
 

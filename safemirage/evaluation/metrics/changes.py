@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from safemirage.config.evaluate import Label, Metric
 from safemirage.evaluation.metrics.rates import COUNTED, METRICS
-from safemirage.evaluation.metrics.significance import Pair, compare, difference_interval, holm
+from safemirage.evaluation.metrics.significance import Pair, compare, difference_interval
 from safemirage.evaluation.reports.tables.paper import SUBSETS
 from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.samples import Sample
+from safemirage.multiple_tests import holm
 
 _PAIRED_FIELDS = ("case", "group_id", "question", "prefill", "image")
 

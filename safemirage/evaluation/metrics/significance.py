@@ -1,4 +1,4 @@
-"""Two measurements of the same questions, compared question by question: exact McNemar, the paired bootstrap, Holm."""
+"""Two measurements of the same questions, compared question by question: exact McNemar and the paired bootstrap."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,24 +90,6 @@ def difference_interval(change: PairedChange, pairs: Sequence[Pair]) -> tuple[fl
     unseen = wilson_rate(0, len({pair.cluster for pair in pairs})).high
     assert unseen is not None, "there is at least one image"
     return max(-1.0, change.difference - unseen), min(1.0, change.difference + unseen)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values adjusted for their number, in their order: each at most ALPHA keeps the family's error there.
-
-    Holm (1979): the i-th smallest of m, i from 0, times m - i; never less than a smaller one's; at most 1.
-
-    Raises:
-        ValueError: a p-value lies outside [0, 1].
-    """
-    if not all(0 <= value <= 1 for value in p_values):
-        raise ValueError(f"p-values {list(p_values)!r}: each must lie in [0, 1]")
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda item: p_values[item])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
-    return adjusted
 
 
 def smallest_effect(n: int, discordant: float | None = None) -> float | None:

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from scipy.stats import false_discovery_control, hypergeom
+from scipy.stats import hypergeom
 
 from safemirage.data.audit.audit import Audit, audit
 from safemirage.data.audit.examples import Example, read_examples
 from safemirage.data.audit.lookup import fit_lookup, score_held_out, score_lookup
 from safemirage.data.audit.report import write_plot
-from safemirage.data.audit.words import category_stats, holm, word_stats
+from safemirage.data.audit.words import category_stats, word_stats
 from safemirage.data.records import DataWarning
 from safemirage.text.first_word import first_word, opening, words_of
 from tests.vlguard_files import WriteJson, conversation, safe_record, unsafe_record
@@ -79,19 +79,6 @@ def test_word_stats_leave_rare_words_and_wordless_questions_out() -> None:
     items = examples(("what a", True), ("what b", False), ("rare", True), ("42", True))
     assert [item.word for item in word_stats(items, "first word", min_count=2)] == ["what"]
     assert "" not in {item.word for item in word_stats(items, "first word", min_count=1)}
-
-
-def test_holm_matches_the_hand_worked_example() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-
-
-def test_holm_is_never_below_a_false_discovery_correction() -> None:
-    rng = random.Random(0)
-    p_values = [rng.random() ** 3 for _ in range(50)]
-    discovery = false_discovery_control(p_values)
-    assert all(one >= other - 1e-12 for one, other in zip(holm(p_values), discovery, strict=True))
 
 
 def test_category_stats_tell_each_categorys_words() -> None:

@@ -10,11 +10,11 @@ from safemirage.config.vlguard import PLAIN
 from safemirage.evaluation.metrics.gap import GapError, MirageGap, mirage_gap
 from safemirage.evaluation.metrics.power import resolution, resolution_says
 from safemirage.evaluation.metrics.rates import COUNTED, grouped
-from safemirage.evaluation.metrics.significance import holm
 from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.evaluation.reports.tables.paper import SUBSETS
 from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.samples import Sample
+from safemirage.multiple_tests import holm
 from safemirage.text.numbers import p_value, percent, points
 
 GAP_METRICS: tuple[Metric, ...] = ("asr", "refusal_rate")
