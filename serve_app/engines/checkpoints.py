@@ -174,6 +174,12 @@ async def _called(
     """Calls a replica that has the model; one that died is replaced and asked again, which is safe here."""
     # Serve sends a call to a replica that has the model already, where there is one.
     remote = getattr(handle.options(multiplexed_model_id=reference), method)
+
+    async def answer() -> (
+        Any
+    ):  # tenacity awaits what it knows to be a coroutine function, which `remote` is not
+        return await remote.remote(reference, *arguments)
+
     retrying = AsyncRetrying(
         retry=retry_if_exception(_went_away),
         stop=stop_after_attempt(_ATTEMPTS),
@@ -181,7 +187,7 @@ async def _called(
         reraise=True,
     )
     try:
-        return await retrying(remote.remote, reference, *arguments)
+        return await retrying(answer)
     except RayTaskError as error:
         raise raised_there(error) from None
     except (RayError, ReplicaUnavailableError) as error:
