@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import safemirage
 from tests.evaluation.samples import case_record, write_suite
 from tests.evaluation.service import running_service
 from tests.vlguard_files import safe_record, unsafe_record
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.processes
 
 
 def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -124,6 +124,7 @@ def test_prepare_without_train_file_asks_for_it(capsys: pytest.CaptureFixture[st
     assert "--train" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_command_is_installed_and_helps_without_heavy_imports() -> None:
     command = [
         sys.executable,

@@ -204,6 +204,7 @@ open_tracker(settings, "safemirage").start(sys.argv[2], name="x", config={})
 """
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(240)  # three processes import MLflow and Ray
 def test_databases_of_a_fresh_storage_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
     processes = [

@@ -282,6 +282,7 @@ def imported_each(names: list[str], folder: Path = ROOT) -> subprocess.Completed
     )
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(180)  # an interpreter that imports everything, then a fork a module
 def test_tiers_light_modules_load_nothing_heavy() -> None:
     names = [module for module in modules() if is_torch_free(module)]
@@ -291,6 +292,7 @@ def test_tiers_light_modules_load_nothing_heavy() -> None:
     assert loaded == {name: [] for name in names}
 
 
+@pytest.mark.processes
 def test_tiers_module_that_loads_something_heavy_or_cannot_come_first_is_named(
     tmp_path: Path,
 ) -> None:

@@ -129,6 +129,7 @@ def test_tracker_unknown_run_is_an_error(settings: Settings) -> None:
         open_tracker(settings, "safemirage").log_steps("nobody", [{"step": 1, "loss": 1.0}])
 
 
+@pytest.mark.processes
 def test_tracker_database_opened_by_two_processes_has_one_experiment(settings: Settings) -> None:
     code = (
         "import sys; from safemirage.settings import Settings;"

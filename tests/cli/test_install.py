@@ -20,6 +20,7 @@ from tests.evaluation.mirage import six_cases
 from tests.vlguard_files import safe_record, unsafe_record
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.processes
 BLOCK = """
 import os, sys
 

@@ -12,6 +12,7 @@ from safemirage.store import open_store
 OPEN = "import sys; from safemirage.store import open_store; open_store(sys.argv[1]).close()"
 
 
+@pytest.mark.processes
 def test_store_opened_by_several_processes_at_once_has_its_tables(store_url: str) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", OPEN, store_url]) for _ in range(6)]
     assert [process.wait(timeout=50) for process in processes] == [0] * 6

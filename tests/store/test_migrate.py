@@ -110,6 +110,7 @@ def test_store_keeps_its_revision_beside_that_of_others(store_url: str) -> None:
     other.engine.dispose()
 
 
+@pytest.mark.processes
 def test_open_store_that_is_current_does_not_import_alembic(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.db'}"
     open_store(url).close()

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from safemirage.store import Store, open_store
 from safemirage.store.schema import generations
 
-pytestmark = pytest.mark.timeout(300)  # two interpreters start in each
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]  # two interpreters start in each
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = ROOT / "tests" / "evaluation" / "worker.py"

@@ -152,6 +152,7 @@ def test_run_taken_over_by_another_refuses_the_late_holders_writes(store: Store)
     assert (record.state, record.result) == ("running", None)
 
 
+@pytest.mark.processes
 def test_run_asked_for_by_four_processes_is_done_once(store_url: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     processes = [_start(store_url, log) for _ in range(4)]
@@ -163,6 +164,7 @@ def test_run_asked_for_by_four_processes_is_done_once(store_url: str, tmp_path: 
     }
 
 
+@pytest.mark.processes
 def test_run_whose_holder_is_killed_is_resumed_by_its_follower(
     store_url: str, tmp_path: Path
 ) -> None:
@@ -185,6 +187,7 @@ def test_run_whose_holder_is_killed_is_resumed_by_its_follower(
     assert len(log.read_text().splitlines()) == 2
 
 
+@pytest.mark.processes
 def test_run_that_fails_while_followed_tells_the_follower(store_url: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     holder = _start(store_url, log, seconds=0, mode="fail")
