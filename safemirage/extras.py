@@ -12,7 +12,7 @@ _EXTRAS = {
         "huggingface_hub",
         "safetensors",
     ),
-    "ray": ("ray", "optuna", "optuna_dashboard", "psutil"),
+    "ray": ("ray", "moocore", "optuna", "optuna_dashboard", "psutil"),
     "serve": ("fastapi", "uvicorn", "starlette"),
     "postgres": ("psycopg",),
     "plot": ("matplotlib",),

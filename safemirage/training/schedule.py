@@ -17,7 +17,8 @@ def rate_factor(optim: OptimConfig, *, step: int, total: int) -> float:
     """What learning rates are multiplied by at a 0-based step: that of transformers' schedules.
 
     Warm-up is linear from 0 over ceil(warmup_ratio x total) steps; then constant, or down towards 0 as a line or as
-    half a cosine.
+    half a cosine. Cosine and constant are transformers' to the last bit; its line rounds otherwise in a third of all
+    steps, which would change the losses of runs, so the few lines stay here.
     """
     warmup = math.ceil(optim.warmup_ratio * total)
     if step < warmup:
