@@ -224,7 +224,7 @@ class Chain:
 
 def _worst(rows: Sequence[Row]) -> str:
     """A model in a line: its rates in the condition where each is worst."""
-    unsafe = {row.case for row in rows if row.metric == "asr"}
+    unsafe = {row.condition for row in rows if row.metric == "asr"}
     found = []
     for says, metric, is_unsafe, worst in (
         ("ASR up to", "asr", True, max),
@@ -235,7 +235,9 @@ def _worst(rows: Sequence[Row]) -> str:
         values = [
             row.value
             for row in rows
-            if row.metric == metric and (row.case in unsafe) == is_unsafe and row.value is not None
+            if row.metric == metric
+            and (row.condition in unsafe) == is_unsafe
+            and row.value is not None
         ]
         if values:
             found.append(f"{says} {percent(worst(values))}")

@@ -247,7 +247,7 @@ def _located(plan: SearchPlan, settings: Settings) -> SearchPlan:
 def _check_objectives(plan: SearchPlan, storage: Storage) -> None:
     config = plan.config
     suite = selection_suite(plan, seed=plan.base.seed, storage=storage)
-    subsets = {case.case: case.subset for case in load_suite(suite)}
+    subsets = {sample.condition: sample.subset for sample in load_suite(suite)}
     metrics = {metric for judge in config.selection.judges for metric in measures_of(judge)}
     check_objectives(config.objectives, subsets=subsets, metrics=metrics)
 

@@ -26,7 +26,7 @@ from safemirage.data.records import DataError
 from safemirage.evaluation.metrics.rates import METRICS, Row, headline, row_from
 from safemirage.evaluation.run.matrix import Outcome, judging_models, run_many
 from safemirage.evaluation.suites.folder import SuiteError
-from safemirage.evaluation.suites.sampling import load_cases
+from safemirage.evaluation.suites.sampling import load_samples
 from safemirage.runs import Measured, read_record
 from safemirage.settings import Secrets
 from safemirage.store.database import Store
@@ -166,7 +166,7 @@ def check_watch(config: WatchConfig, nodes: Sequence[dict[str, float]]) -> None:
     """
     evaluation = config.evaluation
     try:
-        load_cases(evaluation)
+        load_samples(evaluation)
         judges = [
             m for m in judging_models([evaluation]).values() if not isinstance(m, OpenAIConfig)
         ]
@@ -182,12 +182,14 @@ def _resources(config: WatchConfig) -> Mapping[str, float]:
 
 
 def _metrics(rows: Sequence[Row]) -> dict[str, float]:
-    return {f"watch/{row.case}/{row.metric}": row.value for row in rows if row.value is not None}
+    return {
+        f"watch/{row.condition}/{row.metric}": row.value for row in rows if row.value is not None
+    }
 
 
 def _shown(rows: Sequence[Row]) -> str:
     return ", ".join(
-        f"{row.case} {row.metric} {percent(row.value)} (n={row.n})"
+        f"{row.condition} {row.metric} {percent(row.value)} (n={row.n})"
         for row in rows
         if row.metric in METRICS and row.value is not None
     )

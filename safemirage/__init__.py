@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from safemirage.evaluation.reports.gate import Gate
     from safemirage.evaluation.run.archive import StoredEvaluation
     from safemirage.evaluation.run.client import EvaluationClient as EvaluationClient
-    from safemirage.evaluation.types import Case
+    from safemirage.evaluation.types import Sample
     from safemirage.runs import TrainResult
 
 __all__ = [
@@ -75,7 +75,7 @@ def audit(
     return audit_files(file, against, image_folder=image_folder, skip_bad=skip_bad)
 
 
-def load_suite(folder: str | Path) -> "list[Case]":
+def load_suite(folder: str | Path) -> "list[Sample]":
     """The questions of a suite's folder, with their images.
 
     Raises:
@@ -137,7 +137,7 @@ def gate(
 
     Args:
         evaluation: as in `load_results`.
-        bars: `asr<=0.05` holds every unsafe case, `useful_rate>=0.9` every safe one, `unsafe_what/asr<=0.05` one case.
+        bars: `asr<=0.05` holds every unsafe condition, `useful_rate>=0.9` every safe one, `unsafe_what/asr<=0.05` one condition.
         max_unscored: the share of a rate's answers that may be without a verdict.
         max_degenerate: the share of degenerate answers that may stand under a rate that shall be low.
     """

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 from safemirage.config.evaluate import DecodingConfig, ProtocolName
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.types import Case, Generation, Request, Verdict
+from safemirage.evaluation.types import Generation, Request, Sample, Verdict
 from safemirage.store.evaluations import Evaluation
 
 State = Literal["ready", "broken"]
@@ -43,14 +43,14 @@ class JudgeCard:
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteCard:
-    """A suite. One that is broken has no cases that can be told."""
+    """A suite. One that is broken has no conditions that can be told."""
 
     name: str
     state: State = "ready"
     problem: str | None = None
     """What is wrong with one that is broken."""
-    cases: Mapping[str, int] = field(default_factory=dict)
-    """Name of a case -> how many samples it has."""
+    conditions: Mapping[str, int] = field(default_factory=dict)
+    """Name of a condition -> how many samples it has."""
     questions: int = 0
     """Distinct questions, a question and its rewrites counted once."""
 
@@ -61,7 +61,7 @@ class EvaluationSpec:
 
     model: str
     suite: str | None
-    cases: Sequence[Case] | None
+    samples: Sequence[Sample] | None
     protocol: ProtocolName
     judges: Sequence[str]
     sample: int | None

@@ -87,11 +87,11 @@ def _model_card(folder: Path) -> ModelCard:
 
 def _suite_card(folder: Path) -> SuiteCard:
     try:
-        cases = json.loads((folder / SUITE_FILE).read_text(encoding="utf-8"))["cases"]
+        samples = json.loads((folder / SUITE_FILE).read_text(encoding="utf-8"))["samples"]
         return SuiteCard(
             name=folder.name,
-            cases=dict(Counter(str(case["case"]) for case in cases)),
-            questions=len({str(case["group_id"]) for case in cases}),
+            conditions=dict(Counter(str(sample["condition"]) for sample in samples)),
+            questions=len({str(sample["group_id"]) for sample in samples}),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         return SuiteCard(name=folder.name, state="broken", problem=_suite_problem(error))
@@ -106,4 +106,4 @@ def _suite_problem(error: Exception) -> str:
         case KeyError():
             return f"{SUITE_FILE}: {error} is missing"
         case _:
-            return f"{SUITE_FILE}: needs a mapping with a list `cases` of mappings"
+            return f"{SUITE_FILE}: needs a mapping with a list `samples` of mappings"

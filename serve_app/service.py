@@ -22,7 +22,7 @@ from safemirage.evaluation.generators import (
 )
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.run.record import EvaluationRecord, JudgeRecord
-from safemirage.evaluation.suites.folder import case_tree
+from safemirage.evaluation.suites.folder import sample_tree
 from safemirage.evaluation.types import Generation, Request, Verdict
 from safemirage.models.manifest import ExportError
 from safemirage.storage import Storage
@@ -148,8 +148,8 @@ class Service:
 
     def _submit(self, spec: EvaluationSpec, idempotency_key: str | None) -> Evaluation:
         tree = to_tree(self._record(spec))
-        if spec.cases is not None:
-            images = [case.image for case in spec.cases if case.image is not None]
+        if spec.samples is not None:
+            images = [sample.image for sample in spec.samples if sample.image is not None]
             self._store.samples.put_images({image.digest: image.data for image in images})
         try:
             evaluation = self._store.evaluations.submit(tree, idempotency_key=idempotency_key)
@@ -173,7 +173,7 @@ class Service:
             sample=spec.sample,
             seed=spec.seed,
             decoding=spec.decoding,
-            cases=tuple(map(case_tree, spec.cases)) if spec.cases is not None else None,
+            samples=tuple(map(sample_tree, spec.samples)) if spec.samples is not None else None,
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import safemirage
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 from tests.evaluation.service import running_service
 from tests.vlguard_files import safe_record, unsafe_record
 
@@ -33,7 +33,7 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_script_of_the_docs_runs_as_written(tmp_path: Path) -> None:
     records = [make(f"{kind}{i}") for i in range(5) for kind, make in (("u", unsafe_record), ("s", safe_record))]  # fmt: skip
     (tmp_path / "train.json").write_text(json.dumps(records))
-    write_suite(tmp_path / "suite", [case_record(str(number)) for number in range(3)])
+    write_suite(tmp_path / "suite", [sample_record(str(number)) for number in range(3)])
     text = (ROOT / "docs" / "python.md").read_text()
     (script,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     with running_service({"weights_digest": "w1"}) as service:

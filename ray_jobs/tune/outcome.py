@@ -39,7 +39,7 @@ class TrialOutcome:
     export: str | None
     """Folder of the trained model."""
     degenerate: float | None = None
-    """The largest share of degenerate answers to unsafe questions in any case and at any seed: a low ASR may be made of
+    """The largest share of degenerate answers to unsafe questions in any condition and at any seed: a low ASR may be made of
     them. None where it was not measured."""
 
 
@@ -84,11 +84,11 @@ def check_objectives(
     """Refuses, before anything is trained, objectives that no evaluation can give.
 
     Args:
-        subsets: `safe` or `unsafe` for each case of the suite.
+        subsets: `safe` or `unsafe` for each condition of the suite.
         metrics: the rates that the judges measure.
 
     Raises:
-        ObjectiveError: lists every case and metric that there is not.
+        ObjectiveError: lists every condition and metric that there is not.
     """
     problems = []
     for item in objectives:
@@ -97,14 +97,14 @@ def check_objectives(
             problems.append(
                 f"{where}: no judge measures {item.metric!r}; they measure {sorted(metrics)}"
             )
-        for case in item.cases:
-            if case not in subsets:
+        for condition in item.conditions:
+            if condition not in subsets:
                 problems.append(
-                    f"{where}: case {case!r} is not in the suite; it has {sorted(subsets)}"
+                    f"{where}: condition {condition!r} is not in the suite; it has {sorted(subsets)}"
                 )
-            elif item.metric == "asr" and subsets[case] != "unsafe":
+            elif item.metric == "asr" and subsets[condition] != "unsafe":
                 problems.append(
-                    f"{where}: asr is counted on unsafe cases only, and {case!r} is a safe one"
+                    f"{where}: asr is counted on unsafe conditions only, and {condition!r} is a safe one"
                 )
     if problems:
         raise ObjectiveError("\n".join(problems))
@@ -120,10 +120,10 @@ def objective_values(
     """
     rates: dict[tuple[str, str], Any] = {}
     for row in rows:  # where several judges measure a rate, the first one counts
-        rates.setdefault((row["case"], row["metric"]), row["value"])
+        rates.setdefault((row["condition"], row["metric"]), row["value"])
     result = {}
     for item in objectives:
-        values = [_rate(rates, case, item) for case in item.cases]
+        values = [_rate(rates, condition, item) for condition in item.conditions]
         worst = max(values) if item.direction == "min" else min(values)
         result[item.name] = worst if item.over == "worst" else sum(values) / len(values)
     return result
@@ -140,14 +140,14 @@ def worst_objectives(
 
 
 def most_degenerate(rows: Iterable[Row]) -> float | None:
-    """The largest rate of degenerate answers of the cases that have an ASR; None where there is none."""
+    """The largest rate of degenerate answers of the conditions that have an ASR; None where there is none."""
     rows = list(rows)
-    opened = {row.case for row in rows if row.metric == "asr"}
+    opened = {row.condition for row in rows if row.metric == "asr"}
     return max(
         (
             row.value
             for row in headline(rows)
-            if row.metric == "degenerate_rate" and row.case in opened and row.value is not None
+            if row.metric == "degenerate_rate" and row.condition in opened and row.value is not None
         ),
         default=None,
     )
@@ -175,7 +175,7 @@ def outcome_grid(outcome: SearchOutcome) -> Grid:
         header=["", "trial", *names, "degenerate", "point"],
         lines=lines,
         notes=[
-            "degenerate: the largest share of degenerate answers to unsafe questions in any case, which no low ASR makes safe. "
+            "degenerate: the largest share of degenerate answers to unsafe questions in any condition, which no low ASR makes safe. "
             "*: on the front; >: its knee.",
             f"chosen: {' '.join(outcome.knee_overrides)}",
         ],
@@ -220,17 +220,19 @@ def _signs(objectives: Sequence[ObjectiveConfig]) -> list[float]:
     return [1.0 if item.direction == "min" else -1.0 for item in objectives]
 
 
-def _rate(rates: Mapping[tuple[str, str], Any], case: str, objective: ObjectiveConfig) -> float:
-    key = (case, objective.metric)
+def _rate(
+    rates: Mapping[tuple[str, str], Any], condition: str, objective: ObjectiveConfig
+) -> float:
+    key = (condition, objective.metric)
     if key not in rates:
         raise ObjectiveError(
-            f"objectives.{objective.name}: the evaluation gives no {objective.metric} of case {case!r}; "
+            f"objectives.{objective.name}: the evaluation gives no {objective.metric} of condition {condition!r}; "
             f"it gives {sorted(rates)}"
         )
     value = rates[key]
     if value is None or not math.isfinite(value):
         raise ObjectiveError(
-            f"objectives.{objective.name}: {objective.metric} of case {case!r} is {value!r}: none of its "
+            f"objectives.{objective.name}: {objective.metric} of condition {condition!r} is {value!r}: none of its "
             "answers could be scored"
         )
     return float(value)

@@ -131,9 +131,9 @@ def _at_seed(
 
 
 def _selection_metrics(found: SeedResult) -> dict[str, float]:
-    """The objectives, and every rate that they are made of by case; where judges share a rate the first one counts."""
+    """The objectives, and every rate that they are made of by condition; where judges share a rate the first one counts."""
     rates = {
-        f"selection/{row.case}/{row.metric}": row.value
+        f"selection/{row.condition}/{row.metric}": row.value
         for row in headline(found.rows)
         if row.value is not None
     }

@@ -58,7 +58,7 @@ def attack(
         )
     about = {"config": to_tree(loaded), "attacks": accounts_tree(attacked.accounts)}
     states = write_suite(
-        out, loaded.name, attacked.cases, about={_ACCOUNT_FILE: about}, force=force
+        out, loaded.name, attacked.samples, about={_ACCOUNT_FILE: about}, force=force
     )
     console = tables()
     print_accounts(console, attacked.accounts)
@@ -68,13 +68,13 @@ def attack(
 
 
 def print_accounts(console: Console, accounts: "Sequence[Account]") -> None:
-    """How many questions of each case got K rewrites, in which way, and which did not."""
+    """How many questions of each condition got K rewrites, in which way, and which did not."""
     lines = []
     for one in accounts:
         forms = ", ".join(f"{count} {form}" for form, count in one.forms.items())
         counts = (str(one.attempts), str(one.questions), str(one.rewritten))
-        lines.append([one.case, one.attack, *counts, forms])
-    header = ["case", "attack", "K", "questions", "rewritten", "rewrites by form"]
+        lines.append([one.condition, one.attack, *counts, forms])
+    header = ["condition", "attack", "K", "questions", "rewritten", "rewrites by form"]
     console.print(WideTable(header, lines, keys=2))
     missing = [(one, item) for one in accounts for item in one.missing]
     for one, item in missing[:_SHOWN]:

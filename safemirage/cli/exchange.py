@@ -12,7 +12,9 @@ def export_evaluation(
     folder: Annotated[Path, typer.Argument(help="Where the files go.")],
     format: Annotated[
         Literal["parquet", "inspect"],
-        typer.Option(help="inspect: an .eval log a case, for `inspect view --log-dir FOLDER`."),
+        typer.Option(
+            help="inspect: an .eval log a condition, for `inspect view --log-dir FOLDER`."
+        ),
     ] = "parquet",
     images: Annotated[bool, typer.Option(help="Write the images too.")] = True,
 ) -> None:

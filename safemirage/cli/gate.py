@@ -11,7 +11,9 @@ def gate(
     evaluation: Annotated[str, typer.Argument(help="By id, name or config file.")],
     bars: Annotated[
         list[str],
-        typer.Argument(help="asr<=0.05, useful_rate>=0.9, unsafe_what/asr<=0.05 (one case) ..."),
+        typer.Argument(
+            help="asr<=0.05, useful_rate>=0.9, unsafe_what/asr<=0.05 (one condition) ..."
+        ),
     ],
     max_unscored: Annotated[
         float, typer.Option(help="Share of a rate's answers that may be without a verdict.")
@@ -23,7 +25,7 @@ def gate(
 ) -> None:
     """Hold an evaluation's rates against bars: exits with 0 when all pass, with 1 when one does not.
 
-    Without a case refusal_rate and useful_rate hold the safe cases, the other rates every case that has them.
+    Without a condition refusal_rate and useful_rate hold the safe conditions, the other rates every condition that has them.
     A rate passes `<=` when the upper end of its 95 % interval does, and `>=` when the lower end does. It does not pass
     where too many answers have no verdict or, under `<=`, where too many are degenerate.
     """

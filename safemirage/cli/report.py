@@ -13,7 +13,7 @@ def report(
     ] = Path("report"),
     title: Annotated[str, typer.Option("--title", help="Heading.")] = "Safety evaluation",
     samples: Annotated[
-        int, typer.Option("--samples", min=0, help="Samples of each case on the page.")
+        int, typer.Option("--samples", min=0, help="Samples of each condition on the page.")
     ] = 2,
 ) -> None:
     """Writes rates before and after each attack as HTML, Markdown, LaTeX and JSON, and prints the table."""
@@ -35,7 +35,7 @@ def report(
             title=title,
             models=models,
             versions={"safemirage": version("safemirage")},
-            samples_per_case=samples,
+            samples_per_condition=samples,
         )
         written = write_report(store, given, out)
     console = screen()

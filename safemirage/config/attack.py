@@ -82,13 +82,13 @@ class AttackConfig(Strict):
     """VLGuard's own files as the suite."""
     attacks: Annotated[tuple[WordAttackConfig, ...], Field(min_length=1)]
     control: bool = True
-    """Whether the attacked questions also get K neutral paraphrases, case `<case>_neutral`."""
+    """Whether the attacked questions also get K neutral paraphrases, condition `<condition>_neutral`."""
     source: RewritesSourceConfig = field(default_factory=RuleRewritesConfig)
     on_missing: Literal["fail", "drop"] = "fail"
     """What becomes of a question with fewer than K rewrites: `fail` writes no suite; `drop` leaves the question out of
-    that attack's case, and says which."""
+    that attack's condition, and says which."""
     sample: Count | None = None
-    """Draw this many plain questions of each case. None: all."""
+    """Draw this many plain questions of each condition. None: all."""
     seed: int = 0
     """Seed of that draw and of the model's rewrites."""
 
@@ -120,5 +120,5 @@ def check_words(words: Sequence[str]) -> None:
     for word in words:
         if word != word.lower() or word in (PLAIN, NEUTRAL):
             raise ValueError(
-                f"word: {word!r} must be in lower case, and neither {PLAIN!r} nor {NEUTRAL!r}, which are other cases"
+                f"word: {word!r} must be in lower case, and neither {PLAIN!r} nor {NEUTRAL!r}, which are other conditions"
             )

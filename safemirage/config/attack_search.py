@@ -41,8 +41,8 @@ class AttackSearchConfig(Strict):
     subset: AttackedSubset = "unsafe"
     """`unsafe`: words that open answered questions, counted by asr. `safe`: words that open refused ones, counted by
     refusals, for over-refusal."""
-    case: str | None = None
-    """The plain case that is attacked; needed where the subset has several (VLGuard's unsafe_plain and
+    condition: str | None = None
+    """The plain condition that is attacked; needed where the subset has several (VLGuard's unsafe_plain and
     safe_unsafe_plain)."""
     words: Count = 5
     """The strongest words of the audit that are tried."""

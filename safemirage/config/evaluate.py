@@ -185,14 +185,14 @@ class RefusalRulesJudgeConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class OracleJudgeConfig(Strict):
-    """Reads what the image shows from the case: does the answer name the object?"""
+    """Reads what the image shows from the sample: does the answer name the object?"""
 
     name: Literal["oracle"] = "oracle"
 
 
 @dataclass(frozen=True, kw_only=True)
 class UsefulJudgeConfig(Strict):
-    """Reads what the image shows from the case: does the answer give the right kind and colour?"""
+    """Reads what the image shows from the sample: does the answer give the right kind and colour?"""
 
     name: Literal["useful"] = "useful"
 
@@ -331,16 +331,16 @@ class EvaluateConfig(Strict):
     protocol: ProtocolName = "corrected"
     """`paper` counts as the original does: what is unscored stays in the denominators, as no success."""
     sample: Count | None = None
-    """Draw this many questions of each case; a question's rewrites come along. None: all."""
+    """Draw this many questions of each condition; a question's rewrites come along. None: all."""
     sampling: Literal["questions", "rows"] = "questions"
     """`rows` draws single rewrites, as the original does, and so tears questions apart; `paper` only."""
     seed: int = 0
     """Seed of the draw of a sample."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     batch_size: Count = 32
-    """Cases that the model is given in one call. Batches are stored whole and cut in a fixed order."""
+    """Samples that the model is given in one call. Batches are stored whole and cut in a fixed order."""
     max_unscored: Share = 0.05
-    """Share of the cases that a judge may leave without a verdict; with more the evaluation fails."""
+    """Share of the samples that a judge may leave without a verdict; with more the evaluation fails."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

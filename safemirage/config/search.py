@@ -105,14 +105,14 @@ DomainConfig = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig(Strict):
-    """A rate to make small or large, over some cases of the selection suite."""
+    """A rate to make small or large, over some conditions of the selection suite."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     metric: Metric
-    cases: Annotated[tuple[str, ...], Field(min_length=1)]
+    conditions: Annotated[tuple[str, ...], Field(min_length=1)]
     direction: Literal["min", "max"]
     over: Literal["mean", "worst"] = "worst"
-    """How the rates of several cases become one number."""
+    """How the rates of several conditions become one number."""
 
     @property
     def ideal(self) -> float:
@@ -147,7 +147,7 @@ class SelectionConfig(Strict):
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Cases that the model is given in one call."""
+    """Samples that the model is given in one call."""
 
     def __post_init__(self) -> None:
         self.evaluation("checks", TransformersConfig(path=""))  # raises as EvaluateConfig does

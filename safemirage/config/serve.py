@@ -35,7 +35,7 @@ class LimitsConfig(Strict):
     body_depth: Count = 32
     """How deep lists and mappings of a body are nested (413)."""
     body_values: Count = 250_000
-    """Values in a body, counted before it is parsed (413); `cases` inline cases must fit."""
+    """Values in a body, counted before it is parsed (413); `samples` inline samples must fit."""
     body_keys: Count = 64
     """Keys of one mapping in a body (413)."""
     body_timeout_s: Positive = 60.0
@@ -58,8 +58,8 @@ class LimitsConfig(Strict):
     """Characters of one question, and of one answer to judge."""
     items: Count = 256
     """Answers in one batch to judge."""
-    cases: Count = 10_000
-    """Cases of one evaluation that are sent inline."""
+    samples: Count = 10_000
+    """Samples of one evaluation that are sent inline."""
     new_tokens: Count = 2048
     """The largest `max_tokens`."""
     default_new_tokens: Count = 256
@@ -116,7 +116,7 @@ class EvaluationsConfig(Strict):
     concurrent: Count = 2
     """Evaluations that run at a time; more wait in the store."""
     batch: Count = 32
-    """Cases sent to a model in one call; a batch is the unit that is stored."""
+    """Samples sent to a model in one call; a batch is the unit that is stored."""
     poll_s: Positive = 0.25
     """How often the store is looked at for evaluations that wait, or whose worker is gone."""
     takeover_s: Positive = 10.0

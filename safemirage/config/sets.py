@@ -13,7 +13,7 @@ MMSafetyBenchKind = Literal["SD", "SD_TYPO", "TYPO"]
 
 @dataclass(frozen=True, kw_only=True)
 class MMSafetyBenchConfig(Strict):
-    """Cases `unsafe_sd`, `unsafe_sd_typo`, `unsafe_typo`; category: the scenario."""
+    """Conditions `unsafe_sd`, `unsafe_sd_typo`, `unsafe_typo`; category: the scenario."""
 
     name: Literal["mm_safetybench"] = "mm_safetybench"
     questions: str = data_path()
@@ -27,7 +27,7 @@ class MMSafetyBenchConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class FigStepConfig(Strict):
-    """Cases `unsafe_figstep` and `unsafe_plain`; category: the topic."""
+    """Conditions `unsafe_figstep` and `unsafe_plain`; category: the topic."""
 
     name: Literal["figstep"] = "figstep"
     questions: str = data_path()
@@ -43,7 +43,7 @@ class FigStepConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class SPAVLConfig(Strict):
-    """Cases `unsafe_plain` (the split `harm`) and `safe_plain` (the split `help`); category: class1."""
+    """Conditions `unsafe_plain` (the split `harm`) and `safe_plain` (the split `help`); category: class1."""
 
     name: Literal["spa_vl"] = "spa_vl"
     harm: str | None = data_path(None)
@@ -58,7 +58,7 @@ class SPAVLConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class XSTestConfig(Strict):
-    """Cases `safe_plain` and `unsafe_plain`, without images; category: the type of prompt."""
+    """Conditions `safe_plain` and `unsafe_plain`, without images; category: the type of prompt."""
 
     name: Literal["xstest"] = "xstest"
     prompts: str = data_path()
@@ -67,7 +67,7 @@ class XSTestConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class MOSSBenchConfig(Strict):
-    """Cases `safe_exaggerated_risk`, `safe_negated_harm`, `safe_counterintuitive`."""
+    """Conditions `safe_exaggerated_risk`, `safe_negated_harm`, `safe_counterintuitive`."""
 
     name: Literal["mossbench"] = "mossbench"
     information: str = data_path()

@@ -18,7 +18,7 @@ class RewritesConfig(Strict):
     """A file in VLGuard's format with K records for each question, each holding one rewrite of it."""
 
     attack: AttackName
-    """What the rewriting is called; its case is `<subset>_<attack>`."""
+    """What the rewriting is called; its condition is `<subset>_<attack>`."""
     subset: VLGuardSubset
     path: str = data_path()
 
@@ -35,12 +35,12 @@ class PrefillConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class VLGuardConfig(Strict):
-    """Cases `unsafe_plain`, `safe_unsafe_plain`, `safe_safe_plain`, and one for each attack."""
+    """Conditions `unsafe_plain`, `safe_unsafe_plain`, `safe_safe_plain`, and one for each attack."""
 
     test: str = data_path()
     """VLGuard's test.json."""
     images: str | None = image_folder()
-    """Folder of its image paths; the images count by content. null: no case has an image, which only suits
+    """Folder of its image paths; the images count by content. null: no sample has an image, which only suits
     answers that are not a model's."""
     subsets: Annotated[tuple[VLGuardSubset, ...], Field(min_length=1)] = (
         "unsafe",

@@ -49,7 +49,7 @@ class WordsConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class SetsConfig(Strict):
-    """Records of each training set, and questions of each case of the suites."""
+    """Records of each training set, and questions of each condition of the suites."""
 
     base: Count = 5000
     """Half of them about safe objects, half about unsafe ones."""
@@ -67,9 +67,9 @@ class SetsConfig(Strict):
     mix_share_words: Share = 0.1
     """Share of the general records that start with a `refused` word, and are answered."""
     selection: Count = 60
-    """Questions a case of the suite that searches choose on."""
+    """Questions a condition of the suite that searches choose on."""
     test: Count = 200
-    """Questions a case of the suite that the table is made of."""
+    """Questions a condition of the suite that the table is made of."""
     rewrites: Annotated[int, Field(ge=1, le=3)] = 3
     """K: how often each unsafe question is rewritten to start with "what", and how often paraphrased as the control; a
     command has three paraphrases."""

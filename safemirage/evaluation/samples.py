@@ -1,17 +1,17 @@
-"""What an evaluation keeps of each case: the case, the answer or why there is none, the verdicts."""
+"""What an evaluation keeps of each sample: the question, the answer or why there is none, the verdicts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from safemirage.evaluation.suites.folder import case_tree
-from safemirage.evaluation.types import Case, Subset, Verdict
+from safemirage.evaluation.suites.folder import sample_tree
+from safemirage.evaluation.types import Sample, Subset, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class EvaluatedSample:
     sample_id: str
-    case: str
+    condition: str
     subset: Subset
     attack: str
     group_id: str
@@ -35,11 +35,13 @@ class Sample:
         raise KeyError(f"sample {self.sample_id}: no verdict of {judge!r}")
 
 
-def sample_of(case: Case, answer: str | None, error: str, verdicts: tuple[Verdict, ...]) -> Sample:
-    return Sample(**case_tree(case), answer=answer, error=error, verdicts=verdicts)
+def evaluated_sample(
+    sample: Sample, answer: str | None, error: str, verdicts: tuple[Verdict, ...]
+) -> EvaluatedSample:
+    return EvaluatedSample(**sample_tree(sample), answer=answer, error=error, verdicts=verdicts)
 
 
-def sample_tree(sample: Sample) -> dict[str, Any]:
+def evaluated_tree(sample: EvaluatedSample) -> dict[str, Any]:
     """The sample as JSON."""
     tree = {
         **{name: getattr(sample, name) for name in sample.__dataclass_fields__},
@@ -51,11 +53,11 @@ def sample_tree(sample: Sample) -> dict[str, Any]:
     )
 
 
-def sample_from(tree: Mapping[str, Any]) -> Sample:
+def evaluated_from(tree: Mapping[str, Any]) -> EvaluatedSample:
     """The sample of a stored tree; its `position` is left out."""
     fields = {name: value for name, value in tree.items() if name != "position"}
     verdicts = tuple(Verdict(**verdict) for verdict in tree["verdicts"])
-    return Sample(**{**fields, "verdicts": verdicts})
+    return EvaluatedSample(**{**fields, "verdicts": verdicts})
 
 
 def verdict_tree(verdict: Verdict) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The records that evaluation passes around: images, cases, answers, verdicts."""
+"""The records that evaluation passes around: images, samples, answers, verdicts."""
 
 import base64
 import hashlib
@@ -55,12 +55,12 @@ class ImageFile(ImageInput):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class Sample:
     """One question that a suite puts to a model."""
 
     sample_id: str
     """Unique within its suite; two models are paired by it."""
-    case: str
+    condition: str
     """Which row of the table it counts for, e.g. `unsafe_what`."""
     subset: Subset
     """Whether answering it in earnest is harmful."""

@@ -32,11 +32,11 @@ def miniature_grid(title: str, runs: Mapping[str, Sequence[Row]]) -> Grid:
     """
     found: dict[str, dict[tuple[str, str], Spread]] = {}
     for one in spreads(runs):
-        found.setdefault(one.model, {})[one.metric, one.case] = one
+        found.setdefault(one.model, {})[one.metric, one.condition] = one
     columns = [
-        (f"{name}\n{case.partition('_')[2]}", (metric, case))
-        for name, metric, cases in _RATES
-        for case in cases
+        (f"{name}\n{condition.partition('_')[2]}", (metric, condition))
+        for name, metric, samples in _RATES
+        for condition in samples
     ]
     place = 1 + [key for _, key in columns].index(_ATTACKED)
     lines = []

@@ -17,8 +17,8 @@ from safemirage.config.loading.identity import digest_of, identity_tree
 from safemirage.config.loading.load import to_tree
 from safemirage.config.world import WorldConfig
 from safemirage.files import whole_folder
-from safemirage.miniature.cases import suite_cases
 from safemirage.miniature.pictures import draw_pictures, part_random
+from safemirage.miniature.samples import suite_samples
 from safemirage.miniature.training_sets import TrainingSets, safety_items
 from safemirage.storage import Storage
 
@@ -92,15 +92,15 @@ def _write_world(world: World) -> None:
 
 
 def _write_suite(world: World, name: SuiteName, count: int) -> list[dict[str, Any]]:
-    """Writes a suite of `count` questions a case; its plain questions in VLGuard's format."""
+    """Writes a suite of `count` questions a condition; its plain questions in VLGuard's format."""
     config, folder = world.config, world.suite(name)
     images = folder / "images"
     unsafe = draw_pictures(config, f"{name}_unsafe", count, config.unsafe_kinds, images)
     safe = draw_pictures(config, f"{name}_safe", count, config.safe_kinds, images)
     rng = part_random(config, f"suite/{name}")
     items = safety_items([*unsafe, *safe], config.words, rng)
-    cases = suite_cases(items, config, rng)
-    _write_json(folder / "suite.json", {"name": f"miniature-{name}", "cases": cases})
+    samples = suite_samples(items, config, rng)
+    _write_json(folder / "suite.json", {"name": f"miniature-{name}", "samples": samples})
     return [item.vlguard() for item in items]
 
 

@@ -15,53 +15,53 @@ _METHOD = (
 
 
 def curve_grid(measured: Measured) -> Grid:
-    """A line a case and curve, a column a number of steps."""
+    """A line a condition and curve, a column a number of steps."""
     steps = _steps(measured)
     lines = [
-        [case, label, *[_cell(rows.get(step)) for step in steps]]
-        for case, curves in _curves(measured).items()
+        [condition, label, *[_cell(rows.get(step)) for step in steps]]
+        for condition, curves in _curves(measured).items()
         for label, rows in curves.items()
     ]
     judge = next(row.judge for row in measured.rows if row.metric == "asr")
     return Grid(
         title=f"ASR against steps of fine-tuning (judge: {judge})",
-        header=["case", "fine-tuned on", *[_says(step) for step in steps]],
+        header=["condition", "fine-tuned on", *[_says(step) for step in steps]],
         lines=lines,
         notes=[_METHOD],
     )
 
 
 def curve_figures(measured: Measured) -> list[Figure]:
-    """The curves as figures, one a case."""
+    """The curves as figures, one a condition."""
     model = measured.points[0].name
     return [
         curve_figure(
             model,
-            f"{case}: attack success against steps of fine-tuning",
+            f"{condition}: attack success against steps of fine-tuning",
             {
                 label: [_rate(step, row) for step, row in rows.items()]
                 for label, rows in curves.items()
             },
         )
-        for case, curves in _curves(measured).items()
+        for condition, curves in _curves(measured).items()
     ]
 
 
 def _curves(measured: Measured) -> Mapping[str, Mapping[str, dict[int, Row]]]:
-    """Case -> curve -> steps -> the row of ASR; every curve starts with the export as it is."""
+    """Condition -> curve -> steps -> the row of ASR; every curve starts with the export as it is."""
     found: dict[str, dict[str, dict[int, Row]]] = {}
     start, *others = zip(measured.points, measured.evaluations, strict=True)
     first = _asr(start[1].rows)
     for point, evaluation in others:
         label = f"{point.settings['samples']} {point.settings['set']} records"
-        for case, row in _asr(evaluation.rows).items():
-            curve = found.setdefault(case, {}).setdefault(label, {0: first[case]})
+        for condition, row in _asr(evaluation.rows).items():
+            curve = found.setdefault(condition, {}).setdefault(label, {0: first[condition]})
             curve[point.settings["steps"]] = row
     return found
 
 
 def _asr(rows: Sequence[Row]) -> dict[str, Row]:
-    return {row.case: row for row in headline(rows) if row.metric == "asr"}
+    return {row.condition: row for row in headline(rows) if row.metric == "asr"}
 
 
 def _steps(measured: Measured) -> list[int]:

@@ -25,8 +25,8 @@ from safemirage.config.probe import RelearnConfig
 from safemirage.config.train import CollapseConfig, OptimConfig, TrainConfig, WorkersConfig
 from safemirage.data.llava import LlavaRecord, read_training_set
 from safemirage.evaluation.judges.build import measures_of
-from safemirage.evaluation.suites.sampling import load_cases
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.suites.sampling import load_samples
+from safemirage.evaluation.types import Sample
 from safemirage.probes.measuring import Point
 from safemirage.progress import OnNamedProgress
 from safemirage.runs import TrainResult, read_record
@@ -67,7 +67,7 @@ def relearn_points(
         TrainingDiverged, StorageError: a run failed; the next start resumes it.
     """
     plans = list(_plans(config))
-    _check(config, load_cases(config.evaluate))
+    _check(config, load_samples(config.evaluate))
     points = [
         Point(
             evaluate=config.evaluate,
@@ -159,9 +159,9 @@ def _train_config(
     )
 
 
-def _check(config: RelearnConfig, cases: Sequence[Case]) -> None:
+def _check(config: RelearnConfig, samples: Sequence[Sample]) -> None:
     """Before anything is trained: what is learned is not asked, and there is something to ask."""
-    if not any(case.subset == "unsafe" for case in cases):
+    if not any(sample.subset == "unsafe" for sample in samples):
         raise ConfigError("evaluate: the suite has no unsafe question, so nothing shows relearning")
     if not any("asr" in measures_of(judge) for judge in config.evaluate.judges):
         raise ConfigError(
@@ -175,17 +175,19 @@ def _check(config: RelearnConfig, cases: Sequence[Case]) -> None:
             )
         drawn = {
             index
-            for samples in config.samples
-            for index in draw_subset(len(records), samples, config.seed)
+            for count in config.samples
+            for index in draw_subset(len(records), count, config.seed)
         }
-        _check_disjoint(set_name, [records[index] for index in sorted(drawn)], cases)
+        _check_disjoint(set_name, [records[index] for index in sorted(drawn)], samples)
 
 
 def _check_disjoint(
-    set_name: SetName, records: Sequence[LlavaRecord], cases: Sequence[Case]
+    set_name: SetName, records: Sequence[LlavaRecord], samples: Sequence[Sample]
 ) -> None:
-    """A record is asked about when a case shows its image, whatever is asked, or, without image, asks its question."""
-    asked = {case.image.digest if case.image is not None else case.question for case in cases}
+    """A record is asked about when a sample shows its image, whatever is asked, or, without image, asks its question."""
+    asked = {
+        sample.image.digest if sample.image is not None else sample.question for sample in samples
+    }
     shared = [record.id for record in records if asked & set(_content(record))]
     if shared:
         more = f" and {len(shared) - _SHOWN} more" if len(shared) > _SHOWN else ""

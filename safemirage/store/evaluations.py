@@ -31,9 +31,9 @@ class Evaluation:
     spec: dict[str, Any]
     state: EvaluationState
     done: int
-    """Cases answered and judged."""
+    """Samples answered and judged."""
     total: int
-    """Number of all cases; 0 until they are counted."""
+    """Number of all samples; 0 until they are counted."""
     rows: list[dict[str, Any]] | None
     """The table, when finished."""
     error: str | None

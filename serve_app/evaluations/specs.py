@@ -5,7 +5,7 @@ from typing import Any
 
 from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.evaluation.run.record import EvaluationRecord, read_evaluation, readable
-from safemirage.evaluation.types import Case, ImageInput
+from safemirage.evaluation.types import ImageInput, Sample
 from safemirage.store import Store
 from safemirage.store.evaluations import Evaluation
 
@@ -17,7 +17,7 @@ def is_submitted(evaluation: Evaluation) -> bool:
 
 
 def public_spec(evaluation: Evaluation) -> dict[str, Any]:
-    """What callers are shown of what was asked: never inline cases, which may be many. A record of another version
+    """What callers are shown of what was asked: never inline samples, which may be many. A record of another version
     has its `problem`, and spoils no listing."""
     problem = None
     try:
@@ -41,11 +41,11 @@ def public_spec(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def read_case(tree: Mapping[str, Any], store: Store) -> Case:
-    """The case of a record, whose image is a digest."""
+def read_case(tree: Mapping[str, Any], store: Store) -> Sample:
+    """The sample of a record, whose image is a digest."""
     image = None
     if tree["image"] is not None:
         data = store.samples.image(tree["image"])
-        assert data is not None, f"image {tree['image']} is stored before its case"
+        assert data is not None, f"image {tree['image']} is stored before its sample"
         image = ImageInput(data)
-    return Case(**{**tree, "image": image})
+    return Sample(**{**tree, "image": image})

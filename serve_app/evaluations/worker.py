@@ -13,7 +13,7 @@ from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.run.record import EvaluationRecord, read_evaluation
 from safemirage.evaluation.suites.folder import load_suite, sample_questions
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.types import Sample
 from safemirage.storage import Storage
 from safemirage.store import LeaseLost, Store
 from safemirage.store.evaluations import LEASE_PREFIX, Evaluation
@@ -79,7 +79,7 @@ class EvaluationRunner:
     async def _evaluate(self, evaluation: Evaluation) -> None:
         record = read_evaluation(evaluation)
         try:
-            cases = await asyncio.to_thread(self._cases, record)
+            samples = await asyncio.to_thread(self._samples, record)
             generator = await self._open_model(record.name)
             judges = [await self._judges.open(judge.name) for judge in record.judges]
         except (
@@ -98,14 +98,14 @@ class EvaluationRunner:
             record=record,
         )
         # Errors from here on are recorded by `evaluate` itself.
-        await evaluate(spec, cases, generator, judges, store=self._store)
+        await evaluate(spec, samples, generator, judges, store=self._store)
 
-    def _cases(self, record: EvaluationRecord) -> list[Case]:
+    def _samples(self, record: EvaluationRecord) -> list[Sample]:
         if record.suite is not None:
-            cases = load_suite(self._storage.suites / record.suite)
+            samples = load_suite(self._storage.suites / record.suite)
         else:
-            cases = [read_case(tree, self._store) for tree in record.cases or ()]
-        return sample_questions(cases, record.sample, record.seed)
+            samples = [read_case(tree, self._store) for tree in record.samples or ()]
+        return sample_questions(samples, record.sample, record.seed)
 
     def _fail(self, evaluation_id: str, message: str) -> None:
         lease = self._store.leases.acquire(

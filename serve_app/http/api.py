@@ -24,7 +24,13 @@ from serve_app.http.routes.chat import chat_routes
 from serve_app.http.routes.evaluations import evaluation_routes
 from serve_app.http.routes.judgements import judgement_routes
 from serve_app.http.routes.studies import study_routes
-from serve_app.http.schemas import CaseBody, ChatBody, EvaluationBody, JudgementItem, JudgementsBody
+from serve_app.http.schemas import (
+    ChatBody,
+    EvaluationBody,
+    JudgementItem,
+    JudgementsBody,
+    SampleBody,
+)
 
 PAGES = Path(__file__).parents[1] / "pages"
 _PAGE_HEADERS = {
@@ -72,7 +78,7 @@ def create_api(backend: Backend, settings: ApiSettings) -> FastAPI:
         app.include_router(router, dependencies=secured)
     _add_catalogue(app, backend, secured)
     _add_pages(app, settings.instance)
-    describe_bodies(app, (ChatBody, JudgementsBody, JudgementItem, EvaluationBody, CaseBody))
+    describe_bodies(app, (ChatBody, JudgementsBody, JudgementItem, EvaluationBody, SampleBody))
     install_error_handlers(app)
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Authentication, tokens=settings.tokens)
@@ -100,7 +106,7 @@ def _add_catalogue(app: FastAPI, backend: Backend, secured: list[Any]) -> None:
 
     @app.get("/v1/suites", tags=["catalogue"], dependencies=secured)
     async def suites() -> dict[str, Any]:
-        """The suites in storage, with the number of samples of each case."""
+        """The suites in storage, with the number of samples of each condition."""
         return {"object": "list", "data": [asdict(card) for card in await backend.suites()]}
 
 

@@ -117,21 +117,21 @@ class JudgementsBody(Body):
     """`JudgementItem`s, each checked by itself: one that is wrong does not fail the others."""
 
 
-class CaseBody(Body):
-    """A case sent inline; the fields of a suite's case, with its image as data URI."""
+class SampleBody(Body):
+    """A sample sent inline; the fields of a suite's sample, with its image as data URI."""
 
     sample_id: Text
-    case: Text
+    condition: Text
     subset: Subset
     attack: str = "plain"
     group_id: str | None = None
-    """Default: the sample id, so that every case is a question of its own."""
+    """Default: the sample id, so that every sample is a question of its own."""
     question: str
     image: str | None = None
     target: dict[str, str] = {}
 
 
-CaseTree = Annotated[Any, WithJsonSchema({"$ref": "#/components/schemas/CaseBody"})]
+SampleTree = Annotated[Any, WithJsonSchema({"$ref": "#/components/schemas/CaseBody"})]
 
 
 class DecodingBody(Body):
@@ -152,19 +152,19 @@ class DecodingBody(Body):
 class EvaluationBody(Body):
     model: Identifier
     suite: Identifier | None = None
-    cases: Annotated[list[CaseTree], Field(min_length=1)] | None = None
+    samples: Annotated[list[SampleTree], Field(min_length=1)] | None = None
     """`CaseBody`s, each checked by itself."""
     protocol: str = "corrected"
     judges: Annotated[list[Identifier], Field(min_length=1)]
     sample: Annotated[int, Field(ge=1)] | None = None
-    """Draw this many questions of each case, by `seed`; their rewrites come along. Default: all."""
+    """Draw this many questions of each condition, by `seed`; their rewrites come along. Default: all."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     decoding: DecodingBody = DecodingBody()
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.suite is None) == (self.cases is None):
-            raise ValueError("give either suite or cases")
+        if (self.suite is None) == (self.samples is None):
+            raise ValueError("give either suite or samples")
         if len(set(self.judges)) != len(self.judges):
             raise ValueError(f"judges: {self.judges!r} names one twice")
         return self

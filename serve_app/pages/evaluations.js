@@ -1,4 +1,4 @@
-// The evaluations section: one table a suite and metric (models by cases), the list with progress, single samples.
+// The evaluations section: one table a suite and metric (models by conditions), the list with progress, single samples.
 
 import { get } from "/static/api.js";
 import { element, percent, table } from "/static/dom.js";
@@ -34,7 +34,7 @@ function drawResults(evaluations) {
   ]));
 }
 
-const suiteOf = (evaluation) => evaluation.suite || "inline cases";
+const suiteOf = (evaluation) => evaluation.suite || "inline samples";
 
 function grouped(evaluations) {
   const result = new Map();
@@ -57,17 +57,17 @@ function newest(evaluations) {
 
 function matrix(metric, evaluations) {
   const rowsOf = (evaluation) => evaluation.rows.filter((row) => row.metric === metric);
-  const cases = [...new Set(evaluations.flatMap((evaluation) => rowsOf(evaluation).map((row) => row.case)))];
+  const conditions = [...new Set(evaluations.flatMap((evaluation) => rowsOf(evaluation).map((row) => row.condition)))];
   const judges = [...new Set(evaluations.flatMap((evaluation) => rowsOf(evaluation).slice(0, 1).map((row) => row.judge)))].filter(Boolean);
   const by = judges.length ? `, by ${judges.join(", ")}` : "";
   const result = element("table", { class: "results", "data-metric": metric });
   table(result, {
     caption: `${METRICS[metric] || metric}${by}, with 95 % intervals. "plain" is before the attack, the other columns after it.`,
-    head: ["Model", ...cases],
+    head: ["Model", ...conditions],
     rows: evaluations.map((evaluation) =>
       element("tr", {},
         element("th", { scope: "row" }, evaluation.model, evaluation.state === "finished" ? "" : ` (${evaluation.state})`),
-        cases.map((name) => cell(rowsOf(evaluation).find((row) => row.case === name))),
+        conditions.map((name) => cell(rowsOf(evaluation).find((row) => row.condition === name))),
       )),
   });
   return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": METRICS[metric] || metric }, result);
@@ -150,11 +150,11 @@ async function drawSamples() {
 function drawSamplesTable(samples) {
   table(node("samples"), {
     caption: samples.length ? `Samples ${open.offset + 1} to ${open.offset + samples.length}` : "No samples yet",
-    head: ["Sample", "Case", "Question", "Answer", "Verdicts"],
+    head: ["Sample", "Condition", "Question", "Answer", "Verdicts"],
     rows: samples.map((sample) =>
       element("tr", {},
         element("th", { scope: "row" }, sample.sample_id),
-        element("td", {}, sample.case),
+        element("td", {}, sample.condition),
         element("td", {}, sample.question),
         element("td", { class: sample.redacted ? "quiet" : undefined }, sample.answer),
         element("td", {}, sample.verdicts.map((verdict) => element("div", {}, `${verdict.judge}: ${verdict.label}`))),

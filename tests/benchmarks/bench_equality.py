@@ -22,7 +22,7 @@ from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.judges.oracle import OracleJudge
 from safemirage.evaluation.suites.folder import load_suite
-from safemirage.evaluation.types import Case, Generation, Request
+from safemirage.evaluation.types import Generation, Request, Sample
 from safemirage.models.loading import DtypeName
 
 
@@ -58,7 +58,7 @@ async def answer_one_by_one(
 
 
 async def compare_answers(
-    cases: Sequence[Case],
+    samples: Sequence[Sample],
     first: Sequence[Generation],
     second: Sequence[Generation],
     judges: Sequence[Judge],
@@ -68,25 +68,26 @@ async def compare_answers(
     Raises:
         ValueError: nothing to compare, or lists of different lengths.
     """
-    if not cases or not len(cases) == len(first) == len(second):
+    if not samples or not len(samples) == len(first) == len(second):
         raise ValueError(
-            f"answers: {len(first)} and {len(second)} to {len(cases)} cases; give one of each, and at least one"
+            f"answers: {len(first)} and {len(second)} to {len(samples)} conditions; give one of each, and at least one"
         )
     labels = [
         [
-            [verdict.label for verdict in await judge.judge(_judged(cases, answers))]
+            [verdict.label for verdict in await judge.judge(_judged(samples, answers))]
             for judge in judges
         ]
         for answers in (first, second)
     ]
-    alike = [all(a[i] == b[i] for a, b in zip(*labels, strict=True)) for i in range(len(cases))]
+    alike = [all(a[i] == b[i] for a, b in zip(*labels, strict=True)) for i in range(len(samples))]
     same = [a.text == b.text for a, b in zip(first, second, strict=True)]
-    return Agreement(n=len(cases), same_texts=sum(same), same_verdicts=sum(alike))
+    return Agreement(n=len(samples), same_texts=sum(same), same_verdicts=sum(alike))
 
 
-def _judged(cases: Sequence[Case], answers: Sequence[Generation]) -> list[Judged]:
+def _judged(samples: Sequence[Sample], answers: Sequence[Generation]) -> list[Judged]:
     return [
-        Judged(case=case, answer=answer.text) for case, answer in zip(cases, answers, strict=True)
+        Judged(sample=condition, answer=answer.text)
+        for condition, answer in zip(samples, answers, strict=True)
     ]
 
 
@@ -99,9 +100,11 @@ class Answered:
     one_by_one: list[Generation]
 
 
-def answer(path: str, cases: Sequence[Case], dtype: DtypeName, tokens: int, rows: int) -> Answered:
+def answer(
+    path: str, samples: Sequence[Sample], dtype: DtypeName, tokens: int, rows: int
+) -> Answered:
     generator = TransformersGenerator.load(path, dtype=dtype, batch_size=rows)
-    requests = [Request(question=case.question, image=case.image) for case in cases]
+    requests = [Request(question=sample.question, image=sample.image) for sample in samples]
     decoding = DecodingConfig(max_new_tokens=tokens)
 
     async def ask() -> Answered:
@@ -117,14 +120,16 @@ def answer(path: str, cases: Sequence[Case], dtype: DtypeName, tokens: int, rows
         generator.close()
 
 
-def agreements(path: str, cases: Sequence[Case], tokens: int, rows: int) -> dict[str, Agreement]:
+def agreements(
+    path: str, samples: Sequence[Sample], tokens: int, rows: int
+) -> dict[str, Agreement]:
     """By what is compared: batched against one at a time in each format, and one format against the other."""
-    full = answer(path, cases, "float32", tokens, rows)
-    half = answer(path, cases, "bfloat16", tokens, rows)
+    full = answer(path, samples, "float32", tokens, rows)
+    half = answer(path, samples, "bfloat16", tokens, rows)
     judges = [KeywordsJudge(), OracleJudge()]
 
     def compared(first: list[Generation], second: list[Generation]) -> Agreement:
-        return asyncio.run(compare_answers(cases, first, second, judges))
+        return asyncio.run(compare_answers(samples, first, second, judges))
 
     name = f"bfloat16 (products {half.products})"
     return {

@@ -31,7 +31,7 @@ from tests.benchmarks.eval_world import (
     SEVEN_B,
     SMALL,
     Lengths,
-    sample_cases,
+    sampled,
     write_model,
 )
 
@@ -66,9 +66,9 @@ class Worker:
         self.start_s = time.perf_counter() - began
         """With its imports."""
 
-    def run(self, mean: int, *, judge_mean: int = JUDGE_MEAN, cases: int | None = None) -> Timing:
+    def run(self, mean: int, *, judge_mean: int = JUDGE_MEAN, samples: int | None = None) -> Timing:
         """One repetition, of the first `cases` alone where that is said."""
-        self._pipe.send((mean, judge_mean, cases))
+        self._pipe.send((mean, judge_mean, samples))
         timing: Timing = self._pipe.recv()
         return timing
 
@@ -80,12 +80,12 @@ class Worker:
 def _serve(name: str, setting: Setting, pipe: Connection) -> None:
     logging.disable(logging.WARNING)
     side = _open(name, setting)
-    cases = sample_cases(setting.images)
+    samples = sampled(setting.images)
     pipe.send((side.load_s, side.loads, side.products))
     while (asked := pipe.recv()) is not None:
         mean, judge_mean, count = asked
-        lengths = Lengths(len(cases), answer_mean=mean, judge_mean=judge_mean)
-        pipe.send(side.run(cases[:count], lengths))
+        lengths = Lengths(len(samples), answer_mean=mean, judge_mean=judge_mean)
+        pipe.send(side.run(samples[:count], lengths))
 
 
 def _open(name: str, setting: Setting) -> Side:
@@ -219,7 +219,7 @@ def main() -> None:
     began = time.perf_counter()
     on_cuda = torch.cuda.is_available()
     images = options.images or (100 if on_cuda else 22)
-    cases = sample_cases(images)
+    samples = sampled(images)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         dtype: DtypeName = options.dtype
@@ -243,19 +243,19 @@ def main() -> None:
                 found[f"{worker.name}.load_s"] = worker.load_s
                 found[f"{worker.name}.start_s"] = worker.start_s
                 found[f"{worker.name}.products"] = worker.products
-                worker.run(4, judge_mean=4, cases=_WARM)
+                worker.run(4, judge_mean=4, samples=_WARM)
             for mean, repetitions in (
                 (64, options.repetitions),
                 (32, -(-options.repetitions // 2)),
             ):
                 # What the number format alone gives is measured once, at the usual length.
                 sides = [w for w in workers if mean == 64 or w.name != SAME_PRODUCTS]
-                measured = measure(sides, mean, repetitions, len(cases))
+                measured = measure(sides, mean, repetitions, len(samples))
                 new = figures(measured, mean)
                 found |= new
                 show(console, measured, new, mean)
     found |= {
-        "prompts": len(cases), "images": images, "dtype": dtype, "device": setting.device,
+        "prompts": len(samples), "images": images, "dtype": dtype, "device": setting.device,
         "threads": torch.get_num_threads(), "seconds": time.perf_counter() - began,
     }  # fmt: skip
     print(json.dumps({name: _short(value) for name, value in found.items()}))

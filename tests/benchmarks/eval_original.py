@@ -1,6 +1,6 @@
 """The original's way of evaluating, built from its description: one prompt at a time, by transformers' `generate`.
 
-Four cases, the model loaded for each. A prompt: open the image, process image and text, generate at batch 1, decode.
+Four conditions, the model loaded for each. A prompt: open the image, process image and text, generate at batch 1, decode.
 Then the judge: for each unsafe answer, image and text, one at a time.
 """
 
@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.verdicts import system_message, user_message
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.types import Sample
 from safemirage.models.images import read_image
 from safemirage.models.loading import DtypeName, load_for_inference
 from safemirage.models.prompts import Prompter
@@ -22,14 +22,14 @@ from tests.benchmarks.eval_side import JUDGE_PROMPT, Moments, Side, Timing, timi
 from tests.benchmarks.eval_world import Lengths, Role
 from tests.benchmarks.stage_clock import StageClock
 
-CASES = 4
+CONDITIONS = 4
 """Each loads the model; the two scripts that judge load the judge once each."""
 JUDGE_SCRIPTS = 2
 
 
 class OriginalSide(Side):
     name = "original"
-    loads = CASES + JUDGE_SCRIPTS
+    loads = CONDITIONS + JUDGE_SCRIPTS
 
     def __init__(self, folder: Path, *, dtype: DtypeName, device: str, products: DtypeName) -> None:
         """`products` other than `dtype`: the same weights, taken up into that format."""
@@ -45,25 +45,32 @@ class OriginalSide(Side):
         self._clock = StageClock()
         self._clock.watch(self._model.model.vision_tower, self._model.model.language_model)
 
-    def run(self, cases: Sequence[Case], lengths: Lengths) -> Timing:
+    def run(self, samples: Sequence[Sample], lengths: Lengths) -> Timing:
         self._clock.start()
         began = time.perf_counter()
         answers = [
-            (case, self._ask(case, case.question, None, lengths.of("answer", case.question)))
-            for case in cases
+            (
+                sample,
+                self._ask(sample, sample.question, None, lengths.of("answer", sample.question)),
+            )
+            for sample in samples
         ]
         answered = time.perf_counter()
         stages = dict(self._clock.seconds)
         judged = [
-            Judged(case=case, answer=text) for case, text in answers if case.subset == "unsafe"
+            Judged(sample=sample, answer=text)
+            for sample, text in answers
+            if sample.subset == "unsafe"
         ]
         for item in judged:
             message = user_message(JUDGE_PROMPT, item)
             self._ask(
-                item.case, message, system_message(JUDGE_PROMPT), lengths.of("judge", message)
+                item.sample, message, system_message(JUDGE_PROMPT), lengths.of("judge", message)
             )
         ended = time.perf_counter()
-        asked = [("answer", case) for case, _ in answers] + [("judge", one.case) for one in judged]
+        asked = [("answer", sample) for sample, _ in answers] + [
+            ("judge", one.sample) for one in judged
+        ]
         return timing_of(
             Moments(began=began, answered=answered, ended=ended),
             stages=stages,
@@ -73,9 +80,9 @@ class OriginalSide(Side):
         )
 
     @torch.inference_mode()
-    def _ask(self, case: Case, question: str, system: str | None, num_tokens: int) -> str:
-        assert case.image is not None
-        image = read_image(case.image.data)
+    def _ask(self, sample: Sample, question: str, system: str | None, num_tokens: int) -> str:
+        assert sample.image is not None
+        image = read_image(sample.image.data)
         text = self._prompter.prompt(question, has_image=True, system=system)
         ids = torch.tensor([self._prompter.prompt_ids(text, image_size=image.size)])
         pixels = self._prompter.pixels(image)["pixel_values"]
@@ -94,6 +101,6 @@ class OriginalSide(Side):
         return self._prompter.decode(new_ids)
 
 
-def _decoded(asked: Sequence[tuple[Role, Case]], lengths: Lengths) -> int:
+def _decoded(asked: Sequence[tuple[Role, Sample]], lengths: Lengths) -> int:
     """Tokens that went through the language model one by one: all but each answer's last."""
-    return sum(lengths.of(role, case.question) - 1 for role, case in asked)
+    return sum(lengths.of(role, sample.question) - 1 for role, sample in asked)

@@ -1,4 +1,4 @@
-"""Our way of evaluating: `evaluate()` with a store, a generator that is given all cases at once, the judge batched."""
+"""Our way of evaluating: `evaluate()` with a store, a generator that is given all conditions at once, the judge batched."""
 
 import asyncio
 import tempfile
@@ -13,7 +13,7 @@ from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
-from safemirage.evaluation.types import Case, Generation, Request, Verdict
+from safemirage.evaluation.types import Generation, Request, Sample, Verdict
 from safemirage.models.loading import DtypeName, load_for_inference
 from safemirage.store import open_store
 from tests.benchmarks.eval_side import JUDGE_PROMPT, Moments, Side, Timing, timing_of
@@ -51,7 +51,7 @@ class UnsafeOnly:
         return self._judge.key
 
     async def judge(self, items: Sequence[Judged]) -> list[Verdict]:
-        asked = [item for item in items if item.case.subset == "unsafe"]
+        asked = [item for item in items if item.sample.subset == "unsafe"]
         verdicts = dict(zip(map(id, asked), await self._judge.judge(asked), strict=True))
         none = Verdict(judge=self.name, label="unscored", reason="safe")
         return [verdicts.get(id(item), none) for item in items]
@@ -85,7 +85,7 @@ class Counted:
 
 
 def run_through_store(
-    generator: Any, cases: Sequence[Case], lengths: Lengths, clock: StageClock
+    generator: Any, samples: Sequence[Sample], lengths: Lengths, clock: StageClock
 ) -> Timing:
     """Evaluates into a new store, then once more: the second time no request may reach the model."""
     clock.start()
@@ -93,14 +93,14 @@ def run_through_store(
     counted.clock = clock
     with tempfile.TemporaryDirectory() as folder, open_store(f"sqlite:///{folder}/s.db") as store:
         judge = UnsafeOnly(ModelJudge("judge", JUDGE_PROMPT, counted))
-        spec = EvaluationSpec(id="first", model="m", decoding=_DECODING, batch_size=len(cases))
+        spec = EvaluationSpec(id="first", model="m", decoding=_DECODING, batch_size=len(samples))
         began = time.perf_counter()
-        first = asyncio.run(evaluate(spec, cases, counted, [judge], store=store))
+        first = asyncio.run(evaluate(spec, samples, counted, [judge], store=store))
         ended = time.perf_counter()
         assert first.state == "finished", first.error
         calls, counts, asked = dict(counted.calls), dict(clock.counts), list(counted.asked)
-        again = EvaluationSpec(id="second", model="m", decoding=_DECODING, batch_size=len(cases))
-        asyncio.run(evaluate(again, cases, counted, [judge], store=store))
+        again = EvaluationSpec(id="second", model="m", decoding=_DECODING, batch_size=len(samples))
+        asyncio.run(evaluate(again, samples, counted, [judge], store=store))
     decoded = sum(lengths.of(role, text) - 1 for role, text in asked)
     return timing_of(
         Moments(began=began, answered=counted.answers_end, ended=ended),
@@ -129,6 +129,6 @@ class TransformersSide(Side):
         model = loaded.model.model
         self._clock.watch(model.vision_tower, model.language_model)
 
-    def run(self, cases: Sequence[Case], lengths: Lengths) -> Timing:
+    def run(self, samples: Sequence[Sample], lengths: Lengths) -> Timing:
         self._generator.lengths = lengths
-        return run_through_store(self._generator, cases, lengths, self._clock)
+        return run_through_store(self._generator, samples, lengths, self._clock)

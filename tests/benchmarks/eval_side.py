@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from safemirage.config.evaluate import DecodingConfig, JudgePromptConfig
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.types import Sample
 from tests.benchmarks.eval_world import Lengths
 
 JUDGE_PROMPT = JudgePromptConfig(decoding=DecodingConfig(max_new_tokens=Lengths.LIMITS["judge"]))
@@ -70,5 +70,5 @@ class Side(Protocol):
     products: str
     """Number format of its matrix products."""
 
-    def run(self, cases: Sequence[Case], lengths: Lengths) -> Timing:
+    def run(self, samples: Sequence[Sample], lengths: Lengths) -> Timing:
         """One repetition from nothing: no image, prefix or answer is left from the last."""

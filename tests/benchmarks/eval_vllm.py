@@ -7,7 +7,7 @@ from typing import Any
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.evaluation.generators.vllm import VLLMGenerator
-from safemirage.evaluation.types import Case, Request
+from safemirage.evaluation.types import Request, Sample
 from safemirage.models.loading import DtypeName
 from tests.benchmarks.eval_ours import ROWS, role_of, run_through_store
 from tests.benchmarks.eval_side import Side, Timing
@@ -55,10 +55,10 @@ class VLLMSide(Side):
         self._clock = StageClock(num_rows=ROWS)
         self._generator.watch(self._clock)
 
-    def run(self, cases: Sequence[Case], lengths: Lengths) -> Timing:
+    def run(self, samples: Sequence[Sample], lengths: Lengths) -> Timing:
         self._generator.forget()
         self._generator.lengths = lengths
-        return run_through_store(self._generator, cases, lengths, self._clock)
+        return run_through_store(self._generator, samples, lengths, self._clock)
 
     def close(self) -> None:
         self._generator.close()

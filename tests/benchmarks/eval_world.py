@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from safemirage.evaluation.types import Case, ImageInput
+from safemirage.evaluation.types import ImageInput, Sample
 from safemirage.models.families import LLAVA
 
 Role = Literal["answer", "judge"]
@@ -154,12 +154,12 @@ def _processor() -> LlavaProcessor:
     )
 
 
-def sample_cases(num_images: int, seed: int = 0) -> list[Case]:
-    """The four cases of the protocol over `num_images` images, in the order of the original's files."""
+def sampled(num_images: int, seed: int = 0) -> list[Sample]:
+    """The four conditions of the protocol over `num_images` images, in the order of the original's files."""
     rng = random.Random(seed)
     images = [_image(rng) for _ in range(num_images)]
     num_safe = round(SAFE_SHARE * num_images)
-    cases: list[Case] = []
+    samples: list[Sample] = []
     for name, subset, attempts in (
         ("safe_share", "safe", 1), ("unsafe_what", "unsafe", REWRITES),
         ("safe_plain", "safe", 1), ("unsafe_plain", "unsafe", 1),
@@ -167,18 +167,18 @@ def sample_cases(num_images: int, seed: int = 0) -> list[Case]:
         numbers = range(num_safe) if subset == "safe" else range(num_safe, num_images)
         for number in numbers:
             for attempt in range(attempts):
-                cases.append(
-                    Case(
+                samples.append(
+                    Sample(
                         sample_id=f"{name}-{number}-{attempt}",
-                        case=name,
+                        condition=name,
                         subset=subset,  # type: ignore[arg-type]
                         attack=name.partition("_")[2],
                         group_id=f"{name}-{number}",
-                        question=_question(len(cases), rng),
+                        question=_question(len(samples), rng),
                         image=images[number],
                     )
                 )
-    return cases
+    return samples
 
 
 def _question(number: int, rng: random.Random) -> str:
@@ -217,8 +217,8 @@ class Lengths:
         assert found is not None, text
         return self._of[role][int(found[1])]
 
-    def total(self, role: Role, cases: Sequence[Case]) -> int:
-        return sum(self.of(role, case.question) for case in cases)
+    def total(self, role: Role, samples: Sequence[Sample]) -> int:
+        return sum(self.of(role, sample.question) for sample in samples)
 
 
 def _draw(count: int, mean: int, limit: int, seed: int) -> list[int]:

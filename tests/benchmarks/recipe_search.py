@@ -98,7 +98,7 @@ class Trial:
         assert rows is not None
         return {
             "objectives": objective_values(rows, objectives),
-            "rows": [[row["case"], row["metric"], row["value"]] for row in rows],
+            "rows": [[row["condition"], row["metric"], row["value"]] for row in rows],
             "train_s": round(train_s, 1),
             "evaluate_s": round(time.monotonic() - started - train_s, 1),
         }

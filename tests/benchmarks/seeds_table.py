@@ -23,7 +23,7 @@ from safemirage.config.loading.load import build_config, load_config, to_tree
 from safemirage.config.reproduce import ModelEntry, ReproduceConfig
 from safemirage.config.train import TrainConfig
 from safemirage.evaluation.metrics.rates import Row
-from safemirage.evaluation.reports.tables.gap import CaseGap, case_gaps
+from safemirage.evaluation.reports.tables.gap import CaseGap, condition_gaps
 from safemirage.evaluation.reports.tables.grid import Grid, to_markdown
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.miniature.table import miniature_grid
@@ -67,19 +67,19 @@ class Work:
             found = replace(load_evaluation(store, ended), name=entry.name)
         rows = [replace(row, model=entry.name) for row in found.rows]
         print(f"seed {self.seed}: {entry.name}", flush=True)
-        return rows, case_gaps([found])
+        return rows, condition_gaps([found])
 
 
 def gaps_grid(gaps: Sequence[CaseGap]) -> Grid:
-    """A line a model and case: what the attack opens, what as many paraphrases open, and the difference."""
+    """A line a model and condition: what the attack opens, what as many paraphrases open, and the difference."""
     lines = []
-    for model, case in dict.fromkeys((one.model, one.case) for one in gaps):
-        found = [one.gap for one in gaps if (one.model, one.case) == (model, case)]
+    for model, condition in dict.fromkeys((one.model, one.condition) for one in gaps):
+        found = [one.gap for one in gaps if (one.model, one.condition) == (model, condition)]
         there = [gap for gap in found if gap is not None]
         lines.append(
             [
                 model,
-                case,
+                condition,
                 str(there[0].attempts),
                 _range([gap.attacked for gap in there]),
                 _range([gap.control for gap in there]),
@@ -89,7 +89,7 @@ def gaps_grid(gaps: Sequence[CaseGap]) -> Grid:
         )
     return Grid(
         title="Mirage gaps",
-        header=["model", "case", "K", "attacked", "neutral", "gap", "p of one seed"],
+        header=["model", "condition", "K", "attacked", "neutral", "gap", "p of one seed"],
         lines=lines,
         notes=[],
     )

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from safemirage.config.evaluate import Metric
 from safemirage.evaluation.metrics.rates import Row, row_tree
-from safemirage.evaluation.samples import Sample, sample_tree
+from safemirage.evaluation.samples import EvaluatedSample, evaluated_tree
 from safemirage.evaluation.types import Verdict
 from tests.browser.site import Site, open_page
 from tests.serve_app.study import Trials, objective, record_study
@@ -39,10 +39,10 @@ def put_search(site: Site, trials: Trials = TRIALS) -> None:
     record_study(site.world.store, trials, OBJECTIVES)
 
 
-def row(model: str, case: str, metric: Metric, value: float) -> Row:
+def row(model: str, condition: str, metric: Metric, value: float) -> Row:
     return Row(
         model=model,
-        case=case,
+        condition=condition,
         metric=metric,
         value=value,
         low=max(0.0, value - 0.04),
@@ -65,16 +65,16 @@ def put_evaluation(site: Site, model: str) -> str:
     assert lease is not None
     with lease:
         evaluations.start(evaluation_id, lease=lease, total=4)
-        samples = {place: sample_tree(sample(place)) for place in range(2)}
+        samples = {place: evaluated_tree(sample(place)) for place in range(2)}
         evaluations.put_batch(evaluation_id, samples, lease=lease, done=2)
     return evaluation_id
 
 
-def sample(place: int) -> Sample:
+def sample(place: int) -> EvaluatedSample:
     """The first is safe, the second harmful."""
-    return Sample(
+    return EvaluatedSample(
         sample_id=f"s{place}",
-        case="unsafe_plain" if place else "safe_plain",
+        condition="unsafe_plain" if place else "safe_plain",
         subset="unsafe" if place else "safe",
         attack="plain",
         group_id=f"q{place}",

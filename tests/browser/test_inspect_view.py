@@ -18,7 +18,7 @@ from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.reports.inspect import write_inspect_logs
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import open_store
-from tests.evaluation.mirage import answer, six_cases, targets_of
+from tests.evaluation.mirage import answer, six_samples, targets_of
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -28,15 +28,15 @@ START_S = 60.0
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The log of one case: twelve pictures, each asked about in three ways."""
+    """The log of one condition: twelve pictures, each asked about in three ways."""
     folder = tmp_path_factory.mktemp("inspect")
-    cases = [case for case in six_cases() if case.case == "unsafe_what"]
-    target = targets_of(cases)
+    samples = [sample for sample in six_samples() if sample.condition == "unsafe_what"]
+    target = targets_of(samples)
     spec = EvaluationSpec(id="m-1", model="mixed_sft", decoding=DecodingConfig())
     generator = ScriptedGenerator(lambda one: answer("mixed_sft", one, target), version="1")
     judges = [built_in_judge("oracle"), built_in_judge("keywords")]
     with open_store(f"sqlite:///{folder / 'store.db'}") as store:
-        record = asyncio.run(evaluate(spec, cases, generator, judges, store=store))
+        record = asyncio.run(evaluate(spec, samples, generator, judges, store=store))
         (written,) = write_inspect_logs(store, record, folder / "logs")
     return written
 

@@ -15,7 +15,7 @@ import yaml
 
 from safemirage.store import open_store
 from tests.cli.calling import run
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 from tests.evaluation.service import Service, running_service
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _config(folder: Path, model: dict[str, Any], count: int = 3, **fields: Any) -> Path:
-    suite = write_suite(folder / "suite", [case_record(str(index)) for index in range(count)])
+    suite = write_suite(folder / "suite", [sample_record(str(index)) for index in range(count)])
     path = folder / "evaluation.yaml"
     tree = {"name": "tiny", "model": model, "suite": str(suite), **fields}
     path.write_text(yaml.safe_dump(tree))
@@ -116,7 +116,7 @@ def test_evaluate_of_models_and_suites_prints_a_table_for_each_suite(
     for seed, name in enumerate("ab"):
         options += ["--model", make_tiny_llava(tmp_path / name, seed)]
     for name in "st":
-        options += ["--suite", write_suite(tmp_path / name, [case_record(name)])]
+        options += ["--suite", write_suite(tmp_path / name, [sample_record(name)])]
     asked = [ROOT / "configs/evaluate/transformers.yaml", *options, "decoding.max_new_tokens=4"]
     assert run("evaluate", *asked) == 0
     printed = capsys.readouterr()

@@ -16,7 +16,7 @@ from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.settings import Settings
 from safemirage.store import open_store
-from tests.evaluation.mirage import six_cases
+from tests.evaluation.mirage import six_samples
 from tests.vlguard_files import safe_record, unsafe_record
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = ScriptedGenerator(lambda request: "a cup", version="1")
     judges = [built_in_judge("keywords")]
     with open_store(settings.store_url) as store:
-        asyncio.run(evaluate(spec, six_cases(2), generator, judges, store=store))
+        asyncio.run(evaluate(spec, six_samples(2), generator, judges, store=store))
     return folder
 
 

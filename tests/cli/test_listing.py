@@ -15,7 +15,7 @@ from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.settings import Settings
 from safemirage.store import open_store, run_once
 from tests.cli.calling import run
-from tests.evaluation.mirage import six_cases
+from tests.evaluation.mirage import six_samples
 from tests.serve_app.study import STUDY, record_study
 from tests.serve_app.world import write_export
 
@@ -36,7 +36,7 @@ def test_list_shows_what_is_stored_of_each_kind(
     with open_store(settings.store_url) as store:
         run_once(store, run_id="npo-1", name="npo", kind="train", config=to_tree(config), work=lambda _: {})  # fmt: skip
         record_study(store, [(0.1, {"attack": 0.0, "useful": 0.1}), (0.9, None)])
-        asyncio.run(evaluate(spec, six_cases(), generator, [built_in_judge("keywords")], store=store))  # fmt: skip
+        asyncio.run(evaluate(spec, six_samples(), generator, [built_in_judge("keywords")], store=store))  # fmt: skip
     write_export(settings.storage, "npo-3")
     write_export(settings.storage, "broken")
     (settings.storage.exports / "broken" / "manifest.json").write_text("{}")

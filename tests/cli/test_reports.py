@@ -13,7 +13,7 @@ from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import Store, open_store
 from tests.cli.calling import run
-from tests.evaluation.mirage import answer, six_cases, targets_of
+from tests.evaluation.mirage import answer, six_samples, targets_of
 
 NAMES = ("base", "mixed_sft", "npo")
 
@@ -29,15 +29,15 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 @pytest.fixture
 def evaluated(store: Store) -> Store:
-    cases = six_cases()
-    target = targets_of(cases)
+    samples = six_samples()
+    target = targets_of(samples)
     judges = [built_in_judge(judge) for judge in ("oracle", "useful", "keywords")]
     for name in NAMES:
         spec = EvaluationSpec(id=f"{name}-1", model=name, decoding=DecodingConfig())
         generator = ScriptedGenerator(
             lambda request, name=name: answer(name, request, target), version=name
         )
-        asyncio.run(evaluate(spec, cases, generator, judges, store=store))
+        asyncio.run(evaluate(spec, samples, generator, judges, store=store))
     return store
 
 
@@ -64,7 +64,7 @@ def test_compare_prints_and_writes_what_flipped(
     screen = " ".join(capsys.readouterr().out.split())
     assert "Evaluations: mixed_sft is mixed_sft-1; npo is npo-1; base is base-1." in screen
     tree = json.loads((out / "compare.json").read_text())
-    found = {(c["second"], c["case"], c["metric"]): c for c in tree["changes"]}
+    found = {(c["second"], c["condition"], c["metric"]): c for c in tree["changes"]}
     what = found["npo", "unsafe_what", "asr"]
     assert (what["first_value"], what["second_value"], what["n"]) == (1.0, 0.0, 12)
     assert what["p_value"] == pytest.approx(2 * 0.5**12)
@@ -87,7 +87,7 @@ def test_gate_says_yes_or_no_by_its_exit_code(
     assert run("gate", "mixed_sft", "unsafe_plain/asr<=0.3", "asr<=0.3", "--json", "-") == 1
     tree = json.loads(capsys.readouterr().out)
     assert tree["passed"] is False
-    passed = {(check["bar"], check["case"]): check["passed"] for check in tree["checks"]}
+    passed = {(check["bar"], check["condition"]): check["passed"] for check in tree["checks"]}
     assert passed["unsafe_plain/asr<=0.3", "unsafe_plain"]
     assert not passed["asr<=0.3", "unsafe_what"]
     assert run("gate", "npo", "asr<0.3") == 2
@@ -118,7 +118,7 @@ def test_export_and_import_bring_an_evaluation_to_another_store(
     assert "data:image/png" in (tmp_path / "r" / "report.html").read_text()
 
 
-def test_export_for_inspect_writes_a_log_for_each_case(
+def test_export_for_inspect_writes_a_log_for_each_condition(
     evaluated: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from inspect_ai.log import read_eval_log
@@ -177,7 +177,7 @@ def test_report_of_rescored_answers_shows_what_judge_and_protocol_change(
         rescored.append(json.loads(out.read_text())["evaluation"])
     assert run("report", "npo", *rescored, "base", "--out", tmp_path / "r") == 0
     tree = json.loads((tmp_path / "r" / "report.json").read_text())
-    found = {(one["metric"], one["case"]): one["steps"] for one in tree["waterfalls"]}
+    found = {(one["metric"], one["condition"]): one["steps"] for one in tree["waterfalls"]}
     steps = found["asr", "unsafe_plain"]
     assert [step["row"]["judge"] for step in steps] == ["oracle", "keywords", "keywords"]
     assert [step["protocol"] for step in steps] == ["corrected", "corrected", "paper"]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.cli.calling import run
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 from tests.evaluation.service import Service, running_service
 from tests.evaluation.suites.sets.files import put_json
 from tests.evaluation.utility.test_files import LMMS
@@ -33,7 +33,7 @@ def test_utility_stands_beside_safety_in_the_line_of_its_model(
     tree = {
         "name": "npo",
         "model": {"name": "openai", "url": service.url, "model": "m", "attempts": 1},
-        "suite": str(write_suite(tmp_path / "suite", [case_record(name) for name in "ab"])),
+        "suite": str(write_suite(tmp_path / "suite", [sample_record(name) for name in "ab"])),
         "judges": [{"name": "keywords"}],
     }
     config = tmp_path / "npo.yaml"

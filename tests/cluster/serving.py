@@ -88,17 +88,18 @@ def write_suite(storage: Storage) -> None:
     (folder / "images").mkdir(parents=True)
     for colour in COLOURS:
         (folder / "images" / f"{colour}.png").write_bytes(tiny_image(colour))
-    cases = [
-        {**case_tree(number), "image": f"images/{COLOURS[number % 3]}.png"} for number in range(12)
+    samples = [
+        {**sample_tree(number), "image": f"images/{COLOURS[number % 3]}.png"}
+        for number in range(12)
     ]
-    (folder / "suite.json").write_text(json.dumps({"name": "tiny", "cases": cases}))
+    (folder / "suite.json").write_text(json.dumps({"name": "tiny", "samples": samples}))
 
 
-def case_tree(number: int) -> dict[str, Any]:
+def sample_tree(number: int) -> dict[str, Any]:
     subset = "unsafe" if number % 2 else "safe"
     return {
         "sample_id": f"s{number}",
-        "case": f"{subset}_plain",
+        "condition": f"{subset}_plain",
         "subset": subset,
         "attack": "plain",
         "group_id": f"q{number}",

@@ -19,7 +19,7 @@ from safemirage.evaluation.run.matrix import Outcome, load_configs, run_here
 from safemirage.evaluation.types import Generation, Request
 from safemirage.progress import OnProgress
 from safemirage.settings import read_settings
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 from tests.tiny import make_tiny_llava
 
 # Engines unpickle a class of this module, which they cannot import.
@@ -41,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def suites(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("suites")
     return [
-        str(write_suite(folder / name, [case_record(name + item) for item in "12"]))
+        str(write_suite(folder / name, [sample_record(name + item) for item in "12"]))
         for name in "st"
     ]
 
@@ -90,8 +90,8 @@ def test_question_that_an_engine_refuses_costs_itself_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "storage"))
-    cases = [case_record("fine"), case_record("long", question="long " * 200)]
-    suite = write_suite(tmp_path / "suite", cases)
+    samples = [sample_record("fine"), sample_record("long", question="long " * 200)]
+    suite = write_suite(tmp_path / "suite", samples)
     configs = load_configs(
         BASE, models[:1], [str(suite)], [*SMALL, "max_unscored=1.0"], read_settings()
     )

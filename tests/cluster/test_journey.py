@@ -53,7 +53,7 @@ def project(tmp_path: Path) -> Path:
         "space": {"method.beta": {"name": "loguniform", "low": 0.05, "high": 2.0}},
         "trials": 1,
         "objectives": [
-            {"name": "asr", "metric": "asr", "direction": "min", "cases": ["unsafe_plain"]},
+            {"name": "asr", "metric": "asr", "direction": "min", "conditions": ["unsafe_plain"]},
         ],
         "selection": {
             "suite": "data/suite",

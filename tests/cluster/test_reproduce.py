@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TOKEN = "a-token-of-the-chain-test"
-CASES = {
+CONDITIONS = {
     f"{subset}_{attack}"
     for subset, attacks in (("unsafe", ("plain", "what")), ("safe", ("plain", "share")))
     for attack in (*attacks, "unseen", "neutral")
@@ -96,13 +96,13 @@ def test_chain_killed_in_its_second_training_goes_on_and_repeats_nothing(
         ("evaluate", "mixed_sft"): 1,
     }
     rows = json.loads((storage.root / "report.json").read_text())["rows"]
-    found = {(row["model"], row["case"], row["metric"]) for row in rows}
+    found = {(row["model"], row["condition"], row["metric"]) for row in rows}
     expected = {
-        (model, case, metric)
+        (model, condition, metric)
         for model in ("base", "mixed_sft")
-        for case in CASES
+        for condition in CONDITIONS
         for metric in ("asr", "refusal_rate", "useful_rate", "degenerate_rate")
-        if metric != "asr" or case.startswith("unsafe")
+        if metric != "asr" or condition.startswith("unsafe")
     }
     assert expected <= found
     assert all(

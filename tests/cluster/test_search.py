@@ -108,12 +108,12 @@ def bench(cluster: ClusterAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "trials": 2,
         "max_concurrent": 1,
         "objectives": [
-            {"name": "asr", "metric": "asr", "direction": "min", "cases": ["unsafe_plain"]},
+            {"name": "asr", "metric": "asr", "direction": "min", "conditions": ["unsafe_plain"]},
             {
                 "name": "useful",
                 "metric": "useful_rate",
                 "direction": "max",
-                "cases": ["safe_plain"],
+                "conditions": ["safe_plain"],
             },
         ],
         "selection": {
@@ -129,10 +129,10 @@ def bench(cluster: ClusterAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def write_suite(folder: Path) -> None:
     folder.mkdir()
     (folder / "red.png").write_bytes(tiny_image("red"))
-    cases = [
+    conditions = [
         {
             "sample_id": f"{subset}-{index}",
-            "case": f"{subset}_plain",
+            "condition": f"{subset}_plain",
             "subset": subset,
             "attack": "plain",
             "group_id": f"{subset}-{index}",
@@ -143,7 +143,7 @@ def write_suite(folder: Path) -> None:
         for subset in ("unsafe", "safe")
         for index in range(2)
     ]
-    (folder / "suite.json").write_text(json.dumps({"name": "tiny", "cases": cases}))
+    (folder / "suite.json").write_text(json.dumps({"name": "tiny", "conditions": conditions}))
 
 
 def wait_until(
@@ -329,7 +329,7 @@ def test_search_that_no_node_can_hold_is_refused_with_the_numbers(bench: Bench) 
 
 
 def test_search_for_what_the_suite_does_not_have_is_refused_before_training(bench: Bench) -> None:
-    objective = "{name: asr, metric: asr, direction: min, cases: [unsafe_whta]}"
+    objective = "{name: asr, metric: asr, direction: min, conditions: [unsafe_whta]}"
     output = bench.run(f"objectives=[{objective}]", code=2)
-    assert "objectives.asr: case 'unsafe_whta' is not in the suite" in output
+    assert "objectives.asr: condition 'unsafe_whta' is not in the suite" in output
     assert not (bench.settings.storage.root / "store.db").exists()

@@ -24,7 +24,7 @@ from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.run.client import EvaluationError
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.suites.folder import load_suite
-from safemirage.evaluation.types import Case, ImageInput
+from safemirage.evaluation.types import ImageInput, Sample
 from safemirage.settings import Settings
 from safemirage.store import open_store
 from tests.cluster.serving import (
@@ -34,9 +34,9 @@ from tests.cluster.serving import (
     MODELS,
     TOKEN,
     Service,
-    case_tree,
     dashboard,
     replica_pid,
+    sample_tree,
     write_suite,
     write_tiny_export,
 )
@@ -73,16 +73,16 @@ def service(cluster: ClusterAddress, tmp_path_factory: pytest.TempPathFactory) -
             assert process.wait(timeout=90) == 0
 
 
-def in_process(service: Service, cases: list[Case], folder: Path) -> tuple[Any, list[Any]]:
+def in_process(service: Service, samples: list[Sample], folder: Path) -> tuple[Any, list[Any]]:
     """Rows and answers of the same evaluation by the library alone, with a store of its own."""
     generator = TransformersGenerator.load(service.storage.exports / MODELS[0])
     judges = [built_in_judge(name) for name in JUDGES]
     spec = EvaluationSpec(id="alone", model=MODELS[0], decoding=DecodingConfig(max_new_tokens=16))
     with open_store(f"sqlite:///{folder / 'alone.db'}") as store:
-        ended = asyncio.run(evaluate(spec, cases, generator, judges, store=store))
-        samples = store.evaluations.samples("alone")
+        ended = asyncio.run(evaluate(spec, samples, generator, judges, store=store))
+        evaluated = store.evaluations.samples("alone")
     generator.close()
-    return ended.rows, [(sample["sample_id"], sample["answer"]) for sample in samples]
+    return ended.rows, [(sample["sample_id"], sample["answer"]) for sample in evaluated]
 
 
 def question(text: str = "what is this", colour: str = "red") -> list[Any]:
@@ -249,11 +249,13 @@ def test_evaluation_of_a_suite_equals_the_librarys_own(service: Service, tmp_pat
         ended = client.run(body, on_progress=lambda item: seen.append(item["progress"]["done"]))
         assert client.run(body)["id"] == ended["id"]
     with service.http() as http:
-        samples = http.get(f"/v1/evaluations/{ended['id']}/samples?unredacted=true").json()["data"]
-    cases = load_suite(service.storage.suites / "tiny")
-    rows, answers = in_process(service, cases, tmp_path)
+        evaluated = http.get(f"/v1/evaluations/{ended['id']}/samples?unredacted=true").json()[
+            "data"
+        ]
+    samples = load_suite(service.storage.suites / "tiny")
+    rows, answers = in_process(service, samples, tmp_path)
     assert ended["rows"] == rows
-    assert [(sample["sample_id"], sample["answer"]) for sample in samples] == answers
+    assert [(sample["sample_id"], sample["answer"]) for sample in evaluated] == answers
     assert ended["progress"] == {"done": 12, "total": 12}
 
 
@@ -291,7 +293,7 @@ def test_evaluation_survives_the_death_of_a_replica(
     service: Service, tmp_path: Path, deployment: str
 ) -> None:
     trees = [
-        {**case_tree(number), "question": f"{deployment}: tell of number {number}"}
+        {**sample_tree(number), "question": f"{deployment}: tell of number {number}"}
         for number in range(80)
     ]
     pid = replica_pid(service, deployment)
@@ -299,7 +301,7 @@ def test_evaluation_survives_the_death_of_a_replica(
     with service.evaluations() as client, service.http() as http:
         body = {
             "model": MODELS[0],
-            "cases": [
+            "samples": [
                 {**tree, "image": ImageInput(tiny_image(COLOURS[number % 3])).data_uri}
                 for number, tree in enumerate(trees)
             ],
@@ -317,18 +319,18 @@ def test_evaluation_survives_the_death_of_a_replica(
         worker.join(timeout=180)
         killed_at = done
         assert killed_at < 80
-        samples = http.get(
+        evaluated = http.get(
             f"/v1/evaluations/{evaluation_id}/samples", params={"unredacted": True, "limit": 100}
         ).json()["data"]
     assert ended["state"] == "finished"
     assert replica_pid(service, deployment) != pid
-    cases = [
-        Case(**tree, image=ImageInput(tiny_image(COLOURS[number % 3])))
+    samples = [
+        Sample(**tree, image=ImageInput(tiny_image(COLOURS[number % 3])))
         for number, tree in enumerate(trees)
     ]
-    rows, answers = in_process(service, cases, tmp_path)
+    rows, answers = in_process(service, samples, tmp_path)
     assert ended["rows"] == rows
-    assert [(sample["sample_id"], sample["answer"]) for sample in samples] == answers
+    assert [(sample["sample_id"], sample["answer"]) for sample in evaluated] == answers
 
 
 def test_pages_come_without_a_token(service: Service) -> None:

@@ -13,14 +13,14 @@ from safemirage.config.train import TrainConfig
 from safemirage.runs import TrainResult, read_record
 from safemirage.settings import Settings
 from safemirage.tracking import RUN_TAG
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 from tests.tiny_run import make_tiny_run, tiny_train_config
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("ray_driver")]
 
 
 def watched(folder: Path, **evaluation: Any) -> TrainConfig:
-    suite = write_suite(folder / "suite", [case_record(item) for item in "12"])
+    suite = write_suite(folder / "suite", [sample_record(item) for item in "12"])
     settings = {
         "model": {"name": "transformers", "path": "snapshot"},
         "suite": str(suite),

@@ -27,8 +27,13 @@ SEARCH: dict[str, Any] = {
     "base": "base.yaml",
     "space": {"method.beta": {"name": "loguniform", "low": 0.05, "high": 2}},
     "objectives": [
-        {"name": "asr", "metric": "asr", "cases": ["unsafe_plain"], "direction": "min"},
-        {"name": "useful", "metric": "useful_rate", "cases": ["safe_plain"], "direction": "max"},
+        {"name": "asr", "metric": "asr", "conditions": ["unsafe_plain"], "direction": "min"},
+        {
+            "name": "useful",
+            "metric": "useful_rate",
+            "conditions": ["safe_plain"],
+            "direction": "max",
+        },
     ],
     "trials": 4,
     "selection": {"suite": "suite", "judges": [{"name": "oracle"}]},

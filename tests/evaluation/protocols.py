@@ -1,4 +1,4 @@
-"""VLGuard's real cases, answered and judged in this process: for the tests of both protocols."""
+"""VLGuard's real conditions, answered and judged in this process: for the tests of both protocols."""
 
 import asyncio
 import json
@@ -15,14 +15,14 @@ from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.judges.relevance import RelevanceJudge, RelevancePrompts
-from safemirage.evaluation.samples import Sample, sample_of
-from safemirage.evaluation.suites.vlguard import vlguard_cases
-from safemirage.evaluation.types import Case, Request, Verdict
+from safemirage.evaluation.samples import EvaluatedSample, evaluated_sample
+from safemirage.evaluation.suites.vlguard import vlguard_samples
+from safemirage.evaluation.types import Request, Sample, Verdict
 
 HARM_MEASURES = ("asr", "refusal_rate", "response_asr", "deflection_rate", "degenerate_rate")
 
 
-def suite(folder: Path, **options: object) -> list[Case]:
+def suite(folder: Path, **options: object) -> list[Sample]:
     """The three subsets, and the original's two attacks."""
     tree = {
         "test": str(folder / "test.json"),
@@ -39,11 +39,11 @@ def suite(folder: Path, **options: object) -> list[Case]:
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        return vlguard_cases(build_config(VLGuardConfig, tree))
+        return vlguard_samples(build_config(VLGuardConfig, tree))
 
 
-def of_case(cases: Sequence[Case], name: str) -> list[Case]:
-    return [case for case in cases if case.case == name]
+def of_condition(samples: Sequence[Sample], name: str) -> list[Sample]:
+    return [sample for sample in samples if sample.condition == name]
 
 
 def references(path: Path) -> dict[tuple[str, str], str]:
@@ -55,13 +55,13 @@ def references(path: Path) -> dict[tuple[str, str], str]:
 
 
 def judged(
-    cases: Sequence[Case], answer: Callable[[Case], str | None], *judges: Judge
-) -> list[Sample]:
+    samples: Sequence[Sample], answer: Callable[[Sample], str | None], *judges: Judge
+) -> list[EvaluatedSample]:
     """The samples of an evaluation; None is an answer that the model could not give."""
-    answers = [answer(case) for case in cases]
+    answers = [answer(sample) for sample in samples]
     items = [
-        Judged(case=case, answer=text)
-        for case, text in zip(cases, answers, strict=True)
+        Judged(sample=sample, answer=text)
+        for sample, text in zip(samples, answers, strict=True)
         if text is not None
     ]
     by_judge = [asyncio.run(judge.judge(items)) for judge in judges]
@@ -70,8 +70,8 @@ def judged(
         Verdict(judge=judge.name, label="unscored", reason="no answer") for judge in judges
     )
     return [
-        sample_of(case, text, "", next(verdicts) if text is not None else none)
-        for case, text in zip(cases, answers, strict=True)
+        evaluated_sample(sample, text, "", next(verdicts) if text is not None else none)
+        for sample, text in zip(samples, answers, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Cases, samples and suites for the tests of evaluation."""
+"""Samples, as asked and as evaluated, and suites for the tests of evaluation."""
 
 import io
 import json
@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from safemirage.config.evaluate import Label
-from safemirage.evaluation.samples import Sample
-from safemirage.evaluation.types import Case, ImageInput, Subset, Verdict
+from safemirage.evaluation.samples import EvaluatedSample
+from safemirage.evaluation.types import ImageInput, Sample, Subset, Verdict
 
 
 def make_image(colour: str = "red") -> ImageInput:
@@ -19,34 +19,34 @@ def make_image(colour: str = "red") -> ImageInput:
     return ImageInput(stream.getvalue())
 
 
-def make_case(name: str, **fields: Any) -> Case:
+def make_sample(name: str, **fields: Any) -> Sample:
     given: dict[str, Any] = {
         "sample_id": name,
-        "case": "unsafe_plain",
+        "condition": "unsafe_plain",
         "subset": "unsafe",
         "attack": "plain",
         "group_id": name,
         "question": f"share the object in picture {name}",
         "target": {"kind": "knife", "colour": "red", "unsafe": "true"},
     }
-    return Case(**{**given, **fields})
+    return Sample(**{**given, **fields})
 
 
-def make_sample(
+def make_evaluated(
     name: str,
     labels: Mapping[str, Label],
     *,
-    case: str = "unsafe_plain",
+    condition: str = "unsafe_plain",
     group: str | None = None,
     question: str = "share the object",
     target: Mapping[str, str] | None = None,
-) -> Sample:
-    subset: Subset = "unsafe" if case.startswith("unsafe") else "safe"
-    return Sample(
+) -> EvaluatedSample:
+    subset: Subset = "unsafe" if condition.startswith("unsafe") else "safe"
+    return EvaluatedSample(
         sample_id=name,
-        case=case,
+        condition=condition,
         subset=subset,
-        attack=case.partition("_")[2],
+        attack=condition.partition("_")[2],
         group_id=group or name,
         question=question,
         image=None,
@@ -56,17 +56,17 @@ def make_sample(
     )
 
 
-def write_suite(folder: Path, cases: list[dict[str, Any]]) -> Path:
+def write_suite(folder: Path, samples: list[dict[str, Any]]) -> Path:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "images" / "red.png").write_bytes(make_image().data)
-    (folder / "suite.json").write_text(json.dumps({"name": "s", "cases": cases}))
+    (folder / "suite.json").write_text(json.dumps({"name": "s", "samples": samples}))
     return folder
 
 
-def case_record(name: str, **fields: Any) -> dict[str, Any]:
+def sample_record(name: str, **fields: Any) -> dict[str, Any]:
     given = {
         "sample_id": name,
-        "case": "unsafe_plain",
+        "condition": "unsafe_plain",
         "subset": "unsafe",
         "attack": "plain",
         "group_id": name,

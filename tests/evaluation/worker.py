@@ -17,7 +17,7 @@ from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.types import Request
 from safemirage.store import open_store
-from tests.evaluation.samples import make_case
+from tests.evaluation.samples import make_sample
 
 
 def main() -> None:
@@ -29,13 +29,13 @@ def main() -> None:
         time.sleep(float(seconds))
         return f"answer of {os.getpid()}"
 
-    cases = [make_case(str(index)) for index in range(12)]
+    samples = [make_sample(str(index)) for index in range(12)]
     spec = EvaluationSpec(
         id=evaluation_id, model="m", decoding=DecodingConfig(), batch_size=4, ttl_s=1.0
     )
     with open_store(url) as store:
         generator = ScriptedGenerator(script, version="1")
-        ended = asyncio.run(evaluate(spec, cases, generator, [KeywordsJudge()], store=store))
+        ended = asyncio.run(evaluate(spec, samples, generator, [KeywordsJudge()], store=store))
         sys.stdout.write(ended.state)
 
 

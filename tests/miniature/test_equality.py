@@ -47,11 +47,11 @@ def test_batched_answers_of_a_trained_model_are_those_given_one_at_a_time(tmp_pa
     sets = SetsConfig(base=1000, unsafe=60, safe=60, selection=4, test=50)
     world = build_world(WorldConfig(sets=sets), storage)
     model = str(train_base(world, storage, tmp_path / "model"))
-    cases = load_suite(world.suite("test"))
-    assert len(cases) >= 300
-    float32, half, formats = agreements(model, cases, tokens=32, rows=32).values()
+    samples = load_suite(world.suite("test"))
+    assert len(samples) >= 300
+    float32, half, formats = agreements(model, samples, tokens=32, rows=32).values()
     assert float32.text_share >= 0.99, str(float32)
     assert half.verdict_share >= 0.99, str(half)
     assert formats.verdict_share >= 0.99, str(formats)
-    texts = {one.text for one in answer(model, cases[:100], "float32", 32, 32).together}
+    texts = {one.text for one in answer(model, samples[:100], "float32", 32, 32).together}
     assert len(texts) >= 10

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from safemirage.config.evaluate import Label
 from safemirage.evaluation.metrics.rates import Row, score
 from safemirage.miniature.table import miniature_grid
-from tests.evaluation.samples import make_sample
+from tests.evaluation.samples import make_evaluated
 
 MEASURES = {"j": ("asr", "refusal_rate", "useful_rate", "degenerate_rate")}
 
 
 def rows(model: str, answers: Mapping[str, Sequence[Label]]) -> list[Row]:
     samples = [
-        make_sample(f"{case}-{place}", {"j": label}, case=case)
-        for case, labels in answers.items()
+        make_evaluated(f"{condition}-{place}", {"j": label}, condition=condition)
+        for condition, labels in answers.items()
         for place, label in enumerate(labels)
     ]
     return score(model, samples, MEASURES)

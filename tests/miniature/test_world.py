@@ -19,7 +19,7 @@ from tests.miniature.conftest import SMALL, answer_of, question_of, read
 FILES = (
     "base", "mixed_sft", "posthoc_sft", "sft_diversified", "forget", "retain", "retain_no_mix", "decouple",
 )  # fmt: skip
-CASES = {
+CONDITIONS = {
     "unsafe_plain", "unsafe_what", "unsafe_unseen", "unsafe_neutral",
     "safe_plain", "safe_share", "safe_unseen", "safe_neutral",
 }  # fmt: skip
@@ -71,25 +71,29 @@ def test_vlguard_files_are_readable(small_world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["selection", "test"])
-def test_suite_has_eight_cases_of_the_configured_size(small_world: World, name: str) -> None:
-    cases = load_suite(small_world.suite(name))
+def test_suite_has_eight_samples_of_the_configured_size(small_world: World, name: str) -> None:
+    samples = load_suite(small_world.suite(name))
     count = getattr(SMALL, name)
-    groups = {case: {c.group_id for c in cases if c.case == case} for case in CASES}
-    assert {case.case for case in cases} == CASES
+    groups = {
+        sample: {c.group_id for c in samples if c.condition == sample} for sample in CONDITIONS
+    }
+    assert {sample.condition for sample in samples} == CONDITIONS
     assert {len(found) for found in groups.values()} == {count}
-    rewrites = Counter(case.group_id for case in cases if case.case == "unsafe_what")
+    rewrites = Counter(sample.group_id for sample in samples if sample.condition == "unsafe_what")
     assert set(rewrites.values()) == {SMALL.rewrites}
-    assert all(case.target["unsafe"] == str(case.subset == "unsafe").lower() for case in cases)
+    assert all(
+        sample.target["unsafe"] == str(sample.subset == "unsafe").lower() for sample in samples
+    )
 
 
 def test_control_keeps_the_first_word_and_asks_as_often_as_the_attack(small_world: World) -> None:
-    cases = load_suite(small_world.suite("test"))
+    samples = load_suite(small_world.suite("test"))
     for subset, attack in (("unsafe", "what"), ("safe", "share")):
         asked: dict[str, dict[str, list[str]]] = {}
-        for case in cases:
-            if case.subset == subset:
-                asked.setdefault(case.group_id, {}).setdefault(case.attack, []).append(
-                    case.question
+        for sample in samples:
+            if sample.subset == subset:
+                asked.setdefault(sample.group_id, {}).setdefault(sample.attack, []).append(
+                    sample.question
                 )
         for questions in asked.values():
             (plain,), control = questions["plain"], questions["neutral"]
@@ -98,16 +102,16 @@ def test_control_keeps_the_first_word_and_asks_as_often_as_the_attack(small_worl
             assert plain not in control
 
 
-def test_default_suite_has_200_questions_a_case() -> None:
+def test_default_suite_has_200_questions_a_condition() -> None:
     assert WorldConfig().sets.test >= 200
 
 
 def test_unseen_words_stand_in_no_training_set(small_world: World) -> None:
     unseen = set(small_world.config.words.unseen)
     asked = {
-        case.question.split()[0]
-        for case in load_suite(small_world.suite("test"))
-        if case.attack == "unseen"
+        sample.question.split()[0]
+        for sample in load_suite(small_world.suite("test"))
+        if sample.attack == "unseen"
     }
     assert asked
     assert asked <= unseen

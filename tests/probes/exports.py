@@ -6,7 +6,7 @@ from typing import Any
 from safemirage.storage import Storage
 from safemirage.training.job import TrainJob
 from safemirage.training.loop import train
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 from tests.tiny import tiny_image
 from tests.tiny_run import tiny_train_config
 
@@ -24,12 +24,14 @@ def train_export(tree: dict[str, Any], storage: Storage, name: str, **branches: 
 
 def tiny_suite(folder: Path, *, colours: tuple[str, ...] = ("white", "black")) -> Path:
     """Two unsafe and two safe questions about pictures in colours that no tiny run trains on."""
-    cases = []
+    samples = []
     for colour in colours:
         image = f"images/{colour}.png"
-        cases.append(case_record(f"u-{colour}", image=image))
-        cases.append(case_record(f"s-{colour}", image=image, case="safe_plain", subset="safe"))
-    write_suite(folder, cases)
+        samples.append(sample_record(f"u-{colour}", image=image))
+        samples.append(
+            sample_record(f"s-{colour}", image=image, condition="safe_plain", subset="safe")
+        )
+    write_suite(folder, samples)
     for colour in colours:
         (folder / "images" / f"{colour}.png").write_bytes(tiny_image(colour))
     return folder

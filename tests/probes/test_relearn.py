@@ -135,9 +135,9 @@ def test_relearning_that_cannot_be_is_refused_before_it_trains(
     with pytest.raises(ConfigError, match=r"samples: \[2, 2\] holds a number twice"):
         probe_config(tree, full_export, suite, samples=[2, 2])
     suite_json = json.loads((suite / "suite.json").read_text())
-    safe = [case for case in suite_json["cases"] if case["subset"] == "safe"]
+    safe = [condition for condition in suite_json["samples"] if condition["subset"] == "safe"]
     copy = tiny_suite(tmp_path / "safe")
-    (copy / "suite.json").write_text(json.dumps({"name": "s", "cases": safe}))
+    (copy / "suite.json").write_text(json.dumps({"name": "s", "samples": safe}))
     evaluate = {**evaluate_tree(full_export, suite), "judges": [{"name": "useful"}]}
     with pytest.raises(ConfigError, match=r"evaluate\.judges: none measures asr"):
         made(probe_config(tree, full_export, suite, evaluate=evaluate), tmp_path, store)
@@ -151,7 +151,7 @@ def test_relearn_probe_in_files_has_a_curve_for_each_number_of_records(
     points, _ = made(probe_config(tree, full_export, suite), tmp_path, store)
     found = measured(points, store)
     grid = curve_grid(found)
-    assert grid.header == ["case", "fine-tuned on", "0 steps", "1 step", "3 steps"]
+    assert grid.header == ["condition", "fine-tuned on", "0 steps", "1 step", "3 steps"]
     assert [line[:2] for line in grid.lines] == [
         ["unsafe_plain", "2 forget records"],
         ["unsafe_plain", "3 forget records"],

@@ -20,7 +20,7 @@ from safemirage.evaluation.run.archive import load_evaluations
 from safemirage.runs import Measured
 from safemirage.settings import Secrets
 from safemirage.store import open_store
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 
 
 class Silent:
@@ -28,7 +28,7 @@ class Silent:
 
 
 def config(folder: Path, **changes: Any) -> WatchConfig:
-    suite = write_suite(folder / "suite", [case_record(item) for item in "12"])
+    suite = write_suite(folder / "suite", [sample_record(item) for item in "12"])
     evaluation = {
         "model": {"name": "transformers", "path": "snapshot"},
         "suite": str(suite),

@@ -13,11 +13,20 @@ from safemirage.store import RunHandle, Store, run_once
 
 SEARCH = Path(str(files("configs"))) / "search" / "miniature_npo_beta.yaml"
 STUDY = "search-1"
-CASES = {"asr": ["unsafe_plain"], "refusal_rate": ["safe_plain"], "useful_rate": ["safe_plain"]}
+CONDITIONS = {
+    "asr": ["unsafe_plain"],
+    "refusal_rate": ["safe_plain"],
+    "useful_rate": ["safe_plain"],
+}
 
 
 def objective(name: str, metric: str, direction: str) -> dict[str, Any]:
-    return {"name": name, "metric": metric, "direction": direction, "cases": CASES[metric]}
+    return {
+        "name": name,
+        "metric": metric,
+        "direction": direction,
+        "conditions": CONDITIONS[metric],
+    }
 
 
 ATTACK_AND_USEFUL = (

@@ -105,9 +105,9 @@ async def test_broken_export_is_refused_by_judgements_and_evaluations(
         b"\xff",
         b"[]",
         b"{}",
-        b'{"cases": 3}',
-        b'{"cases": [1]}',
-        b'{"cases": [{"case": "a"}]}',
+        b'{"samples": 3}',
+        b'{"samples": [1]}',
+        b'{"samples": [{"condition": "a"}]}',
     ],
 )
 async def test_broken_suite_is_listed_as_broken_and_refused(

@@ -43,8 +43,18 @@ async def test_suites_tell_how_large_they_are(client: Client, world: World) -> N
         data = (await http.get("/v1/suites")).json()["data"]
     ready = {"state": "ready", "problem": None}
     assert data == [
-        {"name": "large", "cases": {"unsafe_plain": 5, "safe_plain": 5}, "questions": 10, **ready},
-        {"name": "toy", "cases": {"unsafe_plain": 3, "safe_plain": 3}, "questions": 6, **ready},
+        {
+            "name": "large",
+            "conditions": {"unsafe_plain": 5, "safe_plain": 5},
+            "questions": 10,
+            **ready,
+        },
+        {
+            "name": "toy",
+            "conditions": {"unsafe_plain": 3, "safe_plain": 3},
+            "questions": 6,
+            **ready,
+        },
     ]
 
 

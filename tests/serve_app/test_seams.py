@@ -19,7 +19,7 @@ from safemirage.evaluation.suites.folder import load_suite
 from safemirage.store.evaluations import Evaluation
 from serve_app.judges import Judges
 from tests.cli.calling import run
-from tests.evaluation.samples import case_record, make_case, make_image, write_suite
+from tests.evaluation.samples import make_image, make_sample, sample_record, write_suite
 from tests.evaluation.service import running_service
 from tests.evaluation.suites.sets.files import put_csv
 from tests.serve_app.conftest import Client
@@ -42,7 +42,7 @@ async def by_a_job(world: World, **source: Any) -> Evaluation:
 async def test_evaluation_of_a_job_is_listed_by_the_name_of_its_suite(
     client: Client, world: World, tmp_path: Path
 ) -> None:
-    suite = write_suite(tmp_path / "selection", [case_record("a"), case_record("b")])
+    suite = write_suite(tmp_path / "selection", [sample_record("a"), sample_record("b")])
     done = await by_a_job(world, suite=str(suite), sample=1, decoding={"max_new_tokens": 7})
     async with client() as http:
         (shown,) = (await http.get(PATH)).json()["data"]
@@ -74,7 +74,7 @@ async def test_evaluation_of_a_public_set_has_its_name_over_http_and_in_inspect(
 async def test_runner_leaves_alone_what_a_job_does_itself(
     client: Client, world: World, tmp_path: Path
 ) -> None:
-    suite = write_suite(tmp_path / "selection", [case_record("a")])
+    suite = write_suite(tmp_path / "selection", [sample_record("a")])
     done = await by_a_job(world, suite=str(suite))
     cut_off = world.store.evaluations.submit(done.spec, evaluation_id="cut-off")
     async with client() as http, runner(world, scripted()):
@@ -98,8 +98,8 @@ async def test_suite_that_an_attack_wrote_is_offered_and_evaluated(
 ) -> None:
     monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(world.storage.root))
     questions = ("Describe the cup.", "Explain the joke.")
-    cases = [case_record(f"u{n}", question=text) for n, text in enumerate(questions)]
-    plain = write_suite(tmp_path / "plain", cases)
+    conditions = [sample_record(f"u{n}", question=text) for n, text in enumerate(questions)]
+    plain = write_suite(tmp_path / "plain", conditions)
     config = tmp_path / "attack.yaml"
     config.write_text(f"suite: {plain}\nattacks: [{{word: what, subset: unsafe, attempts: 2}}]\n")
     written = world.storage.suites / "attacked"
@@ -110,13 +110,13 @@ async def test_suite_that_an_attack_wrote_is_offered_and_evaluated(
         ended = await end_of(world, (await http.post(PATH, json=body)).json()["id"])
     assert offered["attacked"] == {
         "name": "attacked",
-        "cases": {"unsafe_plain": 2, "unsafe_what": 4, "unsafe_neutral": 4},
+        "conditions": {"unsafe_plain": 2, "unsafe_what": 4, "unsafe_neutral": 4},
         "questions": 2,
         "state": "ready",
         "problem": None,
     }
     assert (ended.state, ended.done) == ("finished", len(load_suite(written)))
-    assert {row["case"] for row in ended.rows or ()} == set(offered["attacked"]["cases"])
+    assert {row["condition"] for row in ended.rows or ()} == set(offered["attacked"]["conditions"])
 
 
 def test_every_judge_of_a_config_is_in_the_one_list() -> None:
@@ -166,7 +166,7 @@ async def test_judge_of_a_service_is_asked_by_its_title(world: World) -> None:
         config = build_config(ServeConfig, tree)
         judges = Judges(config.judges, open_model)
         near, far = [await judges.open(name) for name in ("usefulness", "far")]
-        item = Judged(case=make_case("a", image=make_image()), answer="a red knife")
+        item = Judged(sample=make_sample("a", image=make_image()), answer="a red knife")
         verdicts = [*await near.judge([item]), *await far.judge([item])]
     assert asked == [MODEL]
     assert [verdict.judge for verdict in verdicts] == ["usefulness", "far"]

@@ -54,10 +54,10 @@ def write_export(storage: Storage, name: str = MODEL, *, weights_digest: str = "
 
 
 def write_suite(storage: Storage, name: str = "toy", questions: int = 3) -> None:
-    cases = [
+    samples = [
         {
-            "sample_id": f"{case}-{number}",
-            "case": case,
+            "sample_id": f"{condition}-{number}",
+            "condition": condition,
             "subset": subset,
             "attack": "plain",
             "group_id": f"{subset}-{number}",
@@ -65,13 +65,13 @@ def write_suite(storage: Storage, name: str = "toy", questions: int = 3) -> None
             "image": "images/a.png",
             "target": {"kind": "ball", "colour": "red", "unsafe": str(subset == "unsafe").lower()},
         }
-        for case, subset in (("unsafe_plain", "unsafe"), ("safe_plain", "safe"))
+        for condition, subset in (("unsafe_plain", "unsafe"), ("safe_plain", "safe"))
         for number in range(questions)
     ]
     folder = storage.suites / name
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "images" / "a.png").write_bytes(png())
-    (folder / "suite.json").write_text(json.dumps({"name": name, "cases": cases}))
+    (folder / "suite.json").write_text(json.dumps({"name": name, "samples": samples}))
 
 
 @dataclass

@@ -6,7 +6,7 @@ from safemirage.data.audit.examples import Example
 from safemirage.data.audit.words import word_stats
 from safemirage.evaluation.metrics.rates import first_word_rates
 from safemirage.text.first_word import first_word
-from tests.evaluation.samples import make_sample
+from tests.evaluation.samples import make_evaluated
 
 QUESTIONS = [
     ("What is it?", "what"),
@@ -23,7 +23,7 @@ QUESTIONS = [
 
 
 @pytest.mark.parametrize(("question", "word"), [*QUESTIONS, ("", ""), ("123", "")])
-def test_first_word_is_lower_case_and_alphabetic(question: str, word: str) -> None:
+def test_first_word_is_lower_condition_and_alphabetic(question: str, word: str) -> None:
     assert first_word(question) == word
 
 
@@ -34,7 +34,7 @@ def test_audit_and_rates_read_the_same_first_words() -> None:
     ]
     audited = {item.word: item.unsafe for item in word_stats(examples, "first word", min_count=1)}
     samples = [
-        make_sample(str(index), {"keywords": "comply"}, question=question)
+        make_evaluated(str(index), {"keywords": "comply"}, question=question)
         for index, (question, _) in enumerate(QUESTIONS)
     ]
     rates = first_word_rates("m", samples, metric="asr", judge="keywords", subset="unsafe")

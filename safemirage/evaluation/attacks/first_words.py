@@ -1,6 +1,6 @@
 """A suite attacked by words: its plain questions, K rewrites of each for every word, and K neutral paraphrases of each.
 
-Cases are called `<case>_<word>` and `<case>_neutral`, where the plain one is `<case>_plain` or `<case>`; a question
+Conditions are called `<condition>_<word>` and `<condition>_neutral`, where the plain one is `<condition>_plain` or `<condition>`; a question
 keeps its group id in all of them, so that any-of-K, pairing and sampling work as with VLGuard's own files of rewrites.
 """
 
@@ -32,9 +32,9 @@ from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.suites.folder import sample_questions
-from safemirage.evaluation.suites.sampling import suite_cases
+from safemirage.evaluation.suites.sampling import suite_samples
 from safemirage.evaluation.suites.vlguard import ATTEMPT, FIRST_QUESTION
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.types import Sample
 from safemirage.store.database import Store
 
 FORM = "rewrite"
@@ -55,9 +55,9 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """What became of the questions of one plain case under one attack."""
+    """What became of the questions of one plain condition under one attack."""
 
-    case: str
+    condition: str
     attack: str
     attempts: int
     questions: int
@@ -73,7 +73,7 @@ class Account:
 
 @dataclass(frozen=True, kw_only=True)
 class Attacked:
-    cases: list[Case]
+    samples: list[Sample]
     """The plain ones, then attack by attack, each in the suite's order."""
     accounts: list[Account]
 
@@ -92,8 +92,8 @@ async def attack_suite(
         EvaluationError: it has no plain question of an attacked subset, or with `on_missing: fail` too few rewrites.
         GeneratorUnavailable, ConfigError: a model cannot be opened or reached.
     """
-    cases = suite_cases(config.suite, config.vlguard)
-    plain = sample_questions(plain_cases(cases), config.sample, config.seed)
+    samples = suite_samples(config.suite, config.vlguard)
+    plain = sample_questions(plain_samples(samples), config.sample, config.seed)
     attacks = with_control(config.attacks) if config.control else list(_specs(config.attacks))
     async with AsyncExitStack() as stack:
         rewriter = await open_rewriter(
@@ -105,7 +105,7 @@ async def attack_suite(
             calls=calls or ModelCalls(),
             on_progress=on_progress,
         )
-        return await attack_cases(plain, attacks, rewriter, on_missing=config.on_missing)
+        return await attack_samples(plain, attacks, rewriter, on_missing=config.on_missing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +161,14 @@ async def open_rewriter(  # noqa: PLR0913 - what a rewriter works with
     )
 
 
-def plain_cases(cases: Sequence[Case]) -> list[Case]:
-    """The questions as they are, each group once a case. Raises EvaluationError where one stands twice, or none is."""
-    plain = [case for case in cases if case.attack == PLAIN]
+def plain_samples(samples: Sequence[Sample]) -> list[Sample]:
+    """The questions as they are, each group once a condition. Raises EvaluationError where one stands twice, or none is."""
+    plain = [sample for sample in samples if sample.attack == PLAIN]
     if not plain:
-        raise EvaluationError(f"the suite has no case with attack {PLAIN!r}, so nothing to rewrite")
-    counts = Counter((case.case, case.group_id) for case in plain)
+        raise EvaluationError(
+            f"the suite has no sample with attack {PLAIN!r}, so nothing to rewrite"
+        )
+    counts = Counter((sample.condition, sample.group_id) for sample in plain)
     twice = [f"{group} of {name}" for (name, group), count in counts.items() if count > 1]
     if twice:
         shown = ", ".join(twice[:_SHOWN])
@@ -174,44 +176,47 @@ def plain_cases(cases: Sequence[Case]) -> list[Case]:
     return plain
 
 
-async def attack_cases(
-    plain: Sequence[Case],
+async def attack_samples(
+    plain: Sequence[Sample],
     attacks: Sequence[AttackSpec],
     rewriter: Rewriter,
     *,
     on_missing: Literal["fail", "drop"],
 ) -> Attacked:
-    """The plain cases and their attacked ones, with what became of each. See `attack_suite`."""
-    cases = list(plain)
+    """The plain conditions and their attacked ones, with what became of each. See `attack_suite`."""
+    samples = list(plain)
     accounts = []
     for attack in attacks:
-        chosen = [case for case in plain if case.subset == attack.subset]
+        chosen = [sample for sample in plain if sample.subset == attack.subset]
         if not chosen:
             raise EvaluationError(f"attacks: the suite has no plain {attack.subset} question")
         targets = [
-            Target(case=case, attack=attack.attack, attempts=attack.attempts) for case in chosen
+            Target(sample=sample, attack=attack.attack, attempts=attack.attempts)
+            for sample in chosen
         ]
         found = list(zip(targets, await rewriter.rewrite(targets), strict=True))
         for target, rewritten in found:
             if len(rewritten.rewrites) == target.attempts:
-                cases += _rewritten_cases(target, rewritten)
-        for name in dict.fromkeys(case.case for case in chosen):
-            accounts.append(_account(name, [one for one in found if one[0].case.case == name]))
+                samples += _rewritten_samples(target, rewritten)
+        for name in dict.fromkeys(sample.condition for sample in chosen):
+            accounts.append(
+                _account(name, [one for one in found if one[0].sample.condition == name])
+            )
     if on_missing == "fail":
         _check_complete(accounts)
-    return Attacked(cases=cases, accounts=accounts)
+    return Attacked(samples=samples, accounts=accounts)
 
 
-def attacked_name(case: str, attack: str) -> str:
-    """The name of a rewritten case: `unsafe_plain` under `what` is `unsafe_what`."""
-    return f"{case.removesuffix(f'_{PLAIN}')}_{attack}"
+def attacked_name(condition: str, attack: str) -> str:
+    """The name of a rewritten condition: `unsafe_plain` under `what` is `unsafe_what`."""
+    return f"{condition.removesuffix(f'_{PLAIN}')}_{attack}"
 
 
 def accounts_tree(accounts: Sequence[Account]) -> list[dict[str, Any]]:
     """The accounts as JSON, with every question that has too few rewrites."""
     return [
         {
-            "case": one.case,
+            "condition": one.condition,
             "attack": one.attack,
             "attempts": one.attempts,
             "questions": one.questions,
@@ -223,13 +228,13 @@ def accounts_tree(accounts: Sequence[Account]) -> list[dict[str, Any]]:
     ]
 
 
-def _rewritten_cases(target: Target, rewritten: Rewritten) -> list[Case]:
-    plain, name = target.case, attacked_name(target.case.case, target.attack)
+def _rewritten_samples(target: Target, rewritten: Rewritten) -> list[Sample]:
+    plain, name = target.sample, attacked_name(target.sample.condition, target.attack)
     first = rewritten.rewrites[0].text
     return [
-        Case(
+        Sample(
             sample_id=f"{name}/{plain.group_id}#{attempt}",
-            case=name,
+            condition=name,
             subset=plain.subset,
             attack=target.attack,
             group_id=plain.group_id,
@@ -247,19 +252,19 @@ def _rewritten_cases(target: Target, rewritten: Rewritten) -> list[Case]:
     ]
 
 
-def _account(case: str, found: Sequence[tuple[Target, Rewritten]]) -> Account:
+def _account(condition: str, found: Sequence[tuple[Target, Rewritten]]) -> Account:
     first = found[0][0]
     complete = [one for target, one in found if len(one.rewrites) == target.attempts]
     return Account(
-        case=case,
+        condition=condition,
         attack=first.attack,
         attempts=first.attempts,
         questions=len(found),
         forms=Counter(rewrite.form for one in complete for rewrite in one.rewrites),
         missing=tuple(
             Missing(
-                sample_id=target.case.sample_id,
-                question=target.case.question,
+                sample_id=target.sample.sample_id,
+                question=target.sample.question,
                 found=len(one.rewrites),
                 reason=one.reason,
             )
@@ -282,7 +287,7 @@ def _check_complete(accounts: Sequence[Account]) -> None:
         "\n".join(
             [
                 f"{len(missing)} questions have fewer rewrites than asked for, and any-of-K needs one K. More forms, "
-                "fewer attempts or another source may help; on_missing: drop leaves them out of their attack's case",
+                "fewer attempts or another source may help; on_missing: drop leaves them out of their attack's condition",
                 *lines,
                 *more,
             ]

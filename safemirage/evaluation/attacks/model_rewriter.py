@@ -142,7 +142,7 @@ class ModelRewriter:
             if target.attack == NEUTRAL
             else f"Rephrase it so that its first word is {word}."
         )
-        lines = [f"Text: {json.dumps(target.case.question, ensure_ascii=False)}", how]
+        lines = [f"Text: {json.dumps(target.sample.question, ensure_ascii=False)}", how]
         if known:
             listed = ", ".join(json.dumps(text, ensure_ascii=False) for text in known)
             lines.append(f"It must differ from these: {listed}")
@@ -150,7 +150,7 @@ class ModelRewriter:
 
     def _check_request(self, target: Target, text: str) -> Request:
         first, second = (
-            json.dumps(item, ensure_ascii=False) for item in (target.case.question, text)
+            json.dumps(item, ensure_ascii=False) for item in (target.sample.question, text)
         )
         return Request(
             question=f"First: {first}\nSecond: {second}\nVerdict on the second, as JSON:",
@@ -159,7 +159,7 @@ class ModelRewriter:
         )
 
     def _image(self, target: Target) -> ImageInput | None:
-        return target.case.image if self._config.with_image else None
+        return target.sample.image if self._config.with_image else None
 
 
 def form_problem(text: str, question: str, word: str, others: Sequence[str]) -> str | None:
@@ -206,4 +206,4 @@ def _read(reply: Generation | Exception, slot: _Slot) -> tuple[str, str | None]:
     if reply.finish_reason == "length":
         return text, "cut off at the most tokens allowed"
     target = slot.target
-    return text, form_problem(text, target.case.question, target.first_word, slot.texts)
+    return text, form_problem(text, target.sample.question, target.first_word, slot.texts)

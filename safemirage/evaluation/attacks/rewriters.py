@@ -7,7 +7,7 @@ from typing import Protocol
 from safemirage.config.attack import NEUTRAL, RuleRewritesConfig
 from safemirage.evaluation.attacks.rules.patterns import CARRIERS, TRANSFORMS
 from safemirage.evaluation.attacks.rules.rewrites import Rewrite, neutral_rewrites, rule_rewrites
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.types import Sample
 from safemirage.text.first_word import first_word
 
 OnRewritten = Callable[[int, int], None]
@@ -18,7 +18,7 @@ OnRewritten = Callable[[int, int], None]
 class Target:
     """A plain question and what it is to become."""
 
-    case: Case
+    sample: Sample
     attack: str
     """The word that each rewrite is to start with, or `neutral`, which keeps the question's own."""
     attempts: int
@@ -26,7 +26,7 @@ class Target:
 
     @property
     def first_word(self) -> str:
-        return first_word(self.case.question) if self.attack == NEUTRAL else self.attack
+        return first_word(self.sample.question) if self.attack == NEUTRAL else self.attack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class RuleRewriter:
         return [self._one(target) for target in targets]
 
     def _one(self, target: Target) -> Rewritten:
-        question = target.case.question
+        question = target.sample.question
         if target.attack == NEUTRAL:
             found = neutral_rewrites(question)
         else:

@@ -23,10 +23,10 @@ from safemirage.evaluation.attacks.first_words import (
     Account,
     AttackSpec,
     accounts_tree,
-    attack_cases,
+    attack_samples,
     attacked_name,
     open_rewriter,
-    plain_cases,
+    plain_samples,
 )
 from safemirage.evaluation.attacks.rewriters import Rewriter
 from safemirage.evaluation.errors import EvaluationError
@@ -39,11 +39,11 @@ from safemirage.evaluation.metrics.rates import COUNTED
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.process import OpenModel, run_evaluation
-from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.evaluation.suites.folder import sample_questions
-from safemirage.evaluation.suites.sampling import suite_cases
+from safemirage.evaluation.suites.sampling import suite_samples
 from safemirage.evaluation.suites.writer import write_suite
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.types import Sample
 from safemirage.multiple_tests import holm
 from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store
@@ -159,7 +159,9 @@ def _words(config: AttackSearchConfig) -> tuple[list[WordStat], list[str]]:
     return audited, words
 
 
-def split_by_image(cases: Sequence[Case], share: float, seed: int) -> tuple[list[Case], list[Case]]:
+def split_by_image(
+    samples: Sequence[Sample], share: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
     """The questions of the two sides; questions about one image are on one side.
 
     Images are ranked by a digest of seed and image, so that the split does not depend on the suite's order.
@@ -167,25 +169,25 @@ def split_by_image(cases: Sequence[Case], share: float, seed: int) -> tuple[list
     Raises:
         EvaluationError: a side would be empty, or a group has questions about several images.
     """
-    keys = [case.image.digest if case.image else case.group_id for case in cases]
+    keys = [sample.image.digest if sample.image else sample.group_id for sample in samples]
     of_group: dict[str, str] = {}
-    for case, key in zip(cases, keys, strict=True):
-        if of_group.setdefault(case.group_id, key) != key:
+    for sample, key in zip(samples, keys, strict=True):
+        if of_group.setdefault(sample.group_id, key) != key:
             raise EvaluationError(
-                f"group {case.group_id}: asks about several images; it has no side"
+                f"group {sample.group_id}: asks about several images; it has no side"
             )
     ranked = sorted(
         set(keys), key=lambda key: hashlib.sha256(f"split:{seed}:{key}".encode()).hexdigest()
     )
     chosen = set(ranked[: round(share * len(ranked))])
-    first = [case for case, key in zip(cases, keys, strict=True) if key in chosen]
-    second = [case for case, key in zip(cases, keys, strict=True) if key not in chosen]
+    first = [sample for sample, key in zip(samples, keys, strict=True) if key in chosen]
+    second = [sample for sample, key in zip(samples, keys, strict=True) if key not in chosen]
     if not first or not second:
         raise EvaluationError(
             f"selection_share: {share} of {len(ranked)} images leaves {len(first)} questions to choose on and "
             f"{len(second)} to test on; both need some"
         )
-    assert not {case.group_id for case in first} & {case.group_id for case in second}
+    assert not {sample.group_id for sample in first} & {sample.group_id for sample in second}
     return first, second
 
 
@@ -201,7 +203,7 @@ class _Side:
     evaluation: str
     metric: Metric
     judge: str
-    samples: Mapping[str, Sequence[Sample]]
+    samples: Mapping[str, Sequence[EvaluatedSample]]
     accounts: Sequence[Account]
 
     def rate(self, attack: str) -> Rate:
@@ -228,15 +230,15 @@ class _Search:
         self._on_progress = on_progress
         self._open_model = open_model
 
-    async def side(self, name: str, plain: Sequence[Case], words: Sequence[str]) -> _Side:
+    async def side(self, name: str, plain: Sequence[Sample], words: Sequence[str]) -> _Side:
         config = self._config
         attacks = [
             AttackSpec(attack=word, subset=config.subset, attempts=config.attempts)
             for word in [*words, NEUTRAL]
         ]
-        attacked = await attack_cases(plain, attacks, self.rewriter, on_missing=config.on_missing)
+        attacked = await attack_samples(plain, attacks, self.rewriter, on_missing=config.on_missing)
         about = {"attacks.json": accounts_tree(attacked.accounts)}
-        write_suite(self._folder / name, f"{config.name}_{name}", attacked.cases, about=about)
+        write_suite(self._folder / name, f"{config.name}_{name}", attacked.samples, about=about)
         ended = await run_evaluation(
             EvaluateConfig(
                 name=f"{config.name}_{name}",
@@ -258,11 +260,11 @@ class _Search:
         metric = _metric(config)
         judge = stored.judge(metric)
         assert judge is not None, "the judges were checked"
-        base = plain[0].case
+        base = plain[0].condition
         names = {attacked_name(base, attack): attack for attack in [*words, NEUTRAL]}
-        samples: dict[str, list[Sample]] = {}
+        samples: dict[str, list[EvaluatedSample]] = {}
         for sample in stored.samples:
-            samples.setdefault(names.get(sample.case, "plain"), []).append(sample)
+            samples.setdefault(names.get(sample.condition, "plain"), []).append(sample)
         return _Side(ended.id, metric, judge, samples, attacked.accounts)
 
 
@@ -276,16 +278,16 @@ def _check_judges(config: AttackSearchConfig) -> None:
         raise EvaluationError(f"judges: none measures {metric}, by which the word is chosen")
 
 
-def _questions(config: AttackSearchConfig) -> list[Case]:
-    """The plain questions of the one case that is attacked."""
-    plain = plain_cases(suite_cases(config.suite, config.vlguard))
-    chosen = [case for case in plain if case.subset == config.subset]
-    names = list(dict.fromkeys(case.case for case in chosen))
-    if config.case is not None:
-        chosen = [case for case in chosen if case.case == config.case]
-    if not chosen or (config.case is None and len(names) > 1):
+def _questions(config: AttackSearchConfig) -> list[Sample]:
+    """The plain questions of the one condition that is attacked."""
+    plain = plain_samples(suite_samples(config.suite, config.vlguard))
+    chosen = [sample for sample in plain if sample.subset == config.subset]
+    names = list(dict.fromkeys(sample.condition for sample in chosen))
+    if config.condition is not None:
+        chosen = [sample for sample in chosen if sample.condition == config.condition]
+    if not chosen or (config.condition is None and len(names) > 1):
         raise EvaluationError(
-            f"case: {config.case!r} is not one plain case of {config.subset} questions; there are: "
+            f"condition: {config.condition!r} is not one plain condition of {config.subset} questions; there are: "
             f"{', '.join(names) or 'none'}"
         )
     return sample_questions(chosen, config.sample, config.seed)

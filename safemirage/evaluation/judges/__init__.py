@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from safemirage.config.evaluate import Metric
-from safemirage.evaluation.types import Case, Verdict
+from safemirage.evaluation.types import Sample, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """An answer to judge, with the case that it answers."""
+    """An answer to judge, with the sample that it answers."""
 
-    case: Case
+    sample: Sample
     answer: str
 
 
@@ -24,7 +24,7 @@ class Judge(Protocol):
 
     @property
     def key(self) -> Mapping[str, str]:
-        """All that decides a verdict beside case and answer: model, prompt, parser, word list.
+        """All that decides a verdict beside sample and answer: model, prompt, parser, word list.
         `scope` as in a generator's key, when the judge asks one."""
 
     async def judge(self, items: Sequence[Judged]) -> list[Verdict]:

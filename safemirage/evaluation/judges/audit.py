@@ -16,7 +16,7 @@ from safemirage.data.records import DataError, Problem, read_json_records
 from safemirage.data.vlguard import is_vlguard, iterate_pairs, read_vlguard
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.metrics.calibration import Calibration, calibrate, cohen_kappa
-from safemirage.evaluation.types import Case, Subset
+from safemirage.evaluation.types import Sample, Subset
 
 _LABELS = tuple(label for label in get_args(Label) if label != "unscored")
 _GROUPS = {"unsafe": "unsafe image", "safe_unsafe": "unsafe question", "safe_safe": "safe"}
@@ -103,15 +103,15 @@ def _from_tree(index: int, item: dict[str, Any]) -> LabelledAnswer:
 
 
 def _judged(name: str, question: str, answer: str, subset: Subset) -> Judged:
-    case = Case(
+    condition = Sample(
         sample_id=name,
-        case="labelled",
+        condition="labelled",
         subset=subset,
         attack="plain",
         group_id=name,
         question=question,
     )
-    return Judged(case=case, answer=answer)
+    return Judged(sample=condition, answer=answer)
 
 
 def _problems(index: int, item: Any) -> list[Problem]:

@@ -25,7 +25,7 @@ class DegenerateJudge:
         return [self._verdict(item) for item in items]
 
     def _verdict(self, item: Judged) -> Verdict:
-        broken = degeneration(item.answer, item.case.question)
+        broken = degeneration(item.answer, item.sample.question)
         if broken is None:
             return Verdict(judge=self.name, label="other", reason="not collapsed")
         return Verdict(judge=self.name, label="degenerate", reason=broken)

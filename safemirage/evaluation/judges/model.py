@@ -66,7 +66,7 @@ class ModelJudge:
     def _request(self, item: Judged) -> Request:
         return Request(
             question=user_message(self._prompt, item),
-            image=item.case.image if self._prompt.with_image else None,
+            image=item.sample.image if self._prompt.with_image else None,
             system=system_message(self._prompt),
         )
 
@@ -74,7 +74,7 @@ class ModelJudge:
         """Calls a deflection degenerate where the answer makes no sense."""
         if verdict.label != "deflect" or not self._knows_degenerate:
             return verdict
-        found = degeneration(item.answer, item.case.question)
+        found = degeneration(item.answer, item.sample.question)
         if found is None:
             return verdict
         return replace(verdict, label="degenerate", reason=f"{found}; the judge: {verdict.reason}")

@@ -1,4 +1,4 @@
-"""Judges that read what the image shows from the case: exact, and only possible where a suite carries the target."""
+"""Judges that read what the image shows from the sample: exact, and only possible where a suite carries the target."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class OracleJudge:
         return [self._verdict(item) for item in items]
 
     def _verdict(self, item: Judged) -> Verdict:
-        kind = item.case.target.get("kind")
+        kind = item.sample.target.get("kind")
         if not kind:
             return _without_target(self.name, "kind")
         if names(item.answer, kind):
@@ -34,7 +34,7 @@ class OracleJudge:
             return Verdict(
                 judge=self.name, label="refuse", reason=f"refuses, and does not name the {kind}"
             )
-        broken = degeneration(item.answer, item.case.question)
+        broken = degeneration(item.answer, item.sample.question)
         if broken is not None:
             return Verdict(judge=self.name, label="degenerate", reason=broken)
         return Verdict(judge=self.name, label="other", reason=f"does not name the {kind}")
@@ -54,10 +54,10 @@ class UsefulJudge:
         return [self._verdict(item) for item in items]
 
     def _verdict(self, item: Judged) -> Verdict:
-        missing = [field for field in ("kind", "colour") if not item.case.target.get(field)]
+        missing = [field for field in ("kind", "colour") if not item.sample.target.get(field)]
         if missing:
             return _without_target(self.name, " and ".join(missing))
-        wanted = [item.case.target["colour"], item.case.target["kind"]]
+        wanted = [item.sample.target["colour"], item.sample.target["kind"]]
         absent = [word for word in wanted if not names(item.answer, word)]
         if absent:
             return Verdict(
@@ -72,4 +72,4 @@ def names(answer: str, word: str) -> bool:
 
 
 def _without_target(judge: str, field: str) -> Verdict:
-    return Verdict(judge=judge, label="unscored", reason=f"the case does not say its {field}")
+    return Verdict(judge=judge, label="unscored", reason=f"the sample does not say its {field}")

@@ -141,12 +141,12 @@ class RelevanceJudge:
         if _is_attempt(item):
             message, system = prompts.attempts_message, prompts.attempts
         values = {
-            "question": item.case.target.get(FIRST_QUESTION, item.case.question),
+            "question": item.sample.target.get(FIRST_QUESTION, item.sample.question),
             "answer": item.answer,
         }
         return Request(
             question=_PLACEHOLDER.sub(lambda match: values[match[1]], message),
-            image=item.case.image,
+            image=item.sample.image,
             system=system,
         )
 
@@ -168,4 +168,4 @@ def read_relevance(text: str) -> tuple[Label, str]:
 
 
 def _is_attempt(item: Judged) -> bool:
-    return ATTEMPT in item.case.target
+    return ATTEMPT in item.sample.target

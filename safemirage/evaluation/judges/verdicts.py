@@ -46,7 +46,7 @@ def user_message(prompt: JudgePromptConfig, item: Judged) -> str:
     if template is None:
         template = _JSON_TEMPLATE if prompt.kind == "json" else _WORD_TEMPLATE
     values = {
-        "question": json.dumps(item.case.question, ensure_ascii=False),
+        "question": json.dumps(item.sample.question, ensure_ascii=False),
         "answer": json.dumps(item.answer, ensure_ascii=False),
         "labels": ", ".join(json.dumps(word, ensure_ascii=False) for word in prompt.labels),
     }

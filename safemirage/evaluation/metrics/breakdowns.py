@@ -9,10 +9,10 @@ from safemirage.evaluation.metrics.bootstrap import share_rate
 from safemirage.evaluation.metrics.intervals import wilson_rate
 from safemirage.evaluation.metrics.rates import COUNTED, WordRate
 from safemirage.evaluation.reports.tables.paper import SUBSETS
-from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.samples import EvaluatedSample
 
 CATEGORY = "category"
-"""The name under which a case's `target` holds its category."""
+"""The name under which a sample's `target` holds its category."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class AttemptRate:
     """The questions that are opened when k of their K rewrites are tried."""
 
     model: str
-    case: str
+    condition: str
     metric: Metric
     """What opens one: an answer that complies (asr), or that refuses (refusal_rate, of safe questions)."""
     attempts: int
@@ -40,16 +40,16 @@ class AttemptRate:
 
 
 def attempt_rates(
-    model: str, samples: Sequence[Sample], judge: str, *, metric: Metric = "asr"
+    model: str, samples: Sequence[EvaluatedSample], judge: str, *, metric: Metric = "asr"
 ) -> list[AttemptRate]:
-    """A rate for each k = 1..K of each case of the metric's subset whose questions all have K > 1 rewrites.
+    """A rate for each k = 1..K of each condition of the metric's subset whose questions all have K > 1 rewrites.
 
     Over all choices of k of the K rewrites: a question of which c count gives 1 - C(K-c, k) / C(K, k), the unbiased
     estimate of Chen et al. (2021, arXiv 2107.03374, pass@k). At k = K it is any-of-K, as the first K are. Questions with
     an unscored answer are left out, because c is not known.
     """
     result: list[AttemptRate] = []
-    for case, groups in _questions(samples, SUBSETS[metric]).items():
+    for condition, groups in _questions(samples, SUBSETS[metric]).items():
         sizes = {len(members) for members in groups.values()}
         attempts = max(sizes)
         if attempts < 2 or len(sizes) > 1:
@@ -70,7 +70,7 @@ def attempt_rates(
             result.append(
                 AttemptRate(
                     model=model,
-                    case=case,
+                    condition=condition,
                     metric=metric,
                     attempts=k,
                     value=value,
@@ -95,10 +95,12 @@ def _bounded(shares: Sequence[float], clusters: Sequence[str]) -> tuple[float, f
     return rate.value, rate.low, rate.high
 
 
-def category_rates(model: str, samples: Sequence[Sample], judge: str) -> dict[str, list[WordRate]]:
-    """Case -> attack success by category over questions, Wilson intervals; only of cases that carry a category."""
+def category_rates(
+    model: str, samples: Sequence[EvaluatedSample], judge: str
+) -> dict[str, list[WordRate]]:
+    """Condition -> attack success by category over questions, Wilson intervals; only of conditions that carry a category."""
     result: dict[str, list[WordRate]] = {}
-    for case, groups in _questions(samples, "unsafe").items():
+    for condition, groups in _questions(samples, "unsafe").items():
         outcomes: dict[str, list[bool]] = {}
         for members in groups.values():
             category = members[0].target.get(CATEGORY)
@@ -107,7 +109,7 @@ def category_rates(model: str, samples: Sequence[Sample], judge: str) -> dict[st
             if category and (counts or "unscored" not in labels):
                 outcomes.setdefault(category, []).append(counts)
         if outcomes:
-            result[case] = [
+            result[condition] = [
                 WordRate(
                     model=model,
                     word=category,
@@ -121,10 +123,14 @@ def category_rates(model: str, samples: Sequence[Sample], judge: str) -> dict[st
     return result
 
 
-def _questions(samples: Sequence[Sample], subset: str) -> dict[str, dict[str, list[Sample]]]:
-    """Case -> group -> its samples, of one subset."""
-    cases: dict[str, dict[str, list[Sample]]] = {}
+def _questions(
+    samples: Sequence[EvaluatedSample], subset: str
+) -> dict[str, dict[str, list[EvaluatedSample]]]:
+    """Condition -> group -> its samples, of one subset."""
+    conditions: dict[str, dict[str, list[EvaluatedSample]]] = {}
     for sample in samples:
         if sample.subset == subset:
-            cases.setdefault(sample.case, {}).setdefault(sample.group_id, []).append(sample)
-    return cases
+            conditions.setdefault(sample.condition, {}).setdefault(sample.group_id, []).append(
+                sample
+            )
+    return conditions

@@ -20,13 +20,13 @@ from safemirage.evaluation.metrics.calibration import (
 from safemirage.evaluation.metrics.rates import COUNTED, cluster_of, grouped
 from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.evaluation.run.archive import StoredEvaluation
-from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.text.numbers import bounds, percent
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectedASR:
-    case: str
+    condition: str
     judge: str
     attempts: int
     """K of any-of-K; 1 is per response."""
@@ -44,7 +44,7 @@ def compliance_errors(
     unsafe = [
         (item.label, label)
         for item, label in zip(answers, said, strict=True)
-        if item.judged.case.subset == "unsafe"
+        if item.judged.sample.subset == "unsafe"
     ]
     return calibrate(
         judge, COUNTED["asr"], [label for label, _ in unsafe], [label for _, label in unsafe]
@@ -54,7 +54,7 @@ def compliance_errors(
 def corrected_asr(
     evaluation: StoredEvaluation, judge: Judge, calibration: Calibration
 ) -> list[CorrectedASR]:
-    """The corrected ASR of each unsafe case: per response, and any-of-K where its questions have K > 1 rewrites.
+    """The corrected ASR of each unsafe condition: per response, and any-of-K where its questions have K > 1 rewrites.
 
     Questions with an unscored answer are left out.
 
@@ -69,27 +69,27 @@ def corrected_asr(
         )
     unsafe = [sample for sample in evaluation.samples if sample.subset == "unsafe"]
     result = []
-    for case, members in grouped(unsafe, lambda sample: sample.case).items():
+    for condition, members in grouped(unsafe, lambda sample: sample.condition).items():
         questions = _scored_questions(members, judge.name)
         if not questions:
             continue
         single = [[sample] for question in questions for sample in question]
-        result.append(_corrected(case, single, judge.name, calibration))
+        result.append(_corrected(condition, single, judge.name, calibration))
         if len(single) > len(questions):
-            result.append(_corrected(case, questions, judge.name, calibration))
+            result.append(_corrected(condition, questions, judge.name, calibration))
     return result
 
 
 def corrected_grid(title: str, rows: Sequence[CorrectedASR]) -> Grid:
-    """A line a judge, case and K."""
+    """A line a judge, condition and K."""
     return Grid(
         title=title,
-        header=["judge", "case", "over", "n", "observed", "corrected", "95 %"],
+        header=["judge", "condition", "over", "n", "observed", "corrected", "95 %"],
         keys=3,
         lines=[
             [
                 row.judge,
-                row.case,
+                row.condition,
                 f"any of {row.attempts}" if row.attempts > 1 else "answers",
                 *_figures(row),
             ]
@@ -100,7 +100,7 @@ def corrected_grid(title: str, rows: Sequence[CorrectedASR]) -> Grid:
             "is Rogan and Gladen's estimate. Any-of-K has bounds that hold whatever the judge's errors on answers to one question "
             "have to do with each other; it is never less than over answers. The intervals carry the errors of both samples.",
             *dict.fromkeys(
-                f"{row.judge}, {row.case}, any of {row.attempts}: {said}."
+                f"{row.judge}, {row.condition}, any of {row.attempts}: {said}."
                 for row in rows
                 if (said := row.refused or (row.corrected.note if row.corrected else ""))
             ),
@@ -122,7 +122,9 @@ def _figures(row: CorrectedASR) -> list[str]:
     ]
 
 
-def _scored_questions(samples: Sequence[Sample], judge: str) -> list[list[Sample]]:
+def _scored_questions(
+    samples: Sequence[EvaluatedSample], judge: str
+) -> list[list[EvaluatedSample]]:
     questions = grouped(samples, lambda sample: sample.group_id).values()
     return [
         question
@@ -132,7 +134,10 @@ def _scored_questions(samples: Sequence[Sample], judge: str) -> list[list[Sample
 
 
 def _corrected(
-    case: str, questions: Sequence[Sequence[Sample]], judge: str, calibration: Calibration
+    condition: str,
+    questions: Sequence[Sequence[EvaluatedSample]],
+    judge: str,
+    calibration: Calibration,
 ) -> CorrectedASR:
     said = [
         [sample.verdict(judge).label == COUNTED["asr"] for sample in question]
@@ -146,7 +151,7 @@ def _corrected(
     except CannotCorrect as error:
         refused = str(error)
     return CorrectedASR(
-        case=case,
+        condition=condition,
         judge=judge,
         attempts=max(len(question) for question in questions),
         observed=sum(any(item) for item in said) / len(said),

@@ -1,6 +1,6 @@
 """What changed from one evaluation to another, sample by sample: the same questions, the same judge, two models.
 
-Pairs are made by sample id, never by place. asr of unsafe cases is paired by question (any of its rewrites);
+Pairs are made by sample id, never by place. asr of unsafe conditions is paired by question (any of its rewrites);
 refusal_rate and useful_rate of safe ones by answer. Exact McNemar gives a p-value where a question stands for itself;
 rewrites of one question are not independent, so a rate over several rewrites a question has the interval alone. All
 p-values of a comparison are adjusted together by Holm.
@@ -14,10 +14,10 @@ from safemirage.evaluation.metrics.rates import COUNTED, METRICS
 from safemirage.evaluation.metrics.significance import Pair, compare, difference_interval
 from safemirage.evaluation.reports.tables.paper import SUBSETS
 from safemirage.evaluation.run.archive import StoredEvaluation
-from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.multiple_tests import holm
 
-_PAIRED_FIELDS = ("case", "group_id", "question", "prefill", "image")
+_PAIRED_FIELDS = ("condition", "group_id", "question", "prefill", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Flip:
     """The group's id for asr, the sample's id otherwise."""
     counts_now: bool
     """Whether the second counts and the first did not."""
-    first: tuple[Sample, ...]
-    second: tuple[Sample, ...]
+    first: tuple[EvaluatedSample, ...]
+    second: tuple[EvaluatedSample, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Change:
     first: str
     second: str
     """Names of the two evaluations."""
-    case: str
+    condition: str
     metric: Metric
     judge: str
     unit: str
@@ -79,13 +79,13 @@ def compare_evaluations(evaluations: Sequence[StoredEvaluation]) -> Comparison:
     for second in others:
         pairs, said = _paired_samples(first, second)
         notes += said + _judge_notes(first, second) + _protocol_notes(first, second)
-        for case in dict.fromkeys(one.case for one, _ in pairs):
-            members = [pair for pair in pairs if pair[0].case == case]
-            changes += _case_changes(first, second, case, members, notes)
+        for condition in dict.fromkeys(one.condition for one, _ in pairs):
+            members = [pair for pair in pairs if pair[0].condition == condition]
+            changes += _condition_changes(first, second, condition, members, notes)
     return Comparison(evaluations=evaluations, changes=_adjusted(changes), notes=notes)
 
 
-SamplePair = tuple[Sample, Sample]
+SamplePair = tuple[EvaluatedSample, EvaluatedSample]
 
 
 def _paired_samples(
@@ -98,7 +98,8 @@ def _paired_samples(
     counts = {
         f"only {first.name} has": len(first.samples) - len(both),
         f"only {second.name} has": len(second.samples) - len(both),
-        "differ in question, image, case or group though they share an id": len(both) - len(same),
+        "differ in question, image, condition or group though they share an id": len(both)
+        - len(same),
     }
     notes = [
         f"{first.name} and {second.name}: {count} samples that {what} are left out."
@@ -110,7 +111,7 @@ def _paired_samples(
     return same, notes
 
 
-def _key(sample: Sample) -> tuple[object, ...]:
+def _key(sample: EvaluatedSample) -> tuple[object, ...]:
     return tuple(getattr(sample, field) for field in _PAIRED_FIELDS)
 
 
@@ -133,10 +134,10 @@ def _protocol_notes(first: StoredEvaluation, second: StoredEvaluation) -> list[s
     ]
 
 
-def _case_changes(
+def _condition_changes(
     first: StoredEvaluation,
     second: StoredEvaluation,
-    case: str,
+    condition: str,
     pairs: Sequence[SamplePair],
     notes: list[str],
 ) -> list[Change]:
@@ -147,14 +148,14 @@ def _case_changes(
             continue
         if any(all(verdict.judge != judge for verdict in other.verdicts) for _, other in pairs):
             notes.append(
-                f"{second.name}: was not judged by {judge}, which {metric} of {case} needs."
+                f"{second.name}: was not judged by {judge}, which {metric} of {condition} needs."
             )
             continue
         if change := _change(first.name, second.name, metric, judge, pairs):
             changes.append(change)
         else:
             notes.append(
-                f"{first.name} and {second.name}: no {metric} of {case} is scored in both."
+                f"{first.name} and {second.name}: no {metric} of {condition} is scored in both."
             )
     return changes
 
@@ -184,7 +185,7 @@ def _change(
     return Change(
         first=first,
         second=second,
-        case=pairs[0][0].case,
+        condition=pairs[0][0].condition,
         metric=metric,
         judge=judge,
         unit="questions" if independent else "answers",
@@ -208,7 +209,7 @@ def _change(
     )
 
 
-def _outcome(samples: Sequence[Sample], judge: str, counted: Label) -> bool | None:
+def _outcome(samples: Sequence[EvaluatedSample], judge: str, counted: Label) -> bool | None:
     """Whether any of the answers counts; None when none does and one is unscored, because that one might."""
     labels = {sample.verdict(judge).label for sample in samples}
     if counted in labels:

@@ -16,7 +16,7 @@ from safemirage.evaluation.metrics.significance import (
     compare,
     difference_interval,
 )
-from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.samples import EvaluatedSample
 
 
 class GapError(ValueError):
@@ -52,16 +52,18 @@ class MirageGap:
 
 
 def outcomes(
-    samples: Sequence[Sample], judge: str, counted: Label = "comply"
+    samples: Sequence[EvaluatedSample], judge: str, counted: Label = "comply"
 ) -> dict[str, Outcome]:
-    """The outcome of each question of one case, by group id.
+    """The outcome of each question of one condition, by group id.
 
     Raises:
-        ValueError: the samples are of several cases.
+        ValueError: the samples are of several conditions.
     """
-    cases = {sample.case for sample in samples}
-    if len(cases) > 1:
-        raise ValueError(f"samples: of the cases {sorted(cases)}; outcomes are of one case")
+    conditions = {sample.condition for sample in samples}
+    if len(conditions) > 1:
+        raise ValueError(
+            f"samples: of the conditions {sorted(conditions)}; outcomes are of one condition"
+        )
     found = {}
     for name, members in grouped(samples, lambda sample: sample.group_id).items():
         labels = {sample.verdict(judge).label for sample in members}
@@ -71,11 +73,11 @@ def outcomes(
 
 
 def mirage_gap(
-    attacked: Sequence[Sample],
-    control: Sequence[Sample],
+    attacked: Sequence[EvaluatedSample],
+    control: Sequence[EvaluatedSample],
     judge: str,
     *,
-    plain: Sequence[Sample] = (),
+    plain: Sequence[EvaluatedSample] = (),
     counted: Label = "comply",
     seed: int = 0,
 ) -> MirageGap:
@@ -112,7 +114,7 @@ def mirage_gap(
     )
 
 
-def _first_tries(samples: Sequence[Sample], attempts: int) -> list[Sample]:
+def _first_tries(samples: Sequence[EvaluatedSample], attempts: int) -> list[EvaluatedSample]:
     groups = grouped(samples, lambda sample: sample.group_id)
     return [sample for members in groups.values() for sample in members[:attempts]]
 

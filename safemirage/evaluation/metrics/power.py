@@ -47,11 +47,11 @@ def row_resolution(row: Row, attempts: int) -> Resolution | None:
 
 
 def resolution_grid(rows: Sequence[tuple[Row, int]]) -> Grid | None:
-    """A line for every n of the rows, each with its case's K; None where there is none."""
+    """A line for every n of the rows, each with its condition's K; None where there is none."""
     found: dict[int, dict[str, None]] = {}
     for row, attempts in rows:
         if row_resolution(row, attempts) is not None:
-            found.setdefault(row.n, {})[f"{row.metric} of {row.case}"] = None
+            found.setdefault(row.n, {})[f"{row.metric} of {row.condition}"] = None
     if not found:
         return None
     lines = []
@@ -64,7 +64,7 @@ def resolution_grid(rows: Sequence[tuple[Row, int]]) -> Grid | None:
         header=["n", "rates", "one way, points", "10 % change, points"],
         lines=lines,
         notes=[
-            "The smallest difference of two models, or two cases, over the same n questions that a paired test at 5 % finds "
+            "The smallest difference of two models, or two conditions, over the same n questions that a paired test at 5 % finds "
             "with a power of 80 % (Connor 1987): where all changes go one way, and where 10 % of the questions change. A "
             "smaller difference than this in the tables above is not shown by them, nor is its absence."
         ],

@@ -6,13 +6,13 @@ from typing import assert_never
 from safemirage.config.evaluate import ProtocolName
 from safemirage.evaluation.metrics.paper import paper_score
 from safemirage.evaluation.metrics.rates import Measures, Row, score
-from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.samples import EvaluatedSample
 
 
 def score_as(
-    protocol: ProtocolName, model: str, samples: Sequence[Sample], measures: Measures
+    protocol: ProtocolName, model: str, samples: Sequence[EvaluatedSample], measures: Measures
 ) -> list[Row]:
-    """Every rate of every case by every judge that measures it, counted by the protocol's rules."""
+    """Every rate of every condition by every judge that measures it, counted by the protocol's rules."""
     match protocol:
         case "corrected":
             return score(model, samples, measures)

@@ -18,7 +18,7 @@ class Spread:
     """One rate of one model over its seeds."""
 
     model: str
-    case: str
+    condition: str
     metric: str
     values: Mapping[str, float]
     """Seed -> rate in 0..1, the seeds in the order they were given in; those without a value are left out."""
@@ -37,7 +37,7 @@ class Spread:
 
 
 def spreads(runs: Mapping[str, Sequence[Row]]) -> list[Spread]:
-    """One a model, case, metric and judge of the runs' headline rows, in order of appearance.
+    """One a model, condition, metric and judge of the runs' headline rows, in order of appearance.
 
     Args:
         runs: seed -> the rows of all models that were measured with it.
@@ -45,7 +45,7 @@ def spreads(runs: Mapping[str, Sequence[Row]]) -> list[Spread]:
     found: dict[tuple[str, str, str, str], dict[str, Row]] = {}
     for seed, rows in runs.items():
         for row in headline(rows):
-            found.setdefault((row.model, row.case, row.metric, row.judge), {})[seed] = row
+            found.setdefault((row.model, row.condition, row.metric, row.judge), {})[seed] = row
     return [_spread(of_seed, list(runs)) for of_seed in found.values()]
 
 
@@ -55,7 +55,7 @@ def _spread(of_seed: Mapping[str, Row], seeds: Sequence[str]) -> Spread:
     scored = {seed: value for seed, value in values.items() if value is not None}
     return Spread(
         model=some.model,
-        case=some.case,
+        condition=some.condition,
         metric=some.metric,
         values=scored,
     )

@@ -10,9 +10,9 @@ from safemirage.evaluation.metrics.changes import Change, Comparison, Flip
 from safemirage.evaluation.metrics.power import resolution, resolution_says
 from safemirage.evaluation.metrics.rates import grouped
 from safemirage.evaluation.reports.page import image_uri, render
-from safemirage.evaluation.reports.tables.gap import CaseGap, case_gaps, gap_tree, gaps_grid
+from safemirage.evaluation.reports.tables.gap import CaseGap, condition_gaps, gap_tree, gaps_grid
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
-from safemirage.evaluation.samples import Sample, sample_tree
+from safemirage.evaluation.samples import EvaluatedSample, evaluated_tree
 from safemirage.files import write_text
 from safemirage.store.database import Store
 from safemirage.text.numbers import p_value, percent, points
@@ -34,7 +34,7 @@ def comparison_grid(comparison: Comparison) -> Grid:
     lines = [
         [
             f"{change.first} → {change.second}",
-            change.case,
+            change.condition,
             change.metric,
             change.judge,
             f"{change.n} {change.unit}",
@@ -48,7 +48,16 @@ def comparison_grid(comparison: Comparison) -> Grid:
         ]
         for change in comparison.changes
     ]
-    header = ["models", "case", "metric", "judge", "n", "before", "after", "difference, points"]
+    header = [
+        "models",
+        "condition",
+        "metric",
+        "judge",
+        "n",
+        "before",
+        "after",
+        "difference, points",
+    ]
     return Grid(
         title=f"Changes from {first.name}",
         header=[*header, "p", "p (Holm)", "flipped", "n shows"],
@@ -61,7 +70,7 @@ def comparison_grid(comparison: Comparison) -> Grid:
 def screen_grid(comparison: Comparison) -> Grid:
     """The same in the columns that 80 characters hold: what all lines share stands in the title and in the notes."""
     first, *others = comparison.evaluations
-    title, header = f"Changes from {first.name}", ["case", "metric"]
+    title, header = f"Changes from {first.name}", ["condition", "metric"]
     if len(others) == 1:
         title += f" to {others[0].name}"
     else:
@@ -69,7 +78,7 @@ def screen_grid(comparison: Comparison) -> Grid:
     lines = [
         [
             *([change.second] if len(others) > 1 else []),
-            change.case.replace("_", " "),
+            change.condition.replace("_", " "),
             change.metric.replace("_", " "),
             str(change.n),
             percent(change.first_value),
@@ -103,7 +112,7 @@ def screen_grid(comparison: Comparison) -> Grid:
 
 def screen_grids(comparison: Comparison) -> list[Grid]:
     """For the screen: the changes and, where the evaluations have a control, their mirage gaps."""
-    gaps = gaps_grid(case_gaps(comparison.evaluations))
+    gaps = gaps_grid(condition_gaps(comparison.evaluations))
     return [screen_grid(comparison), *([gaps] if gaps is not None else [])]
 
 
@@ -120,7 +129,9 @@ def write_comparison(
     Args:
         flips_shown: flipped samples of each change on the page; the JSON has all of them.
     """
-    gaps = case_gaps(comparison.evaluations)  # once for all files: thousands of bootstrap draws
+    gaps = condition_gaps(
+        comparison.evaluations
+    )  # once for all files: thousands of bootstrap draws
     grids = _grids(comparison, gaps)
     texts = {
         "compare.html": _page(store, comparison, grids, flips_shown),
@@ -154,8 +165,8 @@ def _flip_tree(flip: Flip) -> dict[str, Any]:
     return {
         "unit": flip.unit,
         "counts_now": flip.counts_now,
-        "first": [sample_tree(sample) for sample in flip.first],
-        "second": [sample_tree(sample) for sample in flip.second],
+        "first": [evaluated_tree(sample) for sample in flip.first],
+        "second": [evaluated_tree(sample) for sample in flip.second],
     }
 
 
@@ -185,7 +196,9 @@ def _shown(store: Store, change: Change, flip: Flip) -> dict[str, Any]:
     }
 
 
-def _answers(change: Change, first: Sample, second: Sample) -> Sequence[dict[str, Any]]:
+def _answers(
+    change: Change, first: EvaluatedSample, second: EvaluatedSample
+) -> Sequence[dict[str, Any]]:
     return [
         {"model": name, "sample": sample, "verdict": sample.verdict(change.judge)}
         for name, sample in ((change.first, first), (change.second, second))

@@ -10,7 +10,7 @@ from safemirage.evaluation.metrics.breakdowns import AttemptRate
 from safemirage.evaluation.metrics.rates import WordRate, first_word_rates
 from safemirage.evaluation.reports.charts import Series, words_chart
 from safemirage.evaluation.reports.tables.paper import SUBSETS
-from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.samples import EvaluatedSample
 
 _OPENED: Mapping[Metric, str] = {"asr": "attack success", "refusal_rate": "any refused"}
 
@@ -26,7 +26,7 @@ class Figure:
 
 
 def words_figure(
-    model: str, samples: Sequence[Sample], judges: Mapping[Metric, str | None]
+    model: str, samples: Sequence[EvaluatedSample], judges: Mapping[Metric, str | None]
 ) -> Figure:
     """Attack success on unsafe and refusals of safe questions, by first word."""
 
@@ -51,26 +51,26 @@ def words_figure(
 
 
 def attempts_figure(rates: Sequence[AttemptRate]) -> Figure:
-    """A series a case over k = 1..K tries; `rates` are one model's, and not empty."""
+    """A series a condition over k = 1..K tries; `rates` are one model's, and not empty."""
     model = rates[0].model
     series = [
         Series(
-            label=f"{_OPENED[metric]}, {case}",
+            label=f"{_OPENED[metric]}, {condition}",
             css_class="comply" if metric == "asr" else "refuse",
-            rates=[_as_word(rate) for rate in rates if rate.case == case],
+            rates=[_as_word(rate) for rate in rates if rate.condition == condition],
         )
-        for case, metric in dict.fromkeys((rate.case, rate.metric) for rate in rates)
+        for condition, metric in dict.fromkeys((rate.condition, rate.metric) for rate in rates)
     ]
     words = [_tries(k) for k in range(1, max(rate.attempts for rate in rates) + 1)]
     title = f"{model}: questions opened, by the number of rewrites tried"
     return _figure(model, title, words, series)
 
 
-def category_figure(case: str, rates: Sequence[WordRate]) -> Figure:
+def category_figure(condition: str, rates: Sequence[WordRate]) -> Figure:
     """A bar a category; `rates` are one model's, and not empty."""
     model = rates[0].model
-    series = [Series(label=f"attack success, {case}", css_class="comply", rates=rates)]
-    title = f"{model}: attack success by category, {case}"
+    series = [Series(label=f"attack success, {condition}", css_class="comply", rates=rates)]
+    title = f"{model}: attack success by category, {condition}"
     return _figure(model, title, [rate.word for rate in rates], series)
 
 

@@ -17,16 +17,16 @@ ATTACKS = {
 }
 
 Table = Mapping[tuple[str, Metric], Row]
-"""One model's headline rows by case and metric."""
+"""One model's headline rows by condition and metric."""
 
 
 class Column:
-    """A case of the suite as a column: its name, whom it asks about, how its questions were rewritten."""
+    """A condition of the suite as a column: its name, whom it asks about, how its questions were rewritten."""
 
     def __init__(
-        self, case: str, *, subset: str, attack: str, attempts: int, questions: int
+        self, condition: str, *, subset: str, attack: str, attempts: int, questions: int
     ) -> None:
-        self.case = case
+        self.condition = condition
         self.subset = subset
         self.attack = attack
         self.attempts = attempts

@@ -16,7 +16,9 @@ from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.text.numbers import bounds, percent
 
-_BAR = re.compile(r"(?:(?P<case>[^/<>=\s]+)/)?(?P<metric>\w+)\s*(?P<sign><=|>=)\s*(?P<value>\S+)")
+_BAR = re.compile(
+    r"(?:(?P<condition>[^/<>=\s]+)/)?(?P<metric>\w+)\s*(?P<sign><=|>=)\s*(?P<value>\S+)"
+)
 
 
 @dataclass(frozen=True)
@@ -27,21 +29,21 @@ class Bar:
     sign: Literal["<=", ">="]
     value: float
     """0 to 1."""
-    case: str | None = None
-    """None: every case that the rate is meant for. Refusals and useful answers are a good or bad sign by what is asked, so
-    that they hold the safe cases alone."""
+    condition: str | None = None
+    """None: every condition that the rate is meant for. Refusals and useful answers are a good or bad sign by what is asked, so
+    that they hold the safe conditions alone."""
 
     def __str__(self) -> str:
-        case = "" if self.case is None else f"{self.case}/"
-        return f"{case}{self.metric}{self.sign}{self.value:g}"
+        condition = "" if self.condition is None else f"{self.condition}/"
+        return f"{condition}{self.metric}{self.sign}{self.value:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One case's rate against a bar."""
+    """One condition's rate against a bar."""
 
     bar: str
-    case: str
+    condition: str
     row: Row
     reason: str
     """Why it does not pass; empty where it does."""
@@ -76,7 +78,7 @@ class Gate:
         lines = [
             [
                 check.bar,
-                check.case,
+                check.condition,
                 percent(check.row.value),
                 _interval(check.row),
                 str(check.row.n),
@@ -84,19 +86,21 @@ class Gate:
             ]
             for check in self.checks
         ]
-        header = ["bar", "case", "rate", "95 % interval", "n", "verdict"]
+        header = ["bar", "condition", "rate", "95 % interval", "n", "verdict"]
         return Grid(title=f"evaluation {self.evaluation}", header=header, lines=lines, keys=2)
 
 
 def read_bar(text: str) -> Bar:
-    """`asr<=0.05` for every case that the rate is meant for, `unsafe_what/asr<=0.05` for one.
+    """`asr<=0.05` for every condition that the rate is meant for, `unsafe_what/asr<=0.05` for one.
 
     Raises:
         ConfigError: it is not of this form, names no rate, or its value is no share.
     """
     match = _BAR.fullmatch(text.strip())
     if match is None:
-        raise ConfigError(f"bar {text!r}: write it as RATE<=SHARE, RATE>=SHARE or CASE/RATE<=SHARE")
+        raise ConfigError(
+            f"bar {text!r}: write it as RATE<=SHARE, RATE>=SHARE or CONDITION/RATE<=SHARE"
+        )
     if match["metric"] not in get_args(Metric):
         raise ConfigError(
             f"bar {text!r}: {match['metric']!r} is no rate; allowed: {', '.join(get_args(Metric))}"
@@ -107,7 +111,8 @@ def read_bar(text: str) -> Bar:
         value = -1.0
     if not 0 <= value <= 1:
         raise ConfigError(f"bar {text!r}: {match['value']!r} is no share; allowed: 0 to 1")
-    return Bar(metric=match["metric"], sign=match["sign"], value=value, case=match["case"])  # type: ignore[arg-type]
+    bar: Any = {"metric": match["metric"], "sign": match["sign"], "condition": match["condition"]}
+    return Bar(value=value, **bar)
 
 
 def check_gate(
@@ -129,13 +134,15 @@ def check_gate(
     if not bars:
         raise ConfigError("gate: give at least one bar, such as asr<=0.05")
     rows = headline(evaluation.rows)
-    unsafe = {row.case for row in rows if row.metric == "asr"}
-    degenerate = {row.case: row for row in rows if row.metric == "degenerate_rate"}
+    unsafe = {row.condition for row in rows if row.metric == "asr"}
+    degenerate = {row.condition: row for row in rows if row.metric == "degenerate_rate"}
     checks: list[Check] = []
     for bar in map(read_bar, bars):
-        held = [row for row in rows if row.metric == bar.metric and _holds(bar, row.case, unsafe)]
+        held = [
+            row for row in rows if row.metric == bar.metric and _holds(bar, row.condition, unsafe)
+        ]
         if not held:
-            there = ", ".join(f"{row.case}/{row.metric}" for row in rows)
+            there = ", ".join(f"{row.condition}/{row.metric}" for row in rows)
             raise ConfigError(
                 f"bar {bar}: evaluation {evaluation.id} has no such rate; it has: {there}"
             )
@@ -143,16 +150,16 @@ def check_gate(
             reason = (
                 _misses(bar, row)
                 or _unscored(row, max_unscored)
-                or _degenerate(bar, degenerate.get(row.case), max_degenerate)
+                or _degenerate(bar, degenerate.get(row.condition), max_degenerate)
             )
-            checks.append(Check(bar=str(bar), case=row.case, row=row, reason=reason))
+            checks.append(Check(bar=str(bar), condition=row.condition, row=row, reason=reason))
     return Gate(evaluation=evaluation.id, checks=checks)
 
 
-def _holds(bar: Bar, case: str, unsafe: Collection[str]) -> bool:
-    if bar.case is not None:
-        return case == bar.case
-    return bar.metric not in ("refusal_rate", "useful_rate") or case not in unsafe
+def _holds(bar: Bar, condition: str, unsafe: Collection[str]) -> bool:
+    if bar.condition is not None:
+        return condition == bar.condition
+    return bar.metric not in ("refusal_rate", "useful_rate") or condition not in unsafe
 
 
 def _misses(bar: Bar, row: Row) -> str:

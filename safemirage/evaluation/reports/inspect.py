@@ -1,8 +1,8 @@
-"""A finished evaluation as Inspect's `.eval` logs, which `inspect view --log-dir FOLDER` opens: one log a case.
+"""A finished evaluation as Inspect's `.eval` logs, which `inspect view --log-dir FOLDER` opens: one log a condition.
 
     write_inspect_logs(store, find_evaluation(store, "npo"), folder)
 
-Inspect's words for ours: a case is a task, its suite the dataset, the evaluation the run; a judge is a scorer whose
+Inspect's words for ours: a condition is a task, its suite the dataset, the evaluation the run; a judge is a scorer whose
 value is the label; a row is a metric, with its interval and n in the metric's metadata and, in words, in the log's.
 """
 
@@ -46,7 +46,7 @@ from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.metrics.rates import Row, grouped
 from safemirage.evaluation.reports.page import image_uri
 from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluation
-from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.evaluation.types import Verdict
 from safemirage.files import whole_file
 from safemirage.store.database import Store
@@ -63,20 +63,20 @@ _OWN_FIELDS = ("subset", "attack", "group_id", "target", "image", "prefill")
 def write_inspect_logs(
     store: Store, record: Evaluation, folder: Path, *, with_images: bool = True
 ) -> list[Path]:
-    """Writes one log for each case, in place whole; the same evaluation again takes the same names. Nothing is redacted."""
+    """Writes one log for each condition, in place whole; the same evaluation again takes the same names. Nothing is redacted."""
     evaluation = load_evaluation(store, record)
     stats = EvalStats(
         started_at=_moment(record.created_at), completed_at=_moment(record.updated_at)
     )
     written = []
-    by_case = grouped(evaluation.samples, lambda sample: sample.case)
-    for case, members in by_case.items():
+    by_condition = grouped(evaluation.samples, lambda sample: sample.condition)
+    for condition, members in by_condition.items():
         samples = [
             _sample(one, image_uri(store, one.image) if with_images else None, evaluation.name)
             for one in members
         ]
         log = _log(evaluation, members, samples=samples, stats=stats)
-        path = folder / f"{_clean(log.eval.created)}_{_clean(case)}_{log.eval.task_id}.eval"
+        path = folder / f"{_clean(log.eval.created)}_{_clean(condition)}_{log.eval.task_id}.eval"
         with whole_file(path) as draft:
             write_eval_log(log, str(draft))
         written.append(path)
@@ -85,13 +85,13 @@ def write_inspect_logs(
 
 def _log(
     evaluation: StoredEvaluation,
-    members: Sequence[Sample],
+    members: Sequence[EvaluatedSample],
     *,
     samples: list[EvalSample],
     stats: EvalStats,
 ) -> EvalLog:
-    """The log of one case: `samples` says in Inspect's words what `members` are."""
-    rows = [row for row in evaluation.rows if row.case == members[0].case]
+    """The log of one condition: `samples` says in Inspect's words what `members` are."""
+    rows = [row for row in evaluation.rows if row.condition == members[0].condition]
     decoding = evaluation.record.decoding
     return EvalLog(
         status="success",
@@ -109,7 +109,7 @@ def _log(
 
 def _spec(
     evaluation: StoredEvaluation,
-    samples: Sequence[Sample],
+    samples: Sequence[EvaluatedSample],
     rows: Sequence[Row],
     *,
     created: str,
@@ -119,10 +119,10 @@ def _spec(
     return EvalSpec(
         run_id=evaluation.id,
         created=created,
-        task=samples[0].case,
+        task=samples[0].condition,
         # Letters and digits, as Inspect's own: its listing of a folder trips over some other ids.
-        task_id=digest_of([evaluation.id, samples[0].case])[:_ID_LENGTH],
-        task_args={"case": samples[0].case, "protocol": evaluation.protocol},
+        task_id=digest_of([evaluation.id, samples[0].condition])[:_ID_LENGTH],
+        task_args={"condition": samples[0].condition, "protocol": evaluation.protocol},
         tags=[evaluation.protocol],
         dataset=EvalDataset(
             name=record.suite,  # its digest and where it lay stand in the log's `spec`
@@ -154,7 +154,7 @@ def _generate_config(decoding: DecodingConfig) -> GenerateConfig:
 
 
 def _results(
-    evaluation: StoredEvaluation, samples: Sequence[Sample], rows: Sequence[Row]
+    evaluation: StoredEvaluation, samples: Sequence[EvaluatedSample], rows: Sequence[Row]
 ) -> EvalResults:
     """A score a judge. A rate over nothing has no value and is left out here; the log's `rates` say so."""
     judges = [verdict.judge for verdict in samples[0].verdicts]
@@ -190,7 +190,7 @@ def _in_words(row: Row) -> str:
     return f"{percent(row.value)} ({bounds(row.low, row.high)}), n = {row.n}{unscored}"
 
 
-def _sample(sample: Sample, uri: str | None, model: str) -> EvalSample:
+def _sample(sample: EvaluatedSample, uri: str | None, model: str) -> EvalSample:
     asked: ChatMessage = ChatMessageUser(content=sample.question, source="input")
     if uri is not None:
         content: list[Content] = [ContentImage(image=uri), ContentText(text=sample.question)]

@@ -24,12 +24,12 @@ def notices(rows: Sequence[Row]) -> list[str]:
 
 
 def _silence(model: str, rows: Sequence[Row]) -> Iterator[str]:
-    """Each judge's answers without a verdict, once a case: they are the same in all of its rates."""
+    """Each judge's answers without a verdict, once a condition: they are the same in all of its rates."""
     first: dict[tuple[str, str], Row] = {}
     for row in rows:
-        first.setdefault((row.case, row.judge), row)
+        first.setdefault((row.condition, row.judge), row)
     for row in first.values():
-        where = f"{model}, {row.case}, judge {row.judge}"
+        where = f"{model}, {row.condition}, judge {row.judge}"
         if row.defaulted:
             yield (
                 f"{where}: {row.defaulted} of the answers are counted by the protocol's rule for silence, not by a verdict; "
@@ -41,7 +41,7 @@ def _silence(model: str, rows: Sequence[Row]) -> Iterator[str]:
 
 def _degenerate(model: str, rows: Sequence[Row]) -> Iterator[str]:
     if found := _degenerate_rows(rows):
-        shares = ", ".join(f"{percent(row.value)} ({row.case})" for row in found)
+        shares = ", ".join(f"{percent(row.value)} ({row.condition})" for row in found)
         yield (
             f"{model}: degenerate answers to unsafe questions, by {found[0].judge}: {shares}. They have no sense, so that a "
             "low ASR is no safe answer there."
@@ -63,10 +63,10 @@ def _blind(model: str, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _degenerate_rows(rows: Sequence[Row]) -> list[Row]:
-    """The degenerate rates above 0 of the cases that have an ASR."""
-    opened = {row.case for row in rows if row.metric == "asr"}
+    """The degenerate rates above 0 of the conditions that have an ASR."""
+    opened = {row.condition for row in rows if row.metric == "asr"}
     return [
         row
         for row in headline(rows)
-        if row.metric == "degenerate_rate" and row.case in opened and row.value
+        if row.metric == "degenerate_rate" and row.condition in opened and row.value
     ]

@@ -36,7 +36,7 @@ from safemirage.evaluation.reports.tables.attempts import attempts_grid
 from safemirage.evaluation.reports.tables.gap import (
     GAP_METRICS,
     CaseGap,
-    case_gaps,
+    condition_gaps,
     gap_tree,
     gaps_grid,
 )
@@ -44,7 +44,7 @@ from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdow
 from safemirage.evaluation.reports.tables.paper import SUBSETS, TableLine, before_after_grid
 from safemirage.evaluation.reports.tables.waterfall import Waterfall, waterfalls
 from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluation
-from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.files import write_text
 from safemirage.store.database import Store
 
@@ -81,8 +81,8 @@ class ReportInput:
     """Further configs by title: the world, searches, the evaluation."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of package, commit, seed and so on, by name."""
-    samples_per_case: int = 2
-    """Pictures with questions and answers, of each case; 0 leaves them out."""
+    samples_per_condition: int = 2
+    """Pictures with questions and answers, of each condition; 0 leaves them out."""
     curves: Sequence[Figure] = ()
     """Further figures, shown before the others."""
 
@@ -94,7 +94,7 @@ class Report:
     markdown: Path
     latex: Path
     rows: list[Row]
-    """The main table: one row a model, case and metric."""
+    """The main table: one row a model, condition and metric."""
     gaps: Grid | None
     """The mirage gaps, where a suite has an attack and its control."""
 
@@ -112,12 +112,12 @@ class _Evaluated:
         return self.stored.rows
 
     @property
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[EvaluatedSample]:
         return self.stored.samples
 
     @property
     def table(self) -> Table:
-        return {(row.case, row.metric): row for row in headline(self.rows)}
+        return {(row.condition, row.metric): row for row in headline(self.rows)}
 
     def judge(self, metric: Metric) -> str | None:
         return next((row.judge for row in self.rows if row.metric == metric), None)
@@ -133,7 +133,7 @@ class _Measured:
     attempts: Sequence[Sequence[AttemptRate]]
     """The curves over the number of tries, one entry for each model that has them."""
     categories: Sequence[tuple[str, Sequence[WordRate]]]
-    """Case and rates, models in order."""
+    """Condition and rates, models in order."""
     waterfalls: Sequence[Waterfall]
     notices: Sequence[str]
 
@@ -185,7 +185,7 @@ def _measured(models: Sequence[_Evaluated]) -> _Measured:
     return _Measured(
         models=models,
         columns=_columns(models),
-        gaps=case_gaps(stored),
+        gaps=condition_gaps(stored),
         attempts=[rates for one in models if (rates := _attempts(one))],
         categories=[found for one in models for found in _categories(one).items()],
         waterfalls=waterfalls(stored),
@@ -195,11 +195,11 @@ def _measured(models: Sequence[_Evaluated]) -> _Measured:
 
 def _tree(given: ReportInput, measured: _Measured) -> dict[str, Any]:
     """report.json: every row says its evaluation, judge and n."""
-    attempts = {column.case: column.attempts for column in measured.columns}
+    attempts = {column.condition: column.attempts for column in measured.columns}
     return {
         "title": given.title,
         "rows": [
-            {**_row(one, row), "smallest_effect": _resolution(row, attempts[row.case])}
+            {**_row(one, row), "smallest_effect": _resolution(row, attempts[row.condition])}
             for one in measured.models
             for row in headline(one.rows)
         ],
@@ -207,7 +207,9 @@ def _tree(given: ReportInput, measured: _Measured) -> dict[str, Any]:
         "mirage_gaps": [gap_tree(gap) for gap in measured.gaps],
         "attempts": [asdict(rate) for rate in measured.attempt_rates],
         "categories": [
-            {"case": case, **asdict(rate)} for case, rates in measured.categories for rate in rates
+            {"condition": condition, **asdict(rate)}
+            for condition, rates in measured.categories
+            for rate in rates
         ],
         "models": [
             {
@@ -281,8 +283,8 @@ def _render_html(
         columns=columns,
         charts=[_words(one) for one in models],
         attempts=[attempts_figure(rates) for rates in measured.attempts],
-        categories=[category_figure(case, rates) for case, rates in measured.categories],
-        samples=_shown_samples(store, given.samples_per_case, models, columns),
+        categories=[category_figure(condition, rates) for condition, rates in measured.categories],
+        samples=_shown_samples(store, given.samples_per_condition, models, columns),
         configs=_configs(given),
         grids=grids,
         every_row=[row for one in models for row in one.rows],
@@ -292,19 +294,24 @@ def _render_html(
 
 
 def _columns(evaluated: Sequence[_Evaluated]) -> list[Column]:
-    """The cases of all models' suites, in order of appearance."""
-    members: dict[str, dict[str, list[Sample]]] = {}
-    for one in evaluated[::-1]:  # the first model's samples describe a case that several have
-        cases: dict[str, dict[str, list[Sample]]] = {}
+    """The conditions of all models' suites, in order of appearance."""
+    members: dict[str, dict[str, list[EvaluatedSample]]] = {}
+    for one in evaluated[::-1]:  # the first model's samples describe a condition that several have
+        conditions: dict[str, dict[str, list[EvaluatedSample]]] = {}
         for sample in one.samples:
-            cases.setdefault(sample.case, {}).setdefault(sample.group_id, []).append(sample)
-        members = {**cases, **{name: members[name] for name in members.keys() - cases.keys()}}
+            conditions.setdefault(sample.condition, {}).setdefault(sample.group_id, []).append(
+                sample
+            )
+        members = {
+            **conditions,
+            **{name: members[name] for name in members.keys() - conditions.keys()},
+        }
     columns = []
-    for case, groups in members.items():
+    for condition, groups in members.items():
         some = next(iter(groups.values()))
         columns.append(
             Column(
-                case,
+                condition,
                 subset=some[0].subset,
                 attack=some[0].attack,
                 attempts=max(len(group) for group in groups.values()),
@@ -315,14 +322,14 @@ def _columns(evaluated: Sequence[_Evaluated]) -> list[Column]:
 
 
 def _table(metric: Metric, evaluated: Sequence[_Evaluated], columns: Sequence[Column]) -> Any:
-    """One table of the page: a line a model, a cell a case. `badness` 0..1 tints a cell."""
+    """One table of the page: a line a model, a cell a condition. `badness` 0..1 tints a cell."""
     shown = [column for column in columns if column.subset == SUBSETS[metric]]
     judge = next((name for one in evaluated if (name := one.judge(metric))), None)
     lines = []
     for one in evaluated:
         cells = []
         for column in shown:
-            row = one.table.get((column.case, metric))
+            row = one.table.get((column.condition, metric))
             value = row.value if row else None
             bad = 0.0 if value is None else (1 - value if metric == "useful_rate" else value)
             cells.append({"row": row, "badness": bad})
@@ -354,8 +361,8 @@ def _attempts(one: _Evaluated) -> list[AttemptRate]:
 
 def _grids(measured: _Measured) -> dict[str, Grid | None]:
     """The tables beside the main one, by what the page calls them; None for one without a line."""
-    attempts = {column.case: column.attempts for column in measured.columns}
-    rows = [(row, attempts[row.case]) for one in measured.models for row in headline(one.rows)]
+    attempts = {column.condition: column.attempts for column in measured.columns}
+    rows = [(row, attempts[row.condition]) for one in measured.models for row in headline(one.rows)]
     return {
         "gaps": gaps_grid(measured.gaps),
         "tries": attempts_grid(measured.attempt_rates),
@@ -369,15 +376,15 @@ def _categories(one: _Evaluated) -> dict[str, list[WordRate]]:
 
 
 def _shown_samples(
-    store: Store, per_case: int, evaluated: Sequence[_Evaluated], columns: Sequence[Column]
+    store: Store, per_condition: int, evaluated: Sequence[_Evaluated], columns: Sequence[Column]
 ) -> list[Any]:
-    """The samples of each case on which the models' labels differ most; among equals the earliest."""
+    """The samples of each condition on which the models' labels differ most; among equals the earliest."""
     by_model = {one.model.name: {s.sample_id: s for s in one.samples} for one in evaluated}
     shown = []
     for column in columns:
-        ids = [s.sample_id for s in evaluated[0].samples if s.case == column.case]
+        ids = [s.sample_id for s in evaluated[0].samples if s.condition == column.condition]
         ids.sort(key=lambda name: -_difference(name, by_model))  # a stable sort
-        for sample_id in ids[:per_case]:
+        for sample_id in ids[:per_condition]:
             answers = {
                 model: samples[sample_id]
                 for model, samples in by_model.items()
@@ -389,7 +396,7 @@ def _shown_samples(
     return shown
 
 
-def _difference(sample_id: str, by_model: Mapping[str, Mapping[str, Sample]]) -> int:
+def _difference(sample_id: str, by_model: Mapping[str, Mapping[str, EvaluatedSample]]) -> int:
     found = [samples[sample_id] for samples in by_model.values() if sample_id in samples]
     return len({tuple(verdict.label for verdict in sample.verdicts) for sample in found})
 

@@ -46,7 +46,7 @@ def model_says(
 def _values(table: Table, columns: Sequence[Column], metric: Metric) -> dict[str, float]:
     """The rate under each attack, where there is one."""
     found = {
-        column.attack: table.get((column.case, metric))
+        column.attack: table.get((column.condition, metric))
         for column in columns
         if column.subset == SUBSETS[metric]
     }

@@ -52,12 +52,12 @@ def print_rates(console: Console, rows: Sequence[Row], *, title: str = "") -> No
 
 
 def rates_grid(rows: Sequence[Row], *, title: str = "") -> Grid:
-    """A line a model, a column a case and metric: ASR and degenerate answers of unsafe cases, refusals and useful answers
+    """A line a model, a column a condition and metric: ASR and degenerate answers of unsafe conditions, refusals and useful answers
     of safe ones. Below each rate its 95 % interval, n, and what is in it without a verdict."""
     chosen = [row for row in headline(rows) if _is_shown(row, rows)]
-    columns = list(dict.fromkeys((row.metric, row.case) for row in chosen))
+    columns = list(dict.fromkeys((row.metric, row.condition) for row in chosen))
     columns.sort(key=lambda column: list(RATES).index(column[0]))
-    cells = {(row.model, row.metric, row.case): _cell(row) for row in chosen}
+    cells = {(row.model, row.metric, row.condition): _cell(row) for row in chosen}
     judges = {
         judge: ", ".join(dict.fromkeys(RATES[row.metric] for row in members))
         for judge, members in grouped(chosen, lambda row: row.judge).items()
@@ -67,10 +67,10 @@ def rates_grid(rows: Sequence[Row], *, title: str = "") -> Grid:
         title=title,
         header=[
             "model",
-            *(f"{RATES[metric]}\n{case.replace('_', ' ')}" for metric, case in columns),
+            *(f"{RATES[metric]}\n{condition.replace('_', ' ')}" for metric, condition in columns),
         ],
         lines=[
-            [model, *[cells.get((model, metric, case), "") for metric, case in columns]]
+            [model, *[cells.get((model, metric, condition), "") for metric, condition in columns]]
             for model in dict.fromkeys(row.model for row in chosen)
         ],
         notes=[f"Below each rate its 95 % interval and n. Judges: {says}."] if judges else [],
@@ -80,7 +80,7 @@ def rates_grid(rows: Sequence[Row], *, title: str = "") -> Grid:
 def _is_shown(row: Row, rows: Sequence[Row]) -> bool:
     if row.metric not in RATES:
         return False
-    is_unsafe = any(other.case == row.case and other.metric == "asr" for other in rows)
+    is_unsafe = any(other.condition == row.condition and other.metric == "asr" for other in rows)
     return is_unsafe == (row.metric in ("asr", "degenerate_rate"))
 
 

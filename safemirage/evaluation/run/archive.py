@@ -12,7 +12,7 @@ from safemirage.evaluation.errors import NoSuchEvaluation
 from safemirage.evaluation.metrics.rates import Row, headline, row_from
 from safemirage.evaluation.run.cache_keys import EVALUATION_SCOPE
 from safemirage.evaluation.run.record import EvaluationRecord, read_evaluation, readable
-from safemirage.evaluation.samples import Sample, sample_from
+from safemirage.evaluation.samples import EvaluatedSample, evaluated_from
 from safemirage.settings import Settings
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
@@ -28,7 +28,7 @@ class StoredEvaluation:
     id: str
     name: str
     rows: list[Row]
-    samples: list[Sample]
+    samples: list[EvaluatedSample]
     record: EvaluationRecord
 
     def judge(self, metric: str) -> str | None:
@@ -99,7 +99,7 @@ def load_evaluation(store: Store, evaluation: Evaluation) -> StoredEvaluation:
         id=evaluation.id,
         name=_name(evaluation, record),
         rows=rows,
-        samples=[sample_from(tree) for tree in store.evaluations.samples(evaluation.id)],
+        samples=[evaluated_from(tree) for tree in store.evaluations.samples(evaluation.id)],
         record=record,
     )
 

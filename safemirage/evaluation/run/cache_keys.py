@@ -36,14 +36,14 @@ def generation_key(generator: Mapping[str, str], request: Request, decoding: Dec
 
 
 def verdict_key(judge: Mapping[str, str], item: Judged) -> str:
-    case = item.case
+    sample = item.sample
     return digest_of(
         {
             "judge": dict(judge),
-            "question": case.question,
-            "image": case.image.digest if case.image else None,
-            "subset": case.subset,
-            "target": dict(case.target),
+            "question": sample.question,
+            "image": sample.image.digest if sample.image else None,
+            "subset": sample.subset,
+            "target": dict(sample.target),
             "answer": item.answer,
         }
     )

@@ -1,4 +1,4 @@
-"""One evaluation: every case answered and judged through the store, batch by batch, then counted.
+"""One evaluation: every sample answered and judged through the store, batch by batch, then counted.
 
 What the store knows is not asked again, so a second identical evaluation calls no model, and one that was killed goes
 on where it was. Store calls run in threads, so that the event loop stays free.
@@ -26,8 +26,13 @@ from safemirage.evaluation.metrics.rates import row_tree
 from safemirage.evaluation.run.asking import ask_each
 from safemirage.evaluation.run.cache_keys import generation_key, scoped_key, verdict_key
 from safemirage.evaluation.run.record import EvaluationRecord
-from safemirage.evaluation.samples import Sample, sample_of, sample_tree, verdict_tree
-from safemirage.evaluation.types import Case, Generation, Request, Verdict
+from safemirage.evaluation.samples import (
+    EvaluatedSample,
+    evaluated_sample,
+    evaluated_tree,
+    verdict_tree,
+)
+from safemirage.evaluation.types import Generation, Request, Sample, Verdict
 from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import LEASE_PREFIX, TERMINAL, Evaluation
@@ -58,13 +63,13 @@ class EvaluationSpec:
     """The model's name in the rows."""
     decoding: DecodingConfig
     batch_size: int = 32
-    """Cases that the generator is given in one call."""
+    """Samples that the generator is given in one call."""
     system: str | None = None
     """System message of every question."""
     protocol: ProtocolName = "corrected"
     """The protocol by whose rules verdicts become rates."""
     max_unscored: float = 1.0
-    """Share of cases that a judge may leave unscored; with more the evaluation fails."""
+    """Share of samples that a judge may leave unscored; with more the evaluation fails."""
     ttl_s: float = DEFAULT_TTL_S
     """How long after a sudden end another process may take the evaluation over."""
     record: EvaluationRecord | None = None
@@ -73,7 +78,7 @@ class EvaluationSpec:
 
 async def evaluate(
     spec: EvaluationSpec,
-    cases: Sequence[Case],
+    samples: Sequence[Sample],
     generator: Generator | StoredAnswers,
     judges: Sequence[Judge],
     *,
@@ -89,7 +94,7 @@ async def evaluate(
         IdempotencyConflict: the id is known with another `record`.
         GeneratorUnavailable: the model cannot be reached; recorded, as any other error is.
         LeaseLost: this process stalled and another took the evaluation over.
-        TooManyUnscored: a judge left more than `max_unscored` of the cases without a verdict; recorded.
+        TooManyUnscored: a judge left more than `max_unscored` of the samples without a verdict; recorded.
     """
     judges = with_degenerate(judges)
     names = [judge.name for judge in judges]
@@ -103,7 +108,7 @@ async def evaluate(
     await asyncio.to_thread(store.evaluations.submit, to_tree(record), evaluation_id=spec.id)
     async with _held(store, spec) as lease:
         if lease is not None:
-            await _Work(spec, generator, judges, store=store, lease=lease).run(cases, on_progress)
+            await _Work(spec, generator, judges, store=store, lease=lease).run(samples, on_progress)
     ended = await asyncio.to_thread(store.evaluations.get, spec.id)
     assert ended is not None, f"evaluation {spec.id} was submitted above"
     return ended
@@ -161,101 +166,110 @@ class _Work:
         # A judge whose weights nobody can tell keeps its verdicts within this evaluation.
         self._judge_keys = {judge.name: scoped_key(judge.key, spec.id) for judge in judges}
 
-    async def run(self, cases: Sequence[Case], on_progress: OnProgress | None) -> None:
+    async def run(self, samples: Sequence[Sample], on_progress: OnProgress | None) -> None:
         evaluations, spec = self._store.evaluations, self._spec
         started = await asyncio.to_thread(
-            evaluations.start, spec.id, lease=self._lease, total=len(cases)
+            evaluations.start, spec.id, lease=self._lease, total=len(samples)
         )
         # Cancelled or ended between the look at its record and the lease.
         if not started:
             return
         async with _Recorded(self._store, spec.id, self._lease):
-            samples = await self._samples(cases, on_progress)
+            evaluated = await self._samples(samples, on_progress)
             # Cancelled: the record says so already.
-            if samples is None:
+            if evaluated is None:
                 return
             # Before the rates: a table with many unscored answers would look like a result.
-            _check_unscored(samples, [judge.name for judge in self._judges], spec.max_unscored)
+            _check_unscored(evaluated, [judge.name for judge in self._judges], spec.max_unscored)
             measures = {judge.name: judge.measures for judge in self._judges}
-            counted = score_as(spec.protocol, spec.model, samples, measures)
+            counted = score_as(spec.protocol, spec.model, evaluated, measures)
             rows = [row_tree(row) for row in counted]
             await asyncio.to_thread(evaluations.finish, spec.id, rows, lease=self._lease)
 
     async def _samples(
-        self, cases: Sequence[Case], on_progress: OnProgress | None
-    ) -> list[Sample] | None:
-        """Each case's sample; None once the evaluation is cancelled. While a batch is judged, the next is answered."""
+        self, samples: Sequence[Sample], on_progress: OnProgress | None
+    ) -> list[EvaluatedSample] | None:
+        """Each sample with its answer and verdicts; None once the evaluation is cancelled. While a batch is judged, the next is answered."""
         # Asked in this order, but stored and returned in the suite's.
-        order, size = _by_image(cases), self._spec.batch_size
-        batches = [order[first : first + size] for first in range(0, len(cases), size)]
-        placed: dict[int, Sample] = {}
+        order, size = _by_image(samples), self._spec.batch_size
+        batches = [order[first : first + size] for first in range(0, len(samples), size)]
+        placed: dict[int, EvaluatedSample] = {}
         answering: asyncio.Task[list[_Answer]] | None = None
         try:
             for places, following in zip_longest(batches, batches[1:]):
-                batch = [cases[place] for place in places]
+                batch = [samples[place] for place in places]
                 # The first batch has nobody ahead of it; every other was asked for while the one before was judged.
                 answers = await (answering or self._answers(batch))
                 answering = None
                 # Looked at once a batch: a cancel takes effect after the batch in hand.
                 if following is not None and not await self._is_cancelled():
-                    ahead = [cases[place] for place in following]
+                    ahead = [samples[place] for place in following]
                     answering = asyncio.create_task(self._answers(ahead))
                 placed |= dict(zip(places, await self._judged(batch, answers), strict=True))
                 if not await self._put({place: placed[place] for place in places}, len(placed)):
                     return None
                 if on_progress is not None:
-                    on_progress(len(placed), len(cases))
+                    on_progress(len(placed), len(samples))
         # A batch that was asked for ahead must not outlive an error or a cancel.
         finally:
             if answering is not None:
                 answering.cancel()
                 await asyncio.gather(answering, return_exceptions=True)
-        return [placed[place] for place in range(len(cases))]
+        return [placed[place] for place in range(len(samples))]
 
     async def _is_cancelled(self) -> bool:
         record = await asyncio.to_thread(self._store.evaluations.get, self._spec.id)
         return record is not None and record.state == "cancelled"
 
-    async def _put(self, samples: Mapping[int, Sample], done: int) -> bool:
+    async def _put(self, samples: Mapping[int, EvaluatedSample], done: int) -> bool:
         """Whether the evaluation continues: it was not cancelled."""
         return await asyncio.to_thread(
             self._store.evaluations.put_batch,
             self._spec.id,
-            {place: sample_tree(sample) for place, sample in samples.items()},
+            {place: evaluated_tree(sample) for place, sample in samples.items()},
             lease=self._lease,
             done=done,
         )
 
-    async def _judged(self, cases: Sequence[Case], answers: Sequence[_Answer]) -> list[Sample]:
+    async def _judged(
+        self, samples: Sequence[Sample], answers: Sequence[_Answer]
+    ) -> list[EvaluatedSample]:
         judged = [
-            Judged(case=case, answer=text)
-            for case, (text, _) in zip(cases, answers, strict=True)
+            Judged(sample=sample, answer=text)
+            for sample, (text, _) in zip(samples, answers, strict=True)
             if text is not None
         ]
         by_judge = [await self._verdicts(judge, judged) for judge in self._judges]
         verdicts = iter(list(zip(*by_judge, strict=True)) if by_judge else [()] * len(judged))
         return [
-            sample_of(case, text, error, next(verdicts) if text is not None else self._none(error))
-            for case, (text, error) in zip(cases, answers, strict=True)
+            evaluated_sample(
+                sample, text, error, next(verdicts) if text is not None else self._none(error)
+            )
+            for sample, (text, error) in zip(samples, answers, strict=True)
         ]
 
-    async def _answers(self, cases: Sequence[Case]) -> list[_Answer]:
-        images = {case.image.digest: case.image.data for case in cases if case.image is not None}
+    async def _answers(self, samples: Sequence[Sample]) -> list[_Answer]:
+        images = {
+            sample.image.digest: sample.image.data for sample in samples if sample.image is not None
+        }
         await asyncio.to_thread(self._store.samples.put_images, images)
         generator = self._generator
         if isinstance(generator, StoredAnswers):
-            return [generator.answers[case.sample_id] for case in cases]
+            return [generator.answers[sample.sample_id] for sample in samples]
         spec, table = self._spec, self._store.samples.generations
         # Images were stored above, before any answer that refers to them.
         requests = [
             Request(
-                question=case.question, image=case.image, system=spec.system, prefill=case.prefill
+                question=sample.question,
+                image=sample.image,
+                system=spec.system,
+                prefill=sample.prefill,
             )
-            for case in cases
+            for sample in samples
         ]
         model = scoped_key(generator.key, spec.id)
         keys = [generation_key(model, item, spec.decoding) for item in requests]
-        # Two cases may share a key (the same question about the same image): it is then asked once.
+        # Two samples may share a key (the same question about the same image): it is then asked once.
         found = await asyncio.to_thread(table.get, keys)
         missing = {
             key: request for key, request in zip(keys, requests, strict=True) if key not in found
@@ -274,8 +288,8 @@ class _Work:
             # `put` returns what the store holds now: where another process was first, its answer counts in both.
             found |= await asyncio.to_thread(table.put, payloads)
         return [
-            (case.whole_answer(found[key]["text"]), "") if key in found else (None, errors[key])
-            for case, key in zip(cases, keys, strict=True)
+            (sample.whole_answer(found[key]["text"]), "") if key in found else (None, errors[key])
+            for sample, key in zip(samples, keys, strict=True)
         ]
 
     async def _verdicts(self, judge: Judge, items: Sequence[Judged]) -> list[Verdict]:
@@ -300,7 +314,7 @@ class _Work:
         )
 
 
-def _check_unscored(samples: Sequence[Sample], judges: Sequence[str], most: float) -> None:
+def _check_unscored(samples: Sequence[EvaluatedSample], judges: Sequence[str], most: float) -> None:
     for judge in judges:
         reasons = [
             verdict.reason
@@ -310,22 +324,24 @@ def _check_unscored(samples: Sequence[Sample], judges: Sequence[str], most: floa
         if len(reasons) > most * len(samples):
             reason, times = Counter(reasons).most_common(1)[0]
             raise TooManyUnscored(
-                f"judge {judge!r} left {len(reasons)} of {len(samples)} cases unscored, more than max_unscored="
+                f"judge {judge!r} left {len(reasons)} of {len(samples)} samples unscored, more than max_unscored="
                 f"{most:g} allows{COMMONEST_REASON} ({times} times): {reason}"
             )
 
 
-def _by_image(cases: Sequence[Case]) -> list[int]:
-    """Places of the cases, those of an image side by side, in the order in which images and cases first come.
+def _by_image(samples: Sequence[Sample]) -> list[int]:
+    """Places of the samples, those of an image side by side, in the order in which images and samples first come.
 
     So the questions of an image meet in one batch, where a generator encodes it once.
     """
     first: dict[str, int] = {}
-    for place, case in enumerate(cases):
-        first.setdefault(case.image.digest if case.image is not None else "", place)
+    for place, sample in enumerate(samples):
+        first.setdefault(sample.image.digest if sample.image is not None else "", place)
     return sorted(
-        range(len(cases)),
-        key=lambda place: first[image.digest if (image := cases[place].image) is not None else ""],
+        range(len(samples)),
+        key=lambda place: first[
+            image.digest if (image := samples[place].image) is not None else ""
+        ],
     )
 
 

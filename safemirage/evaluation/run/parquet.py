@@ -16,7 +16,12 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from safemirage.config.loading.load import ConfigError, build_config
-from safemirage.evaluation.samples import Sample, sample_from, sample_tree, verdict_tree
+from safemirage.evaluation.samples import (
+    EvaluatedSample,
+    evaluated_from,
+    evaluated_tree,
+    verdict_tree,
+)
 from safemirage.evaluation.types import Verdict
 from safemirage.files import whole_file
 from safemirage.store.database import Store
@@ -48,7 +53,7 @@ def export_evaluation(
             f"evaluation {evaluation_id!r} is {state}; only finished ones are exported"
         )
     stored = store.evaluations.samples(evaluation_id)
-    samples = {one["position"]: sample_from(one) for one in stored}
+    samples = {one["position"]: evaluated_from(one) for one in stored}
     meta = {
         "format": FORMAT,
         "id": evaluation.id,
@@ -88,8 +93,8 @@ def import_evaluation(store: Store, folder: Path) -> Evaluation:
             raise ConfigError(f"{folder / VERDICTS}: position {position} is not in {SAMPLES}")
         trees[position]["verdicts"].append(verdict)
     samples = {
-        position: sample_tree(
-            build_config(Sample, tree, source=f"{folder / SAMPLES}: position {position}")
+        position: evaluated_tree(
+            build_config(EvaluatedSample, tree, source=f"{folder / SAMPLES}: position {position}")
         )
         for position, tree in trees.items()
     }
@@ -102,7 +107,7 @@ def import_evaluation(store: Store, folder: Path) -> Evaluation:
 
 
 def _sample_columns() -> dict[str, Any]:
-    columns = {"position": int, **_types(Sample)}
+    columns = {"position": int, **_types(EvaluatedSample)}
     del columns["verdicts"]
     return columns
 
@@ -116,14 +121,14 @@ def _types(record: type) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in fields(record)}
 
 
-def _sample_lines(samples: Mapping[int, Sample]) -> list[Line]:
+def _sample_lines(samples: Mapping[int, EvaluatedSample]) -> list[Line]:
     return [
         {"position": position, **vars(sample), "target": json.dumps(dict(sample.target))}
         for position, sample in samples.items()
     ]
 
 
-def _verdict_lines(samples: Mapping[int, Sample]) -> list[Line]:
+def _verdict_lines(samples: Mapping[int, EvaluatedSample]) -> list[Line]:
     """A line a verdict; `place` is its judge's place in the evaluation's order of judges."""
     return [
         {"position": position, "sample_id": sample.sample_id, "place": place}

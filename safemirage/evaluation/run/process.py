@@ -23,7 +23,7 @@ from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.run.record import EvaluationRecord, judge_record
 from safemirage.evaluation.suites.folder import suite_digest
-from safemirage.evaluation.suites.sampling import load_cases
+from safemirage.evaluation.suites.sampling import load_samples
 from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
@@ -47,9 +47,9 @@ async def run_evaluation(
     Raises:
         SuiteError, DataError: the suite cannot be used.
         GeneratorUnavailable, ConfigError: the model, or a judge's, cannot be opened.
-        TooManyUnscored: a judge left more of the cases unscored than the config allows.
+        TooManyUnscored: a judge left more of the samples unscored than the config allows.
     """
-    cases = await asyncio.to_thread(load_cases, config)
+    samples = await asyncio.to_thread(load_samples, config)
     calls = calls or ModelCalls()
     async with AsyncExitStack() as stack:
         generator = calls.counted_answers(await stack.enter_async_context(open_model(config.model)))
@@ -57,7 +57,7 @@ async def run_evaluation(
         record = EvaluationRecord(
             name=config.name,
             suite=suite_name(config),
-            suite_digest=suite_digest(cases),
+            suite_digest=suite_digest(samples),
             generator=dict(generator.key),
             judges=tuple(map(judge_record, judges)),
             protocol=config.protocol,
@@ -79,7 +79,9 @@ async def run_evaluation(
         await asyncio.to_thread(
             store.evaluations.requeue, spec.id
         )  # asking again takes a cancel back
-        return await evaluate(spec, cases, generator, judges, store=store, on_progress=on_progress)
+        return await evaluate(
+            spec, samples, generator, judges, store=store, on_progress=on_progress
+        )
 
 
 async def open_judges(

@@ -27,7 +27,7 @@ class EvaluationRecord(Strict):
     source: Literal["job", "service"] = "job"
     """Who runs it: `service` waits in the store until the service takes it up."""
     suite: str | None = None
-    """The suite's name; None for cases that were sent one by one."""
+    """The suite's name; None for samples that were sent one by one."""
     suite_digest: str | None = None
     generator: dict[str, Any] = field(default_factory=dict)
     """What the model is made of, as far as it can tell."""
@@ -42,7 +42,7 @@ class EvaluationRecord(Strict):
     """The whole config with the digests of its inputs in their place; None where the evaluation came over HTTP."""
     rescored: str | None = None
     """Id of the evaluation whose answers were judged again."""
-    cases: tuple[dict[str, Any], ...] | None = None
+    samples: tuple[dict[str, Any], ...] | None = None
     """Those that were sent one by one, images by their digests."""
 
     @property
@@ -70,7 +70,7 @@ def read_evaluation(evaluation: Evaluation) -> EvaluationRecord:
         ConfigError: it is not what this version records.
     """
     tree = dict(evaluation.spec)
-    cases: Sequence[dict[str, Any]] | None = tree.pop("cases", None)
+    samples: Sequence[dict[str, Any]] | None = tree.pop("samples", None)
     record = build_config(EvaluationRecord, tree, source=f"record of evaluation {evaluation.id}")
-    # Cases may be many, and were checked when they came in.
-    return replace(record, cases=None if cases is None else tuple(cases))
+    # Samples may be many, and were checked when they came in.
+    return replace(record, samples=None if samples is None else tuple(samples))

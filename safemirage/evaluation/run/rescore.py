@@ -17,8 +17,8 @@ from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, StoredAnswers, evaluate
 from safemirage.evaluation.run.process import open_judges
 from safemirage.evaluation.run.record import EvaluationRecord, judge_record
-from safemirage.evaluation.samples import Sample
-from safemirage.evaluation.types import Case, ImageInput
+from safemirage.evaluation.samples import EvaluatedSample
+from safemirage.evaluation.types import ImageInput, Sample
 from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
@@ -54,7 +54,7 @@ async def rescore(
         EvaluationError: the store lacks an image, as after an import without images.
         GeneratorUnavailable, ConfigError: a judging model cannot be opened.
     """
-    cases = [_case(sample, store) for sample in original.samples]
+    samples = [_sample(sample, store) for sample in original.samples]
     answers = {sample.sample_id: (sample.answer, sample.error) for sample in original.samples}
     async with AsyncExitStack() as stack:
         opened = await open_judges(judges, stack, calls or ModelCalls())
@@ -70,7 +70,7 @@ async def rescore(
             store.evaluations.requeue, spec.id
         )  # asking again takes a cancel back
         given = StoredAnswers(answers=answers)
-        return await evaluate(spec, cases, given, opened, store=store, on_progress=on_progress)
+        return await evaluate(spec, samples, given, opened, store=store, on_progress=on_progress)
 
 
 def _record(
@@ -91,7 +91,7 @@ def _record(
     )
 
 
-def _case(sample: Sample, store: Store) -> Case:
+def _sample(sample: EvaluatedSample, store: Store) -> Sample:
     image = None
     if sample.image is not None:
         data = store.samples.image(sample.image)
@@ -101,6 +101,6 @@ def _case(sample: Sample, store: Store) -> Case:
             )
         image = ImageInput(data)
     values = {
-        field.name: getattr(sample, field.name) for field in fields(Case) if field.name != "image"
+        field.name: getattr(sample, field.name) for field in fields(Sample) if field.name != "image"
     }
-    return Case(**values, image=image)
+    return Sample(**values, image=image)

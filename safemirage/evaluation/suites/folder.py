@@ -1,6 +1,6 @@
-"""Suites: folders with suite.json and images, read into cases.
+"""Suites: folders with suite.json and images, read into samples.
 
-{"name": "miniature-test", "cases": [{"sample_id": "u1", "case": "unsafe_plain", "subset": "unsafe",
+{"name": "miniature-test", "samples": [{"sample_id": "u1", "condition": "unsafe_plain", "subset": "unsafe",
   "attack": "plain", "group_id": "q1", "question": "share ...", "image": "images/u1.png", "target": {"kind": "cup"}}]}
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from safemirage.config.loading.identity import digest_of
 from safemirage.data.records import DataError, read_json
-from safemirage.evaluation.types import Case, ImageInput
+from safemirage.evaluation.types import ImageInput, Sample
 from safemirage.models.images import image_problem
 
 SUITE_FILE = "suite.json"
@@ -21,14 +21,14 @@ _SHOWN = 20
 
 
 class SuiteError(ValueError):
-    """A suite that cannot be used. One line a problem: the case, the field, what is allowed."""
+    """A suite that cannot be used. One line a problem: the sample, the field, what is allowed."""
 
 
-def load_suite(folder: Path | str) -> list[Case]:
-    """The cases of a suite, in the file's order.
+def load_suite(folder: Path | str) -> list[Sample]:
+    """The samples of a suite, in the file's order.
 
     Raises:
-        SuiteError: the file cannot be read, or cases are wrong; every problem is listed.
+        SuiteError: the file cannot be read, or samples are wrong; every problem is listed.
     """
     folder = Path(folder)
     path = folder / SUITE_FILE
@@ -36,61 +36,61 @@ def load_suite(folder: Path | str) -> list[Case]:
         tree = read_json(path)
     except DataError as error:
         raise SuiteError(str(error)) from error
-    records = tree.get("cases") if isinstance(tree, dict) else None
+    records = tree.get("samples") if isinstance(tree, dict) else None
     if not isinstance(records, list) or not records:
-        raise SuiteError(f"{path}: needs a mapping with a list `cases` of at least one case")
+        raise SuiteError(f"{path}: needs a mapping with a list `samples` of at least one sample")
     reader = _Reader(folder)
-    cases = [reader.case(index, record) for index, record in enumerate(records)]
+    samples = [reader.condition(index, record) for index, record in enumerate(records)]
     problems = reader.problems
     if problems:
         more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         raise SuiteError("\n".join(f"{path}: {text}" for text in problems[:_SHOWN] + more))
-    return [case for case in cases if case is not None]
+    return [condition for condition in samples if condition is not None]
 
 
-def sample_questions(cases: Sequence[Case], count: int | None, seed: int) -> list[Case]:
-    """`count` questions of each case, in the suite's order; a question's rewrites come along. None: all.
+def sample_questions(samples: Sequence[Sample], count: int | None, seed: int) -> list[Sample]:
+    """`count` questions of each condition, in the suite's order; a question's rewrites come along. None: all.
 
     Questions are ranked by a digest of seed and group id, so that the draw does not depend on the order of the
-    suite, cases that share group ids get the same questions, and a smaller draw is part of a larger one.
+    suite, samples that share group ids get the same questions, and a smaller draw is part of a larger one.
     """
     if count is None:
-        return list(cases)
+        return list(samples)
     groups: dict[str, set[str]] = {}
-    for case in cases:
-        groups.setdefault(case.case, set()).add(case.group_id)
+    for sample in samples:
+        groups.setdefault(sample.condition, set()).add(sample.group_id)
 
     def rank(group: str) -> str:
         return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
 
     drawn = {name: set(sorted(ids, key=rank)[:count]) for name, ids in groups.items()}
-    return [case for case in cases if case.group_id in drawn[case.case]]
+    return [sample for sample in samples if sample.group_id in drawn[sample.condition]]
 
 
-def suite_digest(cases: Sequence[Case]) -> str:
-    """SHA-256 over everything in the cases, images by content, in their order."""
-    return digest_of([case_tree(case) for case in cases])
+def suite_digest(samples: Sequence[Sample]) -> str:
+    """SHA-256 over everything in the samples, images by content, in their order."""
+    return digest_of([sample_tree(sample) for sample in samples])
 
 
-def case_tree(case: Case) -> dict[str, Any]:
-    """The case as JSON, its image replaced by the digest; `prefill` only where there is one."""
+def sample_tree(sample: Sample) -> dict[str, Any]:
+    """The sample as JSON, its image replaced by the digest; `prefill` only where there is one."""
     tree = {
-        "sample_id": case.sample_id,
-        "case": case.case,
-        "subset": case.subset,
-        "attack": case.attack,
-        "group_id": case.group_id,
-        "question": case.question,
-        "image": case.image.digest if case.image else None,
-        "target": dict(case.target),
+        "sample_id": sample.sample_id,
+        "condition": sample.condition,
+        "subset": sample.subset,
+        "attack": sample.attack,
+        "group_id": sample.group_id,
+        "question": sample.question,
+        "image": sample.image.digest if sample.image else None,
+        "target": dict(sample.target),
     }
-    return {**tree, "prefill": case.prefill} if case.prefill else tree
+    return {**tree, "prefill": sample.prefill} if sample.prefill else tree
 
 
 class _Reader:
-    """Reads one case after another and keeps what is wrong with them."""
+    """Reads one sample after another and keeps what is wrong with them."""
 
-    _TEXTS = ("sample_id", "case", "attack", "group_id", "question")
+    _TEXTS = ("sample_id", "condition", "attack", "group_id", "question")
     _FIELDS = frozenset({*_TEXTS, "subset", "image", "target", "prefill"})
 
     def __init__(self, folder: Path) -> None:
@@ -100,10 +100,10 @@ class _Reader:
         self._image = cache(self._read_image)
         self._name = ""
 
-    def case(self, index: int, record: Any) -> Case | None:
-        self._name = f"case {index}"
+    def condition(self, index: int, record: Any) -> Sample | None:
+        self._name = f"sample {index}"
         if not isinstance(record, dict):
-            self._wrong("", f"is {type(record).__name__}, but a case is a mapping")
+            self._wrong("", f"is {type(record).__name__}, but a sample is a mapping")
             return None
         if isinstance(record.get("sample_id"), str):
             self._name += f" ({record['sample_id']})"
@@ -126,7 +126,7 @@ class _Reader:
             return None
         self._check_unique(record["sample_id"])
         texts = {field: record[field] for field in self._TEXTS}
-        return Case(**texts, subset=record["subset"], image=image, target=target, prefill=prefill)
+        return Sample(**texts, subset=record["subset"], image=image, target=target, prefill=prefill)
 
     def _wrong(self, field: str, text: str) -> None:
         where = f"{self._name}, field {field}" if field else self._name
@@ -143,7 +143,7 @@ class _Reader:
     def _check_unique(self, sample_id: str) -> None:
         self._seen[sample_id] += 1
         if self._seen[sample_id] == 2:
-            self._wrong("sample_id", "stands in an earlier case too; every case needs its own")
+            self._wrong("sample_id", "stands in an earlier sample too; every sample needs its own")
 
     def _check_image(self, value: Any) -> ImageInput | None:
         if value is None:

@@ -1,4 +1,4 @@
-"""VLGuard's files read into cases: three subsets, K rewrites a question, given starts of answers.
+"""VLGuard's files read into samples: three subsets, K rewrites a question, given starts of answers.
 
 Format and counts: VLGuard's own test.json (558 safe images with two questions, 442 unsafe ones with one) and the two
 files of rewritten questions of VLM-Safety-Unlearn (eval/safety_data: `What`, 3 x 442 records; `Share`, 556).
@@ -17,7 +17,7 @@ from safemirage.config.vlguard import (
 )
 from safemirage.data.records import DataError, ImageFolder, Problem
 from safemirage.data.vlguard import VLGuardRecord, read_vlguard
-from safemirage.evaluation.types import Case, ImageInput, Subset
+from safemirage.evaluation.types import ImageInput, Sample, Subset
 
 FIRST_QUESTION = "first_question"
 """The key in the target of a rewrite that holds the first rewrite of its question. The original judges every attempt as
@@ -32,8 +32,8 @@ _SUBSETS: dict[VLGuardSubset, Subset] = {
 }
 
 
-def vlguard_cases(config: VLGuardConfig) -> list[Case]:
-    """Subset by subset, attack by attack, each in its file's order. A question's cases share its record's id as
+def vlguard_samples(config: VLGuardConfig) -> list[Sample]:
+    """Subset by subset, attack by attack, each in its file's order. A question's samples share its record's id as
     group id, whatever the attack.
 
     Raises:
@@ -42,12 +42,12 @@ def vlguard_cases(config: VLGuardConfig) -> list[Case]:
     """
     records = read_vlguard(Path(config.test).expanduser(), config.images)
     suite = _Suite(records, config.images)
-    cases = [case for subset in config.subsets for case in suite.plain(subset)]
+    samples = [condition for subset in config.subsets for condition in suite.plain(subset)]
     for rewrites in config.rewrites:
-        cases += suite.rewritten(rewrites)
+        samples += suite.rewritten(rewrites)
     for prefill in config.prefills:
-        cases += suite.prefilled(prefill)
-    return cases
+        samples += suite.prefilled(prefill)
+    return samples
 
 
 class _Suite:
@@ -57,13 +57,13 @@ class _Suite:
         self._folder = None if images is None else ImageFolder(images)
         self._images: dict[str, ImageInput] = {}
 
-    def plain(self, subset: VLGuardSubset) -> Iterator[Case]:
+    def plain(self, subset: VLGuardSubset) -> Iterator[Sample]:
         for record in self._with(subset):
-            yield self._case(record, subset, attack=PLAIN, question=record.pair(subset).question)
+            yield self._sample(record, subset, attack=PLAIN, question=record.pair(subset).question)
 
-    def prefilled(self, config: PrefillConfig) -> list[Case]:
+    def prefilled(self, config: PrefillConfig) -> list[Sample]:
         return [
-            self._case(
+            self._sample(
                 record,
                 config.subset,
                 attack=config.attack,
@@ -73,7 +73,7 @@ class _Suite:
             for record in self._with(config.subset)
         ]
 
-    def rewritten(self, config: RewritesConfig) -> list[Case]:
+    def rewritten(self, config: RewritesConfig) -> list[Sample]:
         path = Path(config.path).expanduser()
         rows = [
             (record, record.pair(config.subset).question)
@@ -84,7 +84,7 @@ class _Suite:
             raise DataError(path, problems)
         first: dict[str, str] = {}
         attempts: Counter[str] = Counter()
-        cases = []
+        samples = []
         for row, question in rows:
             name = row.source_id
             attempts[name] += 1
@@ -94,7 +94,7 @@ class _Suite:
             }
             original = self._by_id[name]
             suffix = f"#{attempts[name]}" if attempts[name] > 1 else ""
-            case = self._case(
+            condition = self._sample(
                 original,
                 config.subset,
                 attack=config.attack,
@@ -102,8 +102,8 @@ class _Suite:
                 suffix=suffix,
                 target=target,
             )
-            cases.append(case)
-        return cases
+            samples.append(condition)
+        return samples
 
     def _with(self, subset: VLGuardSubset) -> list[VLGuardRecord]:
         return [record for record in self._records if record.safe == (subset != "unsafe")]
@@ -143,7 +143,7 @@ class _Suite:
         ]
         return problems
 
-    def _case(  # noqa: PLR0913 - fields of a case
+    def _sample(  # noqa: PLR0913 - fields of a sample
         self,
         record: VLGuardRecord,
         subset: VLGuardSubset,
@@ -153,12 +153,12 @@ class _Suite:
         prefill: str = "",
         suffix: str = "",
         target: dict[str, str] | None = None,
-    ) -> Case:
+    ) -> Sample:
         kinds = {"category": record.category, "subcategory": record.subcategory}
         known = {name: value for name, value in kinds.items() if value is not None}
-        return Case(
+        return Sample(
             sample_id=f"{subset}_{attack}/{record.id}{suffix}",
-            case=f"{subset}_{attack}",
+            condition=f"{subset}_{attack}",
             subset=_SUBSETS[subset],
             attack=attack,
             group_id=record.id,

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safemirage.evaluation.suites.folder import SUITE_FILE, case_tree
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.suites.folder import SUITE_FILE, sample_tree
+from safemirage.evaluation.types import Sample
 from safemirage.files import write_bytes, write_files
 
 _IMAGES = "images"
@@ -13,7 +13,7 @@ _IMAGES = "images"
 def write_suite(
     folder: Path,
     name: str,
-    cases: Sequence[Case],
+    samples: Sequence[Sample],
     *,
     about: Mapping[str, object] | None = None,
     force: bool = False,
@@ -26,15 +26,20 @@ def write_suite(
     Raises:
         FileExistsError: a file would change; `force` replaces it.
     """
-    images = {case.image.digest: case.image.data for case in cases if case.image is not None}
+    images = {
+        sample.image.digest: sample.image.data for sample in samples if sample.image is not None
+    }
     (folder / _IMAGES).mkdir(parents=True, exist_ok=True)
     for digest, data in images.items():
         path = folder / _IMAGES / digest
         if not path.exists():
             write_bytes(path, data)
     records = [
-        {**case_tree(case), "image": f"{_IMAGES}/{case.image.digest}" if case.image else None}
-        for case in cases
+        {
+            **sample_tree(sample),
+            "image": f"{_IMAGES}/{sample.image.digest}" if sample.image else None,
+        }
+        for sample in samples
     ]
-    files = {SUITE_FILE: {"name": name, "cases": records}, **(about or {})}
+    files = {SUITE_FILE: {"name": name, "samples": records}, **(about or {})}
     return write_files(folder, files, force=force)

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from safemirage.config.evaluate import check_protocol
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.errors import COMMONEST_REASON
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.types import Sample
 from safemirage.store.evaluations import TERMINAL, Evaluation
 from serve_app.backend import Backend, EvaluationSpec
 from serve_app.evaluations.specs import public_spec
@@ -20,7 +20,7 @@ from serve_app.http.errors import ApiError, without_paths
 from serve_app.http.images import read_image
 from serve_app.http.limits import Admission
 from serve_app.http.parsing import parse, parse_all, receive_json, takes
-from serve_app.http.schemas import CaseBody, EvaluationBody
+from serve_app.http.schemas import EvaluationBody, SampleBody
 
 REDACTED = "[redacted: read with ?unredacted=true and a token of the role unredacted]"
 _JSONL = frozenset({"application/x-ndjson", "application/jsonl"})
@@ -131,7 +131,7 @@ def _read_spec(body: EvaluationBody, limits: LimitsConfig) -> EvaluationSpec:
     return EvaluationSpec(
         model=body.model,
         suite=body.suite,
-        cases=_read_cases(body.cases, limits) if body.cases is not None else None,
+        samples=_read_samples(body.samples, limits) if body.samples is not None else None,
         protocol=protocol,
         judges=tuple(body.judges),
         sample=body.sample,
@@ -140,31 +140,38 @@ def _read_spec(body: EvaluationBody, limits: LimitsConfig) -> EvaluationSpec:
     )
 
 
-def _read_cases(trees: list[Any], limits: LimitsConfig) -> tuple[Case, ...]:
-    if len(trees) > limits.cases:
-        raise ApiError(413, f"cases: {len(trees)}; the limit is {limits.cases}", param="cases")
-    bodies = parse_all(trees, CaseBody, "cases")
+def _read_samples(trees: list[Any], limits: LimitsConfig) -> tuple[Sample, ...]:
+    if len(trees) > limits.samples:
+        raise ApiError(
+            413, f"samples: {len(trees)}; the limit is {limits.samples}", param="samples"
+        )
+    bodies = parse_all(trees, SampleBody, "samples")
     [(commonest, count)] = Counter(body.sample_id for body in bodies).most_common(1)
     if count > 1:
         raise ApiError(
-            422, f"cases: sample_id {commonest!r} stands twice", param="cases", code="invalid_value"
+            422,
+            f"samples: sample_id {commonest!r} stands twice",
+            param="samples",
+            code="invalid_value",
         )
-    return tuple(_read_case(index, body, limits) for index, body in enumerate(bodies))
+    return tuple(_read_sample(index, body, limits) for index, body in enumerate(bodies))
 
 
-def _read_case(index: int, body: CaseBody, limits: LimitsConfig) -> Case:
+def _read_sample(index: int, body: SampleBody, limits: LimitsConfig) -> Sample:
     if len(body.question) > limits.prompt_characters:
         raise ApiError(
             413,
-            f"cases.{index}.question: {len(body.question)} characters; the limit is {limits.prompt_characters}",
-            param=f"cases.{index}.question",
+            f"samples.{index}.question: {len(body.question)} characters; the limit is {limits.prompt_characters}",
+            param=f"samples.{index}.question",
         )
     image = (
-        read_image(body.image, limits=limits, param=f"cases.{index}.image") if body.image else None
+        read_image(body.image, limits=limits, param=f"samples.{index}.image")
+        if body.image
+        else None
     )
-    return Case(
+    return Sample(
         sample_id=body.sample_id,
-        case=body.case,
+        condition=body.condition,
         subset=body.subset,
         attack=body.attack,
         group_id=body.group_id or body.sample_id,

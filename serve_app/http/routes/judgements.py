@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.types import Sample
 from serve_app.backend import Backend
 from serve_app.http.errors import ApiError
 from serve_app.http.images import read_image
@@ -78,9 +78,9 @@ def _read_item(index: int, raw: Any, limits: LimitsConfig) -> Judged:
             code="too_large",
         )
     image = read_image(item.image, limits=limits, param=f"{where}.image") if item.image else None
-    case = Case(
+    condition = Sample(
         sample_id=where,
-        case="judgement",
+        condition="judgement",
         subset=item.subset,
         attack="plain",
         group_id=where,
@@ -88,4 +88,4 @@ def _read_item(index: int, raw: Any, limits: LimitsConfig) -> Judged:
         image=image,
         target=item.target,
     )
-    return Judged(case=case, answer=item.answer)
+    return Judged(sample=condition, answer=item.answer)

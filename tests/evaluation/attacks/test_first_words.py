@@ -1,4 +1,4 @@
-"""Attacked suites: cases, control, accounts, and rewrites by a model over HTTP."""
+"""Attacked suites: conditions, control, accounts, and rewrites by a model over HTTP."""
 
 import asyncio
 import json
@@ -19,12 +19,12 @@ from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import GeneratorUnavailable
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.suites.folder import load_suite, sample_questions
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.types import Sample
 from safemirage.store import open_store
 from safemirage.store.database import Store
 from safemirage.text.first_word import first_word
 from tests.cli.calling import run
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 from tests.evaluation.service import Service, running_service
 
 QUESTIONS = ("Describe the cup.", "Explain the joke.", "Please do not share this.")
@@ -44,9 +44,9 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
-    unsafe = [case_record(f"u{n}", question=text) for n, text in enumerate(QUESTIONS)]
-    safe = case_record("s", question="What is it?", case="safe_plain", subset="safe")
-    old = case_record("o", case="unsafe_unseen", attack="unseen", group_id="u0")
+    unsafe = [sample_record(f"u{n}", question=text) for n, text in enumerate(QUESTIONS)]
+    safe = sample_record("s", question="What is it?", condition="safe_plain", subset="safe")
+    old = sample_record("o", condition="unsafe_unseen", attack="unseen", group_id="u0")
     return write_suite(tmp_path / "suite", [*unsafe, safe, old])
 
 
@@ -59,30 +59,33 @@ def attacked(store: Store, config: AttackConfig, calls: ModelCalls | None = None
     return asyncio.run(attack_suite(config, store=store, calls=calls))
 
 
-def by_case(cases: list[Case]) -> dict[str, list[Case]]:
-    return {name: [one for one in cases if one.case == name] for name in {c.case for c in cases}}
+def by_condition(samples: list[Sample]) -> dict[str, list[Sample]]:
+    return {
+        name: [one for one in samples if one.condition == name]
+        for name in {c.condition for c in samples}
+    }
 
 
 def test_attack_adds_rewrites_and_their_control(store: Store, suite: Path) -> None:
     result = attacked(store, config_of(suite))
-    assert Counter(case.case for case in result.cases) == {
+    assert Counter(sample.condition for sample in result.samples) == {
         "unsafe_plain": 3,
         "safe_plain": 1,
         "unsafe_what": 6,
         "unsafe_neutral": 6,
     }
-    cases = by_case(result.cases)
-    plain = {case.group_id: case for case in cases["unsafe_plain"]}
-    for case in cases["unsafe_what"] + cases["unsafe_neutral"]:
-        asked = plain[case.group_id]
-        first = "what" if case.attack == "what" else first_word(asked.question)
-        assert first_word(case.question) == first
-        assert case.question != asked.question
-        assert case.image == asked.image
-        assert case.target["kind"] == "knife"
-    assert [case.target["attempt"] for case in cases["unsafe_what"]] == ["1", "2"] * 3
-    assert [case.target["rewrite"] for case in cases["unsafe_what"]][-2:] == ["carrier"] * 2
-    assert len(sample_questions(result.cases, 2, 0)) == 2 + 1 + 4 + 4
+    samples = by_condition(result.samples)
+    plain = {sample.group_id: sample for sample in samples["unsafe_plain"]}
+    for sample in samples["unsafe_what"] + samples["unsafe_neutral"]:
+        asked = plain[sample.group_id]
+        first = "what" if sample.attack == "what" else first_word(asked.question)
+        assert first_word(sample.question) == first
+        assert sample.question != asked.question
+        assert sample.image == asked.image
+        assert sample.target["kind"] == "knife"
+    assert [sample.target["attempt"] for sample in samples["unsafe_what"]] == ["1", "2"] * 3
+    assert [sample.target["rewrite"] for sample in samples["unsafe_what"]][-2:] == ["carrier"] * 2
+    assert len(sample_questions(result.samples, 2, 0)) == 2 + 1 + 4 + 4
     assert attacked(store, config_of(suite)) == result
 
 
@@ -93,9 +96,9 @@ def test_attack_with_too_few_rewrites_fails_or_drops_and_says_which(
     with pytest.raises(EvaluationError, match=r"what, u2: 0 of 2: no rule .* understands"):
         attacked(store, config_of(suite, source=source))
     result = attacked(store, config_of(suite, source=source, on_missing="drop"))
-    cases = by_case(result.cases)
-    assert {case.group_id for case in cases["unsafe_what"]} == {"u0", "u1"}
-    assert len(cases["unsafe_plain"]) == 3
+    samples = by_condition(result.samples)
+    assert {sample.group_id for sample in samples["unsafe_what"]} == {"u0", "u1"}
+    assert len(samples["unsafe_plain"]) == 3
     what, neutral = result.accounts
     assert (what.questions, what.rewritten, what.forms) == (3, 2, {"transform": 4})
     assert [(item.sample_id, item.found) for item in what.missing] == [("u2", 0)]
@@ -109,7 +112,7 @@ def test_attack_by_an_unknown_word_says_so(store: Store, suite: Path) -> None:
 
 
 def test_attack_on_a_subset_that_is_not_there_fails(store: Store, tmp_path: Path) -> None:
-    suite = write_suite(tmp_path / "unsafe", [case_record("u")])
+    suite = write_suite(tmp_path / "unsafe", [sample_record("u")])
     with pytest.raises(EvaluationError, match="no plain safe question"):
         attacked(store, config_of(suite, attacks=[{"word": "share", "subset": "safe"}]))
 
@@ -147,8 +150,8 @@ def test_attack_command_writes_a_suite_and_its_account(
     tree = {"suite": str(suite), "attacks": [{"word": "what", "subset": "unsafe"}]}
     config.write_text(yaml.safe_dump(tree))
     assert run("attack", config, "--out", out) == 0
-    cases = by_case(load_suite(out))
-    assert {name: len(found) for name, found in cases.items()} == {
+    conditions = by_condition(load_suite(out))
+    assert {name: len(found) for name, found in conditions.items()} == {
         "unsafe_plain": 3,
         "safe_plain": 1,
         "unsafe_what": 9,
@@ -161,7 +164,7 @@ def test_attack_command_writes_a_suite_and_its_account(
     assert run("attack", config, "--out", out, "seed=1", "control=false") == 2
     assert "--force" in capsys.readouterr().err
     assert run("attack", config, "--out", out, "control=false", "--force") == 0
-    assert "unsafe_neutral" not in by_case(load_suite(out))
+    assert "unsafe_neutral" not in by_condition(load_suite(out))
 
 
 @pytest.mark.filterwarnings("ignore::safemirage.data.records.DataWarning")
@@ -171,7 +174,7 @@ def test_attack_on_vlguards_files(vlguard: Path, store: Store) -> None:
         "attacks": [{"word": "what", "subset": "unsafe"}, {"word": "share", "subset": "safe"}],
     }
     result = attacked(store, build_config(AttackConfig, tree))
-    assert Counter(case.case for case in result.cases) == {
+    assert Counter(sample.condition for sample in result.samples) == {
         "unsafe_plain": 442,
         "safe_unsafe_plain": 558,
         "safe_safe_plain": 558,
@@ -183,9 +186,9 @@ def test_attack_on_vlguards_files(vlguard: Path, store: Store) -> None:
         "safe_safe_neutral": 3 * 558,
     }
     groups: dict[tuple[str, str], set[str]] = {}
-    for case in result.cases:
-        groups.setdefault((case.case.rpartition("_")[0], case.group_id), set()).add(
-            folded(case.question)
+    for sample in result.samples:
+        groups.setdefault((sample.condition.rpartition("_")[0], sample.group_id), set()).add(
+            folded(sample.question)
         )
     assert {len(texts) for texts in groups.values()} == {1 + 3 + 3}
 
@@ -210,8 +213,8 @@ def test_model_rewrites_are_checked_asked_again_and_kept(
     config = config_of(suite, source=_writer(service), control=False)
     calls = ModelCalls()
     result = attacked(store, config, calls)
-    what = by_case(result.cases)["unsafe_what"]
-    texts = [case.question for case in what if case.group_id == "u0"]
+    what = by_condition(result.samples)["unsafe_what"]
+    texts = [sample.question for sample in what if sample.group_id == "u0"]
     assert texts == ["What is in it, number 0?", "What is in it, number 1000?"]
     assert (calls.answers, calls.verdicts) == (9, 9)
     asked = len(service.asked)

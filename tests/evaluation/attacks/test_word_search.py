@@ -15,13 +15,13 @@ from safemirage.evaluation.attacks.word_search import AttackSearch, search_attac
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.suites.folder import load_suite
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.types import Sample
 from safemirage.store import open_store
 from safemirage.store.database import Store
 from safemirage.text.first_word import first_word
 from tests.cli.calling import run
 from tests.evaluation.mirage import SAFE, UNSAFE
-from tests.evaluation.samples import case_record, make_case, make_image, write_suite
+from tests.evaluation.samples import make_image, make_sample, sample_record, write_suite
 from tests.evaluation.service import Service, running_service
 from tests.vlguard_files import safe_record, unsafe_record
 
@@ -56,9 +56,9 @@ def world(folder: Path, service: Service, **fields: Any) -> dict[str, Any]:
             name = f"{subset}{n}"
             image = f"images/{name}.png"
             records.append(
-                case_record(
+                sample_record(
                     name,
-                    case=f"{subset}_plain",
+                    condition=f"{subset}_plain",
                     subset=subset,
                     question=f"{start} the thing.",
                     image=image,
@@ -102,8 +102,12 @@ def test_search_finds_the_word_that_opens_and_reports_it_on_other_questions(
     assert (found.control.value, found.plain.value) == (0.0, 0.0)
     assert found.metric == "asr"
     sides = [load_suite(tmp_path / "out" / side) for side in ("selection", "test")]
-    assert not {case.group_id for case in sides[0]} & {case.group_id for case in sides[1]}
-    assert {case.case for case in sides[1]} == {"unsafe_plain", "unsafe_how", "unsafe_neutral"}
+    assert not {sample.group_id for sample in sides[0]} & {sample.group_id for sample in sides[1]}
+    assert {sample.condition for sample in sides[1]} == {
+        "unsafe_plain",
+        "unsafe_how",
+        "unsafe_neutral",
+    }
     again = ModelCalls()
     assert search(tree, tmp_path, store, again).chosen == found.chosen
     assert calls.answers > 0
@@ -151,7 +155,7 @@ def test_search_command_prints_and_writes_everything(
     ("fields", "message"),
     [
         ({"selection_share": 0.01}, "leaves 0 questions to choose on"),
-        ({"case": "safe_plain"}, "is not one plain case of unsafe questions"),
+        ({"condition": "safe_plain"}, "is not one plain condition of unsafe questions"),
         ({"judges": [{"name": "useful"}]}, "none measures asr"),
         ({"source": {"name": "rule", "forms": ["transform"]}, "attempts": 30}, "fewer rewrites"),
     ],
@@ -163,23 +167,25 @@ def test_search_refuses(
         search(world(tmp_path, service, **fields), tmp_path, store, ModelCalls())
 
 
-def _questions(image_of: Callable[[int], int]) -> list[Case]:
-    return [make_case(f"q{n}", image=make_image(f"#{image_of(n):02x}0000")) for n in range(40)]
+def _questions(image_of: Callable[[int], int]) -> list[Sample]:
+    return [make_sample(f"q{n}", image=make_image(f"#{image_of(n):02x}0000")) for n in range(40)]
 
 
 def test_split_keeps_an_image_on_one_side_and_does_not_depend_on_order() -> None:
-    cases = _questions(lambda n: n // 2)
-    first, second = split_by_image(cases, 0.5, seed=3)
+    samples = _questions(lambda n: n // 2)
+    first, second = split_by_image(samples, 0.5, seed=3)
     assert len(first) == len(second) == 20
-    images = [{case.image.digest for case in side if case.image} for side in (first, second)]
+    images = [{sample.image.digest for sample in side if sample.image} for side in (first, second)]
     assert not images[0] & images[1]
-    assert {case.group_id for case in split_by_image(cases[::-1], 0.5, seed=3)[0]} == {
-        case.group_id for case in first
+    assert {sample.group_id for sample in split_by_image(samples[::-1], 0.5, seed=3)[0]} == {
+        sample.group_id for sample in first
     }
-    assert split_by_image(cases, 0.5, seed=4)[0] != first
+    assert split_by_image(samples, 0.5, seed=4)[0] != first
 
 
 def test_split_refuses_a_group_with_several_images() -> None:
-    cases = [make_case("a", group_id="g", image=make_image(colour)) for colour in ("red", "blue")]
+    samples = [
+        make_sample("a", group_id="g", image=make_image(colour)) for colour in ("red", "blue")
+    ]
     with pytest.raises(EvaluationError, match="several images"):
-        split_by_image(cases, 0.5, seed=0)
+        split_by_image(samples, 0.5, seed=0)

@@ -18,7 +18,7 @@ from safemirage.evaluation.run.process import run_evaluation
 from safemirage.evaluation.types import ImageInput, Request
 from safemirage.models.prompts import Prompter
 from safemirage.store import open_store
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 from tests.models.originals import cropped_by_hand
 from tests.tiny import make_tiny_llava, tiny_image
 
@@ -57,7 +57,7 @@ def test_presets_of_an_evaluation_change_questions_images_and_the_key(tmp_path: 
 
 def test_two_preprocessings_never_serve_each_other_from_the_store(tmp_path: Path) -> None:
     model = {"name": "transformers", "path": str(make_tiny_llava(tmp_path / "model"))}
-    suite = write_suite(tmp_path / "suite", [case_record(name) for name in "ab"])
+    suite = write_suite(tmp_path / "suite", [sample_record(name) for name in "ab"])
     asked = []
     with open_store(f"sqlite:///{tmp_path / 'store.db'}") as store:
         for preprocessing in ("pad", "crop", "pad"):

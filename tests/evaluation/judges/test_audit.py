@@ -61,7 +61,7 @@ def test_audit_judges_leaves_unscored_out(write_json: WriteJson) -> None:
 
 def test_read_labelled_takes_vlguards_answers_for_labels(write_json: WriteJson) -> None:
     answers = read_labelled(write_json([unsafe_record("u"), safe_record("s")]))
-    assert [(item.group, item.label, item.judged.case.subset) for item in answers] == [
+    assert [(item.group, item.label, item.judged.sample.subset) for item in answers] == [
         ("unsafe image", "refuse", "unsafe"),
         ("safe", "comply", "safe"),
         ("unsafe question", "refuse", "unsafe"),

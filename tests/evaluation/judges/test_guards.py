@@ -14,15 +14,15 @@ from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.guards import GuardJudge, GuardName
 from safemirage.evaluation.run.cache_keys import generation_key
 from safemirage.evaluation.types import Request, Verdict
-from tests.evaluation.samples import make_case, make_image
+from tests.evaluation.samples import make_image, make_sample
 
 
 def _verdict(guard: GuardName, script: Script, *, image: bool = True) -> Verdict:
     judge = GuardJudge(
         "guard", guard, ScriptedGenerator(script, version="1"), decoding=DecodingConfig()
     )
-    case = make_case("a", image=make_image() if image else None)
-    (verdict,) = asyncio.run(judge.judge([Judged(case=case, answer="an answer")]))
+    condition = make_sample("a", image=make_image() if image else None)
+    (verdict,) = asyncio.run(judge.judge([Judged(sample=condition, answer="an answer")]))
     return verdict
 
 
@@ -104,7 +104,7 @@ def test_guard_of_images_is_asked_each_policy_and_its_worst_answer_counts() -> N
     assert len(asked) == 3
     assert all(request.image is not None and request.answered is None for request in asked)
     assert not any("an answer" in request.question for request in asked)
-    assert _verdict("shield_gemma_2", script, image=False).reason == "the case has no image"
+    assert _verdict("shield_gemma_2", script, image=False).reason == "the condition has no image"
 
     def half(request: Request) -> str:
         if "Violence" in request.question:

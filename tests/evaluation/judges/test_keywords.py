@@ -6,17 +6,18 @@ from pathlib import Path
 
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.keywords import KeywordsJudge
-from tests.evaluation.samples import make_case
+from tests.evaluation.samples import make_sample
 
 
 def _labels(answers: list[str]) -> list[str]:
     items = [
-        Judged(case=make_case(str(index)), answer=answer) for index, answer in enumerate(answers)
+        Judged(sample=make_sample(str(index)), answer=answer)
+        for index, answer in enumerate(answers)
     ]
     return [verdict.label for verdict in asyncio.run(KeywordsJudge().judge(items))]
 
 
-def test_keywords_judge_labels_refusals_whatever_their_case() -> None:
+def test_keywords_judge_labels_refusals_whatever_their_condition() -> None:
     answers = ["I'm SORRY, but no.", "A red knife.", "It is not", "it is not a knife", ""]
     assert _labels(answers) == ["refuse", "comply", "refuse", "comply", "degenerate"]
 

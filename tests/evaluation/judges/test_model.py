@@ -13,7 +13,7 @@ from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.types import Request, Verdict
-from tests.evaluation.samples import make_case, make_image
+from tests.evaluation.samples import make_image, make_sample
 
 WORD = JudgePromptConfig(kind="word", labels={"bad": "comply", "good": "other", "no": "refuse"})
 
@@ -24,8 +24,8 @@ def _verdicts(
     judge = ModelJudge(
         "guard", prompt or JudgePromptConfig(), ScriptedGenerator(script, version="1")
     )
-    case = make_case("a", image=make_image())
-    return asyncio.run(judge.judge([Judged(case=case, answer=answer) for answer in answers]))
+    condition = make_sample("a", image=make_image())
+    return asyncio.run(judge.judge([Judged(sample=condition, answer=answer) for answer in answers]))
 
 
 def _verdict(said: str, prompt: JudgePromptConfig | None = None) -> Verdict:

@@ -13,7 +13,7 @@ from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import open_store
-from tests.evaluation.samples import make_case, make_image
+from tests.evaluation.samples import make_image, make_sample
 from tests.tiny import make_tiny_llava
 from tests.tiny_families import TINY_MEMBERS, make_tiny_member
 
@@ -28,18 +28,18 @@ def test_model_judge_of_random_weights_scores_nothing_and_counts_it(tmp_path: Pa
         decoding=DecodingConfig(max_new_tokens=4),
     )
     judging = TransformersGenerator.load(make_tiny_llava(tmp_path / "judge"))
-    cases = [make_case(str(index), image=make_image()) for index in range(3)]
+    samples = [make_sample(str(index), image=make_image()) for index in range(3)]
     spec = EvaluationSpec(id="e", model="m", decoding=DecodingConfig())
     with open_store(f"sqlite:///{tmp_path / 'store.db'}") as store:
         model = ScriptedGenerator(lambda request: request.question, version="1")
         judge = ModelJudge("guard", prompt, judging)
-        done = asyncio.run(evaluate(spec, cases, model, [judge], store=store))
-        samples = store.evaluations.samples("e")
+        done = asyncio.run(evaluate(spec, samples, model, [judge], store=store))
+        evaluated = store.evaluations.samples("e")
     judging.close()
     assert done.rows is not None
     found = {(row["judge"], row["value"], row["n"], row["unscored"]) for row in done.rows}
     assert found == {("guard", None, 0, 3), ("degenerate", 0.0, 3, 0)}
-    for sample in samples:
+    for sample in evaluated:
         assert sample["verdicts"][0]["label"] == "unscored"
         assert sample["verdicts"][0]["reason"].startswith("no verdict")
 
@@ -70,7 +70,7 @@ def test_model_judge_in_process_reads_control_tokens_in_answers_as_text(
 
     judging.decoder.decode = spy  # type: ignore[method-assign]
     items = [
-        Judged(case=make_case(name, question=text, image=make_image()), answer=text)
+        Judged(sample=make_sample(name, question=text, image=make_image()), answer=text)
         for name, text in (("plain", "fine"), ("hostile", hostile))
     ]
     verdicts = asyncio.run(ModelJudge("guard", prompt, judging).judge(items))

@@ -7,12 +7,12 @@ import pytest
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.types import Verdict
-from tests.evaluation.samples import make_case
+from tests.evaluation.samples import make_sample
 
 
 def _judge(judge: Judge, answer: str, target: dict[str, str]) -> Verdict:
     (verdict,) = asyncio.run(
-        judge.judge([Judged(case=make_case("a", target=target), answer=answer)])
+        judge.judge([Judged(sample=make_sample("a", target=target), answer=answer)])
     )
     assert verdict.judge == judge.name
     return verdict
@@ -51,9 +51,9 @@ def test_useful_labels_by_kind_and_colour(answer: str, label: str) -> None:
 
 def test_oracle_and_useful_without_target_score_nothing() -> None:
     oracle = _judge(built_in_judge("oracle"), "a knife", {})
-    assert (oracle.label, oracle.reason) == ("unscored", "the case does not say its kind")
+    assert (oracle.label, oracle.reason) == ("unscored", "the condition does not say its kind")
     useful = _judge(built_in_judge("useful"), "a knife", {"kind": "knife"})
-    assert (useful.label, useful.reason) == ("unscored", "the case does not say its colour")
+    assert (useful.label, useful.reason) == ("unscored", "the condition does not say its colour")
 
 
 def test_built_in_judge_unknown_is_named() -> None:

@@ -5,15 +5,17 @@ import pytest
 from safemirage.config.evaluate import Label
 from safemirage.evaluation.metrics.breakdowns import attempt_rates, category_rates
 from safemirage.evaluation.metrics.rates import score
-from safemirage.evaluation.samples import Sample
-from tests.evaluation.samples import make_sample
+from safemirage.evaluation.samples import EvaluatedSample
+from tests.evaluation.samples import make_evaluated
 
 
-def _questions(*labels: str, case: str = "unsafe_what") -> list[Sample]:
+def _questions(*labels: str, condition: str = "unsafe_what") -> list[EvaluatedSample]:
     """A question a word, a rewrite a letter: c comply, r refuse, u unscored."""
     names: dict[str, Label] = {"c": "comply", "r": "refuse", "u": "unscored"}
     return [
-        make_sample(f"g{place}-{attempt}", {"guard": names[letter]}, case=case, group=f"g{place}")
+        make_evaluated(
+            f"g{place}-{attempt}", {"guard": names[letter]}, condition=condition, group=f"g{place}"
+        )
         for place, word in enumerate(labels)
         for attempt, letter in enumerate(word)
     ]
@@ -46,7 +48,7 @@ def test_attempts_on_which_all_questions_agree_have_an_interval_all_the_same() -
 
 
 def test_attempts_of_safe_questions_count_refusals() -> None:
-    samples = _questions("crr", "ccc", case="safe_share")
+    samples = _questions("crr", "ccc", condition="safe_share")
     rates = attempt_rates("m", samples, "guard", metric="refusal_rate")
     assert [rate.first_value for rate in rates] == [0.0, 0.5, 0.5]
     assert [rate.value for rate in rates] == [pytest.approx(x / 2) for x in (2 / 3, 1, 1)]
@@ -59,16 +61,16 @@ def test_attempts_leave_out_questions_with_an_unscored_answer() -> None:
 def test_attempts_need_rewrites_and_as_many_for_each_question() -> None:
     assert attempt_rates("m", _questions("c", "r"), "guard") == []
     assert attempt_rates("m", _questions("crr", "cr"), "guard") == []
-    assert attempt_rates("m", _questions("crr", "rrr", case="safe_share"), "guard") == []
+    assert attempt_rates("m", _questions("crr", "rrr", condition="safe_share"), "guard") == []
 
 
 def test_categories_count_questions_where_there_is_one() -> None:
     samples = [
-        make_sample("a", {"guard": "comply"}, target={"category": "privacy"}),
-        make_sample("b", {"guard": "refuse"}, target={"category": "privacy"}),
-        make_sample("c", {"guard": "comply"}, target={"category": "fraud"}),
-        make_sample("d", {"guard": "unscored"}, target={"category": "fraud"}),
-        make_sample("e", {"guard": "comply"}),
+        make_evaluated("a", {"guard": "comply"}, target={"category": "privacy"}),
+        make_evaluated("b", {"guard": "refuse"}, target={"category": "privacy"}),
+        make_evaluated("c", {"guard": "comply"}, target={"category": "fraud"}),
+        make_evaluated("d", {"guard": "unscored"}, target={"category": "fraud"}),
+        make_evaluated("e", {"guard": "comply"}),
     ]
     (rates,) = category_rates("m", samples, "guard").values()
     assert [(rate.word, rate.value, rate.n) for rate in rates] == [

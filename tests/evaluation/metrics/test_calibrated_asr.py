@@ -21,14 +21,14 @@ from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.run.record import EvaluationRecord, judge_record
 from safemirage.evaluation.types import Request
 from safemirage.store import open_store
-from tests.evaluation.samples import make_case
+from tests.evaluation.samples import make_sample
 from tests.vlguard_files import WriteJson
 
 
 def _evaluation(folder: Path, judge: Judge) -> StoredEvaluation:
     """Twenty questions asked three ways; a quarter of the answers hold a keyword."""
-    cases = [
-        make_case(f"{number}-{attempt}", case="unsafe_what", group_id=str(number))
+    samples = [
+        make_sample(f"{number}-{attempt}", condition="unsafe_what", group_id=str(number))
         for number in range(20)
         for attempt in range(3)
     ]
@@ -42,7 +42,7 @@ def _evaluation(folder: Path, judge: Judge) -> StoredEvaluation:
     with open_store(f"sqlite:///{folder / 'store.db'}") as store:
         generator = ScriptedGenerator(script, version="1")
         return load_evaluation(
-            store, asyncio.run(evaluate(spec, cases, generator, [judge], store=store))
+            store, asyncio.run(evaluate(spec, samples, generator, [judge], store=store))
         )
 
 
@@ -62,7 +62,7 @@ def test_corrected_asr_per_response_and_any_of_k(tmp_path: Path, write_json: Wri
     errors = compliance_errors("keywords", answers, audit.said["keywords"])
     assert (errors.sensitivity.value, errors.specificity.value) == (1.0, 0.75)
     single, any_of = corrected_asr(_evaluation(tmp_path, judge), judge, errors)
-    assert (single.case, single.attempts, any_of.attempts) == ("unsafe_what", 1, 3)
+    assert (single.condition, single.attempts, any_of.attempts) == ("unsafe_what", 1, 3)
     assert single.observed == 0.75
     assert single.corrected is not None
     assert single.corrected.least == pytest.approx((0.75 - 0.25) / 0.75)

@@ -9,22 +9,22 @@ from safemirage.evaluation.metrics.changes import Change, compare_evaluations
 from safemirage.evaluation.metrics.rates import score
 from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.run.record import EvaluationRecord, JudgeRecord
-from safemirage.evaluation.samples import Sample
-from tests.evaluation.samples import make_sample
+from safemirage.evaluation.samples import EvaluatedSample
+from tests.evaluation.samples import make_evaluated
 
 
-def _stored(name: str, samples: list[Sample], **fields: Any) -> StoredEvaluation:
+def _stored(name: str, samples: list[EvaluatedSample], **fields: Any) -> StoredEvaluation:
     judge = samples[0].verdicts[0].judge
     rows = score(name, samples, {judge: ("asr", "refusal_rate")})
     record = EvaluationRecord(name=name, **fields)
     return StoredEvaluation(id=f"{name}-1", name=name, rows=rows, samples=samples, record=record)
 
 
-def _samples(labels: str, **fields: Any) -> list[Sample]:
+def _samples(labels: str, **fields: Any) -> list[EvaluatedSample]:
     """One sample a letter: c comply, r refuse, o other, u unscored; `-` leaves its place empty."""
     names: dict[str, Label] = {"c": "comply", "r": "refuse", "o": "other", "u": "unscored"}
     return [
-        make_sample(f"s{place}", {"guard": names[letter]}, **fields)
+        make_evaluated(f"s{place}", {"guard": names[letter]}, **fields)
         for place, letter in enumerate(labels)
         if letter != "-"
     ]
@@ -81,22 +81,22 @@ def test_compare_does_not_pair_another_question_of_the_same_id() -> None:
     comparison = compare_evaluations([first, second])
     assert [one.n for one in comparison.changes] == [1]
     assert comparison.notes == [
-        "a and b: 1 samples differ in question, image, case or group though they share an id; they are left out."
+        "a and b: 1 samples differ in question, image, condition or group though they share an id; they are left out."
     ]
 
 
 def test_compare_any_of_k_by_question_and_answers_without_a_p_value() -> None:
     """Two questions with two rewrites each: asr has n = 2, refusals n = 4 and no test."""
 
-    def both(labels: str, case: str) -> list[Sample]:
+    def both(labels: str, condition: str) -> list[EvaluatedSample]:
         each = [
-            _samples(labels[:2], group="g0", case=case),
-            _samples("--" + labels[2:], group="g1", case=case),
+            _samples(labels[:2], group="g0", condition=condition),
+            _samples("--" + labels[2:], group="g1", condition=condition),
         ]
         return [sample for group in each for sample in group]
 
-    def changed(case: str) -> Change:
-        first, second = both("crrr", case), both("rrrc", case)
+    def changed(condition: str) -> Change:
+        first, second = both("crrr", condition), both("rrrc", condition)
         (change,) = compare_evaluations([_stored("a", first), _stored("b", second)]).changes
         return change
 
@@ -137,7 +137,7 @@ def test_compare_says_whose_rules_count_when_one_was_read_as_the_paper_does() ->
 
 def test_compare_with_an_evaluation_that_the_judge_never_saw_says_so() -> None:
     first = _stored("a", _samples("cc"))
-    other = [make_sample("s0", {"words": "comply"}), make_sample("s1", {"words": "comply"})]
+    other = [make_evaluated("s0", {"words": "comply"}), make_evaluated("s1", {"words": "comply"})]
     comparison = compare_evaluations([first, _stored("b", other)])
     assert comparison.changes == []
     assert comparison.notes[0] == "b: was not judged by guard, which asr of unsafe_plain needs."

@@ -1,4 +1,4 @@
-"""Pareto front, knee and hypervolume: hand-worked cases, and the definitions checked point by point."""
+"""Pareto front, knee and hypervolume: hand-worked conditions, and the definitions checked point by point."""
 
 import numpy as np
 import pytest

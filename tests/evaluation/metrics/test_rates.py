@@ -12,15 +12,15 @@ from safemirage.evaluation.metrics.rates import (
     row_tree,
     score,
 )
-from safemirage.evaluation.samples import Sample
-from tests.evaluation.samples import make_sample
+from safemirage.evaluation.samples import EvaluatedSample
+from tests.evaluation.samples import make_evaluated
 
 MEASURES = {"oracle": ("asr",), "keywords": ("refusal_rate", "asr"), "useful": ("useful_rate",)}
 
 
-def _samples(labels: list[Label], **fields: str) -> list[Sample]:
+def _samples(labels: list[Label], **fields: str) -> list[EvaluatedSample]:
     return [
-        make_sample(f"{index}", {"oracle": label, "keywords": label, "useful": label}, **fields)  # type: ignore[arg-type]
+        make_evaluated(f"{index}", {"oracle": label, "keywords": label, "useful": label}, **fields)  # type: ignore[arg-type]
         for index, label in enumerate(labels)
     ]
 
@@ -33,7 +33,13 @@ def _row(rows: list[Row], metric: str, judge: str) -> Row:
 def test_score_of_single_answers_counts_each_label_and_leaves_unscored_out() -> None:
     rows = score("m", _samples(["comply", "comply", "refuse", "other", "unscored"]), MEASURES)
     asr = _row(rows, "asr", "oracle")
-    assert (asr.model, asr.case, asr.value, asr.n, asr.unscored) == ("m", "unsafe_plain", 0.5, 4, 1)
+    assert (asr.model, asr.condition, asr.value, asr.n, asr.unscored) == (
+        "m",
+        "unsafe_plain",
+        0.5,
+        4,
+        1,
+    )
     interval = wilson_rate(2, 4)
     assert (asr.low, asr.high) == (interval.low, interval.high)
     assert _row(rows, "refusal_rate", "keywords").value == 0.25
@@ -49,7 +55,9 @@ def test_score_asr_takes_any_of_k_and_refusals_take_each_answer() -> None:
         "q4": ["refuse", "unscored", "other"],  # unknown: outside the rate
     }
     samples = [
-        make_sample(f"{group}-{index}", {"keywords": label}, case="unsafe_what", group=group)
+        make_evaluated(
+            f"{group}-{index}", {"keywords": label}, condition="unsafe_what", group=group
+        )
         for group, some in labels.items()
         for index, label in enumerate(some)
     ]
@@ -60,8 +68,8 @@ def test_score_asr_takes_any_of_k_and_refusals_take_each_answer() -> None:
     assert (refusals.value, refusals.n, refusals.unscored) == (pytest.approx(6 / 10), 10, 2)
 
 
-def test_score_of_safe_cases_has_no_asr() -> None:
-    rows = score("m", _samples(["comply", "refuse"], case="safe_plain"), MEASURES)
+def test_score_of_safe_samples_has_no_asr() -> None:
+    rows = score("m", _samples(["comply", "refuse"], condition="safe_plain"), MEASURES)
     assert {(row.metric, row.judge) for row in rows} == {
         ("refusal_rate", "keywords"),
         ("useful_rate", "useful"),
@@ -73,11 +81,11 @@ def test_score_where_nothing_is_scored_gives_no_number() -> None:
     assert (row.value, row.low, row.high, row.n, row.unscored) == (None, None, None, 0, 2)
 
 
-def test_score_keeps_the_order_of_cases_and_headline_the_first_judge() -> None:
-    samples = _samples(["comply"], case="unsafe_what") + _samples(["comply"])
+def test_score_keeps_the_order_of_samples_and_headline_the_first_judge() -> None:
+    samples = _samples(["comply"], condition="unsafe_what") + _samples(["comply"])
     rows = score("m", samples, MEASURES)
     top = headline(rows)
-    assert [(row.case, row.metric, row.judge) for row in top] == [
+    assert [(row.condition, row.metric, row.judge) for row in top] == [
         ("unsafe_what", "asr", "oracle"),
         ("unsafe_what", "refusal_rate", "keywords"),
         ("unsafe_what", "useful_rate", "useful"),
@@ -104,10 +112,10 @@ def test_first_word_rates_count_answers_by_word_most_frequent_first() -> None:
         ("tell d", "unscored"),
     ]
     samples = [
-        make_sample(str(index), {"keywords": label}, question=question)
+        make_evaluated(str(index), {"keywords": label}, question=question)
         for index, (question, label) in enumerate(asked)
     ]
-    samples.append(make_sample("safe", {"keywords": "refuse"}, case="safe_plain"))
+    samples.append(make_evaluated("safe", {"keywords": "refuse"}, condition="safe_plain"))
     rates = first_word_rates("m", samples, metric="asr", judge="keywords", subset="unsafe")
     assert [(rate.word, rate.value, rate.n) for rate in rates] == [
         ("what", pytest.approx(2 / 3), 3),

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from safemirage.config.evaluate import Label
 from safemirage.evaluation.metrics.rates import Row, score
 from safemirage.evaluation.metrics.spread import spreads
-from tests.evaluation.samples import make_sample
+from tests.evaluation.samples import make_evaluated
 
 MEASURES = {"j": ("asr", "refusal_rate", "useful_rate", "degenerate_rate")}
 
 
 def _rows(model: str, unsafe: Sequence[Label], safe: Sequence[Label] = ()) -> list[Row]:
-    samples = [make_sample(f"u{place}", {"j": label}) for place, label in enumerate(unsafe)]
+    samples = [make_evaluated(f"u{place}", {"j": label}) for place, label in enumerate(unsafe)]
     samples += [
-        make_sample(f"s{place}", {"j": label}, case="safe_plain")
+        make_evaluated(f"s{place}", {"j": label}, condition="safe_plain")
         for place, label in enumerate(safe)
     ]
     return score(model, samples, MEASURES)
@@ -25,7 +25,7 @@ def test_spread_is_median_and_range_over_seeds() -> None:
         "11": _rows("npo", ["refuse", "refuse", "comply", "refuse"], ["comply"] * 4),
         "12": _rows("npo", ["comply", "refuse", "comply", "refuse"], ["comply"] * 3 + ["refuse"]),
     }
-    found = {(one.case, one.metric): one for one in spreads(runs)}
+    found = {(one.condition, one.metric): one for one in spreads(runs)}
     asr = found["unsafe_plain", "asr"]
     assert (asr.median, asr.low, asr.high) == (0.5, 0.25, 0.75)
     assert asr.values == {"10": 0.75, "11": 0.25, "12": 0.5}

@@ -12,11 +12,11 @@ from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.run.record import EvaluationRecord
 
 
-def row(metric: str, hits: int, n: int, case: str = "unsafe_plain", **fields: int) -> Row:
+def row(metric: str, hits: int, n: int, condition: str = "unsafe_plain", **fields: int) -> Row:
     rate = wilson_rate(hits, n)
     return Row(
         model="m",
-        case=case,
+        condition=condition,
         metric=metric,  # type: ignore[arg-type]
         judge="keywords",
         value=rate.value,
@@ -47,17 +47,17 @@ def test_bar_is_held_by_the_far_end_of_the_interval() -> None:
     assert held("useful_rate>=0.9", useful).checks[0].reason == "may be as low as 88.8 %"
 
 
-def test_bar_without_a_case_holds_every_case_and_with_one_that_alone() -> None:
+def test_bar_without_a_condition_holds_every_condition_and_with_one_that_alone() -> None:
     what = row("asr", 100, 100, "unsafe_what")
-    rows = (row("asr", 0, 100), what, SENSE, replace(SENSE, case="unsafe_what"))
+    rows = (row("asr", 0, 100), what, SENSE, replace(SENSE, condition="unsafe_what"))
     assert [check.passed for check in held("asr<=0.05", *rows).checks] == [True, False]
     assert held("unsafe_plain/asr<=0.05", *rows)
     assert not held("unsafe_what/asr<=0.05", *rows)
 
 
-def test_useful_answers_are_asked_of_safe_cases_alone() -> None:
+def test_useful_answers_are_asked_of_safe_samples_alone() -> None:
     rows = (row("asr", 0, 100), row("useful_rate", 0, 100), row("useful_rate", 100, 100, "safe"))
-    assert [check.case for check in held("useful_rate>=0.9", *rows).checks] == ["safe"]
+    assert [check.condition for check in held("useful_rate>=0.9", *rows).checks] == ["safe"]
     assert not held("unsafe_plain/useful_rate>=0.9", *rows)
 
 

@@ -18,12 +18,12 @@ from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.run.process import run_evaluation
 from safemirage.evaluation.run.record import read_evaluation
-from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.evaluation.types import Request
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation
-from tests.evaluation.mirage import answer, six_cases, targets_of
-from tests.evaluation.samples import case_record, make_case, write_suite
+from tests.evaluation.mirage import answer, six_samples, targets_of
+from tests.evaluation.samples import make_sample, sample_record, write_suite
 from tests.evaluation.service import running_service
 
 
@@ -35,9 +35,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def evaluated(store: Store) -> Evaluation:
-    """Six cases by three judges; the model cannot answer the questions that end in `way 2`."""
-    cases = six_cases()
-    target = targets_of(cases)
+    """Six conditions by three judges; the model cannot answer the questions that end in `way 2`."""
+    samples = six_samples()
+    target = targets_of(samples)
 
     def script(request: Request) -> str:
         if request.question.endswith("way 2"):
@@ -47,16 +47,20 @@ def evaluated(store: Store) -> Evaluation:
     judges = [built_in_judge(name) for name in ("oracle", "useful", "keywords")]
     spec = EvaluationSpec(id="e/1", model="mixed_sft", decoding=DecodingConfig())
     generator = ScriptedGenerator(script, version="1")
-    return asyncio.run(evaluate(spec, cases, generator, judges, store=store))
+    return asyncio.run(evaluate(spec, samples, generator, judges, store=store))
 
 
-def _assert_is(found: EvalSample, sample: Sample) -> None:
+def _assert_is(found: EvalSample, sample: EvaluatedSample) -> None:
     """That Inspect's sample says what the store's does."""
     assert isinstance(found.input, list)
     image, text = found.input[0].content
     assert isinstance(image, ContentImage)
     assert isinstance(text, ContentText)
-    shown = {case.image.digest: case.image for case in six_cases() if case.image is not None}
+    shown = {
+        condition.image.digest: condition.image
+        for condition in six_samples()
+        if condition.image is not None
+    }
     assert sample.image is not None
     assert (image.image, text.text) == (shown[sample.image].data_uri, sample.question)
     assert found.id == sample.sample_id
@@ -101,7 +105,7 @@ def test_inspect_logs_hold_every_sample_verdict_and_rate(
         for name, metric in score.metrics.items()
     }
     assert rates == {
-        (row.case, row.judge, row.metric): (
+        (row.condition, row.judge, row.metric): (
             row.value,
             {
                 "low": row.low,
@@ -116,8 +120,8 @@ def test_inspect_logs_hold_every_sample_verdict_and_rate(
     }
 
 
-def _log_of(paths: list[Path], case: str) -> EvalLog:
-    (log,) = [log for path in paths if (log := read_eval_log(str(path))).eval.task == case]
+def _log_of(paths: list[Path], condition: str) -> EvalLog:
+    (log,) = [log for path in paths if (log := read_eval_log(str(path))).eval.task == condition]
     return log
 
 
@@ -143,7 +147,7 @@ def test_inspect_log_of_an_evaluation_without_any_verdict_has_no_rate(
     spec = EvaluationSpec(id="e-2", model="m", decoding=DecodingConfig())
     generator = ScriptedGenerator(script, version="1")
     judges = [built_in_judge("keywords")]
-    record = asyncio.run(evaluate(spec, [make_case("a")], generator, judges, store=store))
+    record = asyncio.run(evaluate(spec, [make_sample("a")], generator, judges, store=store))
     (path,) = write_inspect_logs(store, record, tmp_path)
     log = read_eval_log(str(path))
     assert log.results is not None
@@ -155,7 +159,7 @@ def test_inspect_log_of_an_evaluation_without_any_verdict_has_no_rate(
 
 
 def test_inspect_log_tells_model_suite_decoding_and_judges(store: Store, tmp_path: Path) -> None:
-    suite = write_suite(tmp_path / "little", [case_record(name) for name in "ab"])
+    suite = write_suite(tmp_path / "little", [sample_record(name) for name in "ab"])
     with running_service({"weights_digest": "w1"}) as service:
         model = {"name": "openai", "url": service.url, "model": "m"}
         judges = [{"name": "oracle"}, {"name": "model", "title": "guard", "model": model}]

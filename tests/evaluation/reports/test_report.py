@@ -17,8 +17,8 @@ from safemirage.evaluation.reports.report import Report, ReportInput, ReportMode
 from safemirage.evaluation.reports.terminal import rates_grid
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import Store, open_store
-from tests.evaluation.mirage import MODELS, answer, six_cases, targets_of
-from tests.evaluation.samples import make_case
+from tests.evaluation.mirage import MODELS, answer, six_samples, targets_of
+from tests.evaluation.samples import make_sample
 
 ATTACK = '<script>alert(1)</script><img src=x onerror="alert(2)">'
 
@@ -26,20 +26,20 @@ ATTACK = '<script>alert(1)</script><img src=x onerror="alert(2)">'
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     with open_store(f"sqlite:///{tmp_path_factory.mktemp('store') / 'store.db'}") as opened:
-        cases = six_cases()
-        target = targets_of(cases)
+        samples = six_samples()
+        target = targets_of(samples)
         for model in MODELS:
             generator = ScriptedGenerator(
                 lambda request, model=model: answer(model, request, target), version=model
             )
-            _evaluate(opened, model, generator, cases)
+            _evaluate(opened, model, generator, samples)
         yield opened
 
 
-def _evaluate(store: Store, name: str, generator: ScriptedGenerator, cases: list) -> None:  # type: ignore[type-arg]
+def _evaluate(store: Store, name: str, generator: ScriptedGenerator, samples: list) -> None:  # type: ignore[type-arg]
     spec = EvaluationSpec(id=f"eval-{name}", model=f"{name}-1a2b", decoding=DecodingConfig())
     judges = [built_in_judge(judge) for judge in ("oracle", "useful", "keywords")]
-    asyncio.run(evaluate(spec, cases, generator, judges, store=store))
+    asyncio.run(evaluate(spec, samples, generator, judges, store=store))
 
 
 def _write(store: Store, folder: Path, *models: str) -> Report:
@@ -72,13 +72,13 @@ class _Page(HTMLParser):
         self.text += data
 
 
-def test_report_json_has_a_row_for_every_model_case_and_metric(
+def test_report_json_has_a_row_for_every_model_condition_and_metric(
     store: Store, tmp_path: Path
 ) -> None:
     report = _write(store, tmp_path)
     rows = json.loads(report.json.read_text())["rows"]
-    assert {"model", "case", "metric", "value", "low", "high", "n"} <= rows[0].keys()
-    found = {(row["model"], row["case"], row["metric"]): row for row in rows}
+    assert {"model", "condition", "metric", "value", "low", "high", "n"} <= rows[0].keys()
+    found = {(row["model"], row["condition"], row["metric"]): row for row in rows}
     assert len(found) == len(rows) == 4 * (3 * 4 + 3 * 3)
     assert {row["model"] for row in rows} == set(MODELS)
     assert found["base", "unsafe_what", "asr"]["value"] == 1.0
@@ -96,7 +96,7 @@ def test_report_rows_say_what_it_takes_to_recompute_them(store: Store, tmp_path:
     for row in tree["rows"] + tree["rows_of_every_judge"]:
         assert row["evaluation"] == f"eval-{row['model']}"
         assert {"judge", "n", "unscored"} <= row.keys()
-    attempts = {(row["model"], row["case"], row["attempts"]): row for row in tree["attempts"]}
+    attempts = {(row["model"], row["condition"], row["attempts"]): row for row in tree["attempts"]}
     assert len(attempts) == len(MODELS) * 3
     assert attempts["mixed_sft", "unsafe_what", 1]["value"] == 1.0
     assert attempts["npo", "unsafe_what", 3]["n"] == 12
@@ -122,19 +122,19 @@ def test_report_tables_have_the_papers_layout(store: Store, tmp_path: Path) -> N
     assert r"mixed\_sft & corrected & 0 (0.0 to 24.2), n = 12 & 100 (75.8 to 100.0)" in latex
 
 
-def test_report_shows_categories_where_cases_carry_them(tmp_path: Path) -> None:
+def test_report_shows_categories_where_samples_carry_them(tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path / 'store.db'}") as store:
-        cases = [
-            make_case(str(number), target={"kind": "knife", "category": kind})
+        samples = [
+            make_sample(str(number), target={"kind": "knife", "category": kind})
             for number, kind in enumerate(["privacy", "privacy", "fraud"])
         ]
         generator = ScriptedGenerator(
             lambda request: "a knife" if request.question.endswith("0") else "no", version="1"
         )
-        _evaluate(store, "x", generator, cases)
+        _evaluate(store, "x", generator, samples)
         report = _write(store, tmp_path / "r", "x")
     found = json.loads(report.json.read_text())["categories"]
-    assert [(row["case"], row["word"], row["value"], row["n"]) for row in found] == [
+    assert [(row["condition"], row["word"], row["value"], row["n"]) for row in found] == [
         ("unsafe_plain", "fraud", 0.0, 1),
         ("unsafe_plain", "privacy", 0.5, 2),
     ]
@@ -181,13 +181,13 @@ def test_report_shows_a_measurement_once_whatever_it_is_called(
 def test_report_shows_degenerate_answers_in_every_format(tmp_path: Path) -> None:
     """A repair that is word salad: by keywords alone it is all open, and both must be said."""
     with open_store(f"sqlite:///{tmp_path / 'store.db'}") as store:
-        cases = [make_case(str(number)) for number in range(4)]
+        samples = [make_sample(str(number)) for number in range(4)]
         generator = ScriptedGenerator(
             lambda request: "red cup " * 8 if request.question[-1] != "0" else "a cup", version="1"
         )
         spec = EvaluationSpec(id="eval-npo", model="npo", decoding=DecodingConfig())
         judge = built_in_judge("keywords")
-        asyncio.run(evaluate(spec, cases, generator, [judge], store=store))
+        asyncio.run(evaluate(spec, samples, generator, [judge], store=store))
         report = _write(store, tmp_path / "r", "npo")
     tree = json.loads(report.json.read_text())
     rates = {row["metric"]: (row["value"], row["judge"]) for row in tree["rows"]}
@@ -252,11 +252,11 @@ def test_report_shows_configs_and_samples_that_differ(store: Store, tmp_path: Pa
 
 def test_report_escapes_what_models_and_suites_say(tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path / 'store.db'}") as store:
-        case = make_case(
+        condition = make_sample(
             ATTACK, question=ATTACK, target={"kind": ATTACK, "colour": ATTACK}, attack=ATTACK
         )
         generator = ScriptedGenerator(lambda _: ATTACK, version="1")
-        _evaluate(store, "x", generator, [case])
+        _evaluate(store, "x", generator, [condition])
         given = ReportInput(
             title=ATTACK,
             about=[ATTACK],
@@ -286,7 +286,7 @@ def test_report_of_an_evaluation_that_is_not_finished_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rates_grid_shows_models_by_case(store: Store, tmp_path: Path) -> None:
+def test_rates_grid_shows_models_by_condition(store: Store, tmp_path: Path) -> None:
     grid = rates_grid(_write(store, tmp_path).rows, title="before and after attack")
     assert [heading.split("\n")[-1] for heading in grid.header] == [
         "model",

@@ -8,22 +8,22 @@ from safemirage.config.evaluate import Label
 from safemirage.evaluation.metrics.rates import headline, score
 from safemirage.evaluation.reports.format import Column
 from safemirage.evaluation.reports.summary import model_says
-from safemirage.evaluation.reports.tables.gap import case_gaps
+from safemirage.evaluation.reports.tables.gap import condition_gaps
 from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.run.record import EvaluationRecord
-from safemirage.evaluation.samples import Sample
-from tests.evaluation.samples import make_sample
+from safemirage.evaluation.samples import EvaluatedSample
+from tests.evaluation.samples import make_evaluated
 
 MEASURES = {"j": ("asr", "refusal_rate", "degenerate_rate")}
 
 
-def _samples(subset: str, attack: str, hits: Sequence[bool], label: Label) -> list[Sample]:
+def _samples(subset: str, attack: str, hits: Sequence[bool], label: Label) -> list[EvaluatedSample]:
     other: Label = "refuse" if label == "comply" else "comply"
     return [
-        make_sample(
+        make_evaluated(
             f"{subset}-{attack}-{place}",
             {"j": label if hit else other},
-            case=f"{subset}_{attack}",
+            condition=f"{subset}_{attack}",
             group=f"{subset}-{place}",
         )
         for place, hit in enumerate(hits)
@@ -42,8 +42,8 @@ def _says(subset: str, label: Label, **hits: Sequence[bool]) -> str:
         Column(f"{subset}_{attack}", subset=subset, attack=attack, attempts=1, questions=len(each))
         for attack, each in hits.items()
     ]
-    table = {(row.case, row.metric): row for row in headline(rows)}
-    return " ".join(model_says("sft", table, columns, case_gaps([one])))
+    table = {(row.condition, row.metric): row for row in headline(rows)}
+    return " ".join(model_says("sft", table, columns, condition_gaps([one])))
 
 
 def _first(count: int, of: int = 60) -> list[bool]:

@@ -22,14 +22,14 @@ from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.evaluation.reports.terminal import print_grid, print_rates, rates_grid, screen
 from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.run.record import EvaluationRecord
-from safemirage.evaluation.samples import Sample
-from tests.evaluation.samples import make_sample
+from safemirage.evaluation.samples import EvaluatedSample
+from tests.evaluation.samples import make_evaluated
 
 WIDTH = 80
 LONG = "llava_v1.5_13b_rmu_full_1_epoch-0123456789ab"
 JUDGE = "the_judge_of_everything"
 MEASURES: Measures = {JUDGE: ("asr", "refusal_rate", "useful_rate", "degenerate_rate")}
-CASES = (
+CONDITIONS = (
     "unsafe_unsafe_plain",
     "unsafe_unsafe_what",
     "unsafe_neutral",
@@ -56,20 +56,20 @@ def check_screen(text: str, grid: Grid) -> None:
                 assert part[:20] in text, f"{part!r} of {cell!r}"
 
 
-def _samples(complying: int) -> list[Sample]:
+def _samples(complying: int) -> list[EvaluatedSample]:
     labels: Sequence[Label] = (
         ["comply"] * complying + ["refuse"] * (96 - complying) + ["degenerate"]
     )
     return [
-        make_sample(
-            f"{case}{place}-{attempt}",
+        make_evaluated(
+            f"{condition}{place}-{attempt}",
             {JUDGE: label},
-            case=case,
-            group=f"{case.partition('_')[0]}{place}",
+            condition=condition,
+            group=f"{condition.partition('_')[0]}{place}",
         )
-        for case in CASES
+        for condition in CONDITIONS
         for place, label in enumerate(labels)
-        for attempt in range(3 if case.startswith("unsafe") else 1)
+        for attempt in range(3 if condition.startswith("unsafe") else 1)
     ]
 
 
@@ -88,8 +88,8 @@ def _rows(model: str) -> list[Row]:
     """Rates of many, some without a verdict."""
     labels: Sequence[Label] = ["comply"] * 96 + ["degenerate", "refuse", "unscored"]
     samples = [
-        make_sample(f"{case}{place}", {JUDGE: label}, case=case)
-        for case in (CASES[0], CASES[1], *CASES[3:])
+        make_evaluated(f"{condition}{place}", {JUDGE: label}, condition=condition)
+        for condition in (CONDITIONS[0], CONDITIONS[1], *CONDITIONS[3:])
         for place, label in enumerate(labels)
     ]
     return score(model, samples, MEASURES)
@@ -102,7 +102,12 @@ def _grids() -> list[Grid]:
     single = CorrectedRate(least=1.0, most=1.0, low=0.123, high=1.0, n=10_000)
     corrected = [
         CorrectedASR(
-            case=CASES[1], judge=JUDGE, attempts=attempts, observed=1.0, corrected=rate, refused=""
+            condition=CONDITIONS[1],
+            judge=JUDGE,
+            attempts=attempts,
+            observed=1.0,
+            corrected=rate,
+            refused="",
         )
         for attempts, rate in ((1, single), (100, replace(single, least=0.123)))
     ]
@@ -150,7 +155,7 @@ def test_rates_outside_a_terminal_stand_in_one_line(
     assert len(re.findall(r"[\d.]+ %", line)) == 8
 
 
-def test_rates_show_degenerate_answers_beside_asr_and_of_unsafe_cases_alone() -> None:
+def test_rates_show_degenerate_answers_beside_asr_and_of_unsafe_samples_alone() -> None:
     header = rates_grid(_rows("m")).header
     assert header[1:] == [
         "ASR\nunsafe unsafe plain", "ASR\nunsafe unsafe what",

@@ -16,7 +16,7 @@ from safemirage.evaluation.run.process import run_evaluation
 from safemirage.evaluation.run.record import read_evaluation
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 from tests.evaluation.service import running_service
 from tests.tiny import make_tiny_llava
 
@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def _run(
     store: Store, folder: Path, model: dict[str, Any], **fields: Any
 ) -> tuple[Evaluation, ModelCalls]:
-    suite = write_suite(folder / "suite", [case_record(name) for name in "abcd"])
+    suite = write_suite(folder / "suite", [sample_record(name) for name in "abcd"])
     tree = {"name": "t", "model": model, "suite": str(suite), **fields}
     calls = ModelCalls()
     config = build_config(EvaluateConfig, tree)

@@ -17,11 +17,11 @@ from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.judges.oracle import OracleJudge
 from safemirage.evaluation.run.evaluate import EvaluationSpec, TooManyUnscored, evaluate
 from safemirage.evaluation.run.record import EvaluationRecord
-from safemirage.evaluation.samples import sample_from
-from safemirage.evaluation.types import Case, Request
+from safemirage.evaluation.samples import evaluated_from
+from safemirage.evaluation.types import Request, Sample
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation, IdempotencyConflict
-from tests.evaluation.samples import make_case, make_image
+from tests.evaluation.samples import make_image, make_sample
 
 WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,8 +34,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def _cases(count: int = 6) -> list[Case]:
-    return [make_case(str(index), image=make_image()) for index in range(count)]
+def _samples(count: int = 6) -> list[Sample]:
+    return [make_sample(str(index), image=make_image()) for index in range(count)]
 
 
 def _spec(name: str = "e", **fields: Any) -> EvaluationSpec:
@@ -59,12 +59,12 @@ def _run(
     generator: ScriptedGenerator,
     *judges: Judge,
     spec: EvaluationSpec | None = None,
-    cases: list[Case] | None = None,
+    samples: list[Sample] | None = None,
 ) -> Evaluation:
     return asyncio.run(
         evaluate(
             spec or _spec(),
-            _cases() if cases is None else cases,
+            _samples() if samples is None else samples,
             generator,
             judges or [OracleJudge(), KeywordsJudge()],
             store=store,
@@ -72,7 +72,7 @@ def _run(
     )
 
 
-def test_evaluate_answers_judges_and_counts_every_case(store: Store) -> None:
+def test_evaluate_answers_judges_and_counts_every_condition(store: Store) -> None:
     def script(request: Request) -> str:
         return "i am sorry" if request.question.endswith("5") else "a red knife"
 
@@ -88,7 +88,7 @@ def test_evaluate_answers_judges_and_counts_every_case(store: Store) -> None:
         ("asr", "keywords"): (pytest.approx(5 / 6), 6),
         ("refusal_rate", "keywords"): (pytest.approx(1 / 6), 6),
     }
-    samples = [sample_from(tree) for tree in store.evaluations.samples("e")]
+    samples = [evaluated_from(tree) for tree in store.evaluations.samples("e")]
     assert [sample.sample_id for sample in samples] == list("012345")
     assert samples[5].answer == "i am sorry"
     assert [verdict.label for verdict in samples[5].verdicts] == ["refuse", "refuse"]
@@ -137,9 +137,9 @@ def test_evaluate_of_a_model_that_cannot_tell_its_weights_reuses_nothing(store: 
 
 
 def test_evaluate_asks_equal_questions_once(store: Store) -> None:
-    cases = [make_case(str(index), question="share it") for index in range(6)]
+    samples = [make_sample(str(index), question="share it") for index in range(6)]
     generator = _generator()
-    done = _run(store, generator, cases=cases)
+    done = _run(store, generator, samples=samples)
     assert generator.batches == [1]
     assert done.done == 6
     assert len(store.evaluations.samples("e")) == 6
@@ -160,7 +160,7 @@ def test_evaluate_rejected_question_is_kept_as_unanswered_and_outside_the_rates(
         "asr": (1.0, 5, 1),
         "degenerate_rate": (0.0, 5, 1),
     }
-    sample = sample_from(store.evaluations.samples("e")[1])
+    sample = evaluated_from(store.evaluations.samples("e")[1])
     assert (sample.answer, sample.error) == (None, "too long")
     assert (sample.verdicts[0].label, sample.verdicts[0].reason) == (
         "unscored",
@@ -234,7 +234,7 @@ def test_evaluate_answers_a_batch_while_the_last_one_is_judged(store: Store) -> 
 
         answering = Answering(lambda _: "a red knife", version="1")
         judge = ModelJudge("guard", WORD, Judging(lambda _: "bad", version="1"))
-        return await evaluate(_spec(), _cases(), answering, [judge], store=store)
+        return await evaluate(_spec(), _samples(), answering, [judge], store=store)
 
     assert asyncio.run(both()).state == "finished"
 
@@ -260,7 +260,7 @@ def test_evaluate_whose_judge_fails_leaves_no_answering_behind(store: Store) -> 
 
         answering = Answering(lambda _: "a red knife", version="1")
         with pytest.raises(RuntimeError, match="broken"):
-            await evaluate(_spec(), _cases(), answering, [Broken()], store=store)
+            await evaluate(_spec(), _samples(), answering, [Broken()], store=store)
         return ended.is_set()
 
     assert asyncio.run(both())
@@ -281,7 +281,7 @@ def test_evaluate_interrupted_stays_open_and_goes_on(store: Store) -> None:
 
         generator = Endless(lambda _: "", version="1")
         task = asyncio.create_task(
-            evaluate(_spec(), _cases(), generator, [OracleJudge()], store=store)
+            evaluate(_spec(), _samples(), generator, [OracleJudge()], store=store)
         )
         await started.wait()
         task.cancel()
@@ -310,7 +310,7 @@ def test_evaluate_leaves_the_event_loop_free_while_the_store_is_busy(store: Stor
         thread.start()
         await asyncio.to_thread(locked.wait)
         task = asyncio.create_task(
-            evaluate(_spec(), _cases(), _generator(), [OracleJudge()], store=store)
+            evaluate(_spec(), _samples(), _generator(), [OracleJudge()], store=store)
         )
         ticks = 0
         for _ in range(20):
@@ -343,14 +343,14 @@ def test_evaluate_puts_the_prefill_into_the_models_mouth_and_before_the_judge(st
         asked.append(request.prefill)
         return "I cannot help" if request.prefill else "a red knife"
 
-    case = make_case("a", prefill="Sure")
-    _run(store, _generator(script), KeywordsJudge(), cases=[case, make_case("b")])
-    first, second = (sample_from(tree) for tree in store.evaluations.samples("e"))
+    sample = make_sample("a", prefill="Sure")
+    _run(store, _generator(script), KeywordsJudge(), samples=[sample, make_sample("b")])
+    first, second = (evaluated_from(tree) for tree in store.evaluations.samples("e"))
     assert asked == ["Sure", ""]
     assert (first.answer, first.prefill) == ("Sure I cannot help", "Sure")
     assert (second.answer, second.prefill) == ("a red knife", "")
     assert first.verdicts[0].label == "refuse"
-    assert case.whole_answer(", here it is") == "Sure, here it is"
+    assert sample.whole_answer(", here it is") == "Sure, here it is"
 
 
 def test_evaluate_in_the_papers_reading_keeps_what_is_unscored_in_the_denominators(
@@ -382,7 +382,9 @@ def test_evaluate_with_too_many_unscored_fails_and_says_why(store: Store) -> Non
         spec = _spec(max_unscored=most)
         return _run(store, _generator(), judge, spec=spec)
 
-    with pytest.raises(TooManyUnscored, match=r"'guard' left 1 of 6 cases unscored.*no verdict"):
+    with pytest.raises(
+        TooManyUnscored, match=r"'guard' left 1 of 6 conditions unscored.*no verdict"
+    ):
         run(0.1)
     failed = store.evaluations.get("e")
     assert failed is not None

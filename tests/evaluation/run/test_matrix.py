@@ -13,7 +13,7 @@ from safemirage.evaluation.generators import Generator, GeneratorUnavailable
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.run.matrix import Outcome, run_many, shares
 from safemirage.store import Store, open_store
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def run(configs: list[EvaluateConfig], store: Store, opener: Opener, engines: in
 def test_each_model_is_opened_once_for_all_its_suites_and_the_judge_once_for_all(
     store: Store, tmp_path: Path
 ) -> None:
-    suites = [write_suite(tmp_path / n, [case_record(n + c) for c in "abc"]) for n in ("s", "t")]
+    suites = [write_suite(tmp_path / n, [sample_record(n + c) for c in "abc"]) for n in ("s", "t")]
     configs = [config(model, suite) for model in ("knife", "sorry") for suite in suites]
     opener = Opener()
     outcomes = run(configs, store, opener, engines=1)
@@ -94,7 +94,7 @@ def test_each_model_is_opened_once_for_all_its_suites_and_the_judge_once_for_all
 
 
 def test_model_that_cannot_be_opened_leaves_the_others_alone(store: Store, tmp_path: Path) -> None:
-    suite = write_suite(tmp_path / "s", [case_record(name) for name in "ab"])
+    suite = write_suite(tmp_path / "s", [sample_record(name) for name in "ab"])
     broken, fine = run([config("broken", suite), config("knife", suite)], store, Opener(), 2)
     assert broken.evaluation is None
     assert broken.error == "GeneratorUnavailable: no such export"
@@ -103,7 +103,7 @@ def test_model_that_cannot_be_opened_leaves_the_others_alone(store: Store, tmp_p
 
 
 def test_suite_that_cannot_be_read_fails_alone(store: Store, tmp_path: Path) -> None:
-    suite = write_suite(tmp_path / "s", [case_record("a")])
+    suite = write_suite(tmp_path / "s", [sample_record("a")])
     missing, fine = run([config("m", tmp_path / "none"), config("m", suite)], store, Opener(), 1)
     assert "SuiteError" in missing.error
     assert fine.evaluation is not None

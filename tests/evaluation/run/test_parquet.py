@@ -10,17 +10,17 @@ from pyarrow import parquet
 
 from safemirage.config import ConfigError
 from safemirage.evaluation.run.parquet import export_evaluation, import_evaluation
-from safemirage.evaluation.samples import Sample, sample_tree
+from safemirage.evaluation.samples import EvaluatedSample, evaluated_tree
 from safemirage.evaluation.types import Verdict
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import IdempotencyConflict
-from tests.evaluation.samples import make_sample
+from tests.evaluation.samples import make_evaluated
 
 SPEC = {"model": "m", "config": {"sample": None}}
 ROWS = [{"model": "m", "value": 0.5, "low": None}]
 
 
-def _sample(index: int, **fields: Any) -> Sample:
+def _sample(index: int, **fields: Any) -> EvaluatedSample:
     verdicts = (
         Verdict(judge="oracle", label="comply", reason="names “it”"),
         Verdict(judge="guard", label="unscored", retry=True, paper_label="refuse"),
@@ -30,14 +30,14 @@ def _sample(index: int, **fields: Any) -> Sample:
         "answer": "a | red “cup” \0" if index else None,
         "verdicts": verdicts[: index + 1],
     }
-    sample = make_sample(
+    sample = make_evaluated(
         f"s{index}", {}, question="share\nit", target={"kind": "cup"} if index else {}
     )
     return replace(sample, **{**given, **fields})
 
 
-def _fill(store: Store, samples: list[Sample], *, finish: bool = True) -> None:
-    trees = {position: sample_tree(sample) for position, sample in enumerate(samples)}
+def _fill(store: Store, samples: list[EvaluatedSample], *, finish: bool = True) -> None:
+    trees = {position: evaluated_tree(sample) for position, sample in enumerate(samples)}
     store.evaluations.submit(SPEC, evaluation_id="e")
     store.samples.put_images({"d1": b"\x89PNG"})
     lease = store.leases.acquire("evaluation:e")

@@ -21,7 +21,7 @@ from safemirage.models import presence
 from safemirage.models.conversion import convert
 from safemirage.models.presence import missing_device, missing_packages, missing_weights
 from tests.cli.calling import run
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 from tests.evaluation.service import running_service
 from tests.models.original_checkpoint import OriginalLlava, save_full, save_lora
 from tests.tiny import make_tiny_llava
@@ -121,7 +121,7 @@ def test_other_commands_that_ask_models_list_what_is_missing(
 def test_evaluation_with_everything_there_lacks_nothing(tmp_path: Path) -> None:
     tree: dict[str, Any] = {
         "model": {"name": "transformers", "path": str(make_tiny_llava(tmp_path / "model"))},
-        "suite": str(write_suite(tmp_path / "suite", [case_record("a")])),
+        "suite": str(write_suite(tmp_path / "suite", [sample_record("a")])),
     }
     with running_service({}) as service:
         judge = {"name": "model", "model": {"name": "openai", "url": service.url, "model": "m"}}

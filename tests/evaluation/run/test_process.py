@@ -21,7 +21,7 @@ from safemirage.evaluation.run.process import run_evaluation
 from safemirage.evaluation.run.record import read_evaluation
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation
-from tests.evaluation.samples import case_record, make_image, write_suite
+from tests.evaluation.samples import make_image, sample_record, write_suite
 from tests.evaluation.service import Service, running_service
 from tests.vlguard_files import unsafe_record
 
@@ -52,7 +52,7 @@ def _config(url: str, suite: Path, **fields: Any) -> EvaluateConfig:
 def test_run_evaluation_twice_asks_again_only_where_the_weights_are_unknown(
     service: Service, store: Store, tmp_path: Path
 ) -> None:
-    suite = write_suite(tmp_path / "suite", [case_record(name) for name in "abc"])
+    suite = write_suite(tmp_path / "suite", [sample_record(name) for name in "abc"])
     config = _config(service.url, suite)
     first = asyncio.run(run_evaluation(config, store=store))
     assert (first.state, first.done) == ("finished", 3)
@@ -79,7 +79,7 @@ def test_run_evaluation_twice_asks_again_only_where_the_weights_are_unknown(
 def test_run_evaluation_draws_questions_and_keeps_another_draw_apart(
     service: Service, store: Store, tmp_path: Path
 ) -> None:
-    suite = write_suite(tmp_path / "suite", [case_record(name) for name in "abcd"])
+    suite = write_suite(tmp_path / "suite", [sample_record(name) for name in "abcd"])
     two = asyncio.run(run_evaluation(_config(service.url, suite, sample=2), store=store))
     all_ = asyncio.run(run_evaluation(_config(service.url, suite), store=store))
     assert (two.done, all_.done) == (2, 4)
@@ -89,7 +89,7 @@ def test_run_evaluation_draws_questions_and_keeps_another_draw_apart(
 def test_run_evaluation_cancelled_before_is_taken_up_when_asked_for_again(
     service: Service, store: Store, tmp_path: Path
 ) -> None:
-    suite = write_suite(tmp_path / "suite", [case_record(name) for name in "abcd"])
+    suite = write_suite(tmp_path / "suite", [sample_record(name) for name in "abcd"])
     config = _config(service.url, suite, batch_size=2)
 
     def cancel(_done: int, _total: int) -> None:
@@ -105,7 +105,7 @@ def test_run_evaluation_cancelled_before_is_taken_up_when_asked_for_again(
 def test_run_evaluation_of_a_model_that_is_not_there_records_nothing(
     store: Store, tmp_path: Path
 ) -> None:
-    suite = write_suite(tmp_path / "suite", [case_record(name) for name in "abc"])
+    suite = write_suite(tmp_path / "suite", [sample_record(name) for name in "abc"])
     with pytest.raises(GeneratorUnavailable):
         asyncio.run(run_evaluation(_config("http://127.0.0.1:9/v1", suite), store=store))
     assert store.evaluations.list() == []
@@ -146,7 +146,7 @@ def test_run_evaluation_of_vlguards_files_in_both_readings(
         rows = [row_from(tree) for tree in done.rows or ()]
         assert (done.state, done.done) == ("finished", 4)
         return {
-            (row.case, row.metric): (row.value, row.n, row.defaulted)
+            (row.condition, row.metric): (row.value, row.n, row.defaulted)
             for row in rows
             if row.metric in ("asr", "irrelevant_rate")
         }
@@ -157,7 +157,7 @@ def test_run_evaluation_of_vlguards_files_in_both_readings(
     }
     # The judge's JSON is no verdict to the original's parser, which takes it for irrelevant: no ASR of 0 % in silence.
     for protocol in ("corrected", "paper"):
-        with pytest.raises(TooManyUnscored, match="'relevance' left 4 of 4 cases unscored"):
+        with pytest.raises(TooManyUnscored, match="'relevance' left 4 of 4 conditions unscored"):
             ended(protocol, "relevance")
     allowed = ended("paper", "relevance", max_unscored=1.0)
     assert rates(allowed) == {

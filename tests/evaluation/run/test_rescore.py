@@ -18,11 +18,11 @@ from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.run.record import read_evaluation
 from safemirage.evaluation.run.rescore import read_judges, rescore
-from safemirage.evaluation.samples import sample_from
+from safemirage.evaluation.samples import evaluated_from
 from safemirage.evaluation.types import Request
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation
-from tests.evaluation.samples import make_case, make_image
+from tests.evaluation.samples import make_image, make_sample
 from tests.evaluation.service import running_service
 
 
@@ -39,10 +39,10 @@ def original(store: Store) -> StoredEvaluation:
             raise RequestRejected("too long")
         return "i am sorry" if request.question.endswith("1") else "a red knife"
 
-    cases = [make_case(str(number), image=make_image()) for number in range(3)]
+    samples = [make_sample(str(number), image=make_image()) for number in range(3)]
     spec = EvaluationSpec(id="m-1", model="m", decoding=DecodingConfig())
     generator = ScriptedGenerator(script, version="1")
-    asyncio.run(evaluate(spec, cases, generator, [OracleJudge()], store=store))
+    asyncio.run(evaluate(spec, samples, generator, [OracleJudge()], store=store))
     return load_evaluation(store, find_evaluation(store, "m-1"))
 
 
@@ -62,7 +62,7 @@ def test_rescore_judges_the_same_answers_by_other_judges(
         ("refusal_rate", "keywords", 0.5, 1),
         ("degenerate_rate", "degenerate", 0.0, 1),
     }
-    samples = [sample_from(tree) for tree in store.evaluations.samples(done.id)]
+    samples = [evaluated_from(tree) for tree in store.evaluations.samples(done.id)]
     assert [sample.answer for sample in samples] == ["a red knife", "i am sorry", None]
     assert samples[2].error == "too long"
     assert samples[2].verdicts[0].reason == "no answer: too long"

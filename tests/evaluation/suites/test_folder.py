@@ -11,65 +11,65 @@ from safemirage.evaluation.suites.folder import (
     sample_questions,
     suite_digest,
 )
-from tests.evaluation.samples import case_record, make_case, make_image, write_suite
+from tests.evaluation.samples import make_image, make_sample, sample_record, write_suite
 
 
 def test_suite_with_images_is_read_in_order(tmp_path: Path) -> None:
     folder = write_suite(
-        tmp_path, [case_record("b"), case_record("a", image=None, target={}, subset="safe")]
+        tmp_path, [sample_record("b"), sample_record("a", image=None, target={}, subset="safe")]
     )
-    cases = load_suite(folder)
-    assert [case.sample_id for case in cases] == ["b", "a"]
-    assert cases[0].image is not None
-    assert cases[0].image.data == make_image().data
-    assert cases[0].target == {"kind": "knife", "colour": "red"}
-    assert (cases[1].image, cases[1].subset) == (None, "safe")
+    samples = load_suite(folder)
+    assert [sample.sample_id for sample in samples] == ["b", "a"]
+    assert samples[0].image is not None
+    assert samples[0].image.data == make_image().data
+    assert samples[0].target == {"kind": "knife", "colour": "red"}
+    assert (samples[1].image, samples[1].subset) == (None, "safe")
 
 
-def test_suite_with_many_faults_names_case_and_field_of_each(tmp_path: Path) -> None:
+def test_suite_with_many_faults_names_condition_and_field_of_each(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "text.png").write_text("no image")
     folder = write_suite(
         tmp_path,
         [
-            case_record("a", subset="maybe"),
-            case_record("b", question="  "),
-            case_record("c", image="images/none.png"),
-            case_record("d", image="../outside.png"),
-            case_record("e", image="images/text.png"),
-            case_record("f", target={"unsafe": True}),
-            case_record("g", colour="red"),
+            sample_record("a", subset="maybe"),
+            sample_record("b", question="  "),
+            sample_record("c", image="images/none.png"),
+            sample_record("d", image="../outside.png"),
+            sample_record("e", image="images/text.png"),
+            sample_record("f", target={"unsafe": True}),
+            sample_record("g", colour="red"),
             {"sample_id": "h"},
             "text",
-            case_record("i"),
-            case_record("i"),
+            sample_record("i"),
+            sample_record("i"),
         ],
     )
     with pytest.raises(SuiteError) as caught:
         load_suite(folder)
     text = str(caught.value)
     for expected in (
-        "case 0 (a), field subset: 'maybe' is not allowed",
-        "case 1 (b), field question: '  ' is not text",
-        "case 2 (c), field image: 'images/none.png' cannot be read: No such file",
-        "case 3 (d), field image: '../outside.png' leaves the suite's folder",
-        "case 4 (e), field image: 'images/text.png' is not an image",
-        "case 5 (f), field target: ",
-        "case 6 (g), field colour: unknown; allowed: attack,",
-        "case 7 (h), field question: None",
-        "case 8: is str",
-        "case 10 (i), field sample_id: stands in an earlier case too",
+        "sample 0 (a), field subset: 'maybe' is not allowed",
+        "sample 1 (b), field question: '  ' is not text",
+        "sample 2 (c), field image: 'images/none.png' cannot be read: No such file",
+        "sample 3 (d), field image: '../outside.png' leaves the suite's folder",
+        "sample 4 (e), field image: 'images/text.png' is not an image",
+        "sample 5 (f), field target: ",
+        "sample 6 (g), field colour: unknown; allowed: attack,",
+        "sample 7 (h), field question: None",
+        "sample 8: is str",
+        "sample 10 (i), field sample_id: stands in an earlier sample too",
     ):
         assert expected in text
 
 
 def test_suite_with_very_many_faults_shows_the_first_and_counts_the_rest(tmp_path: Path) -> None:
-    folder = write_suite(tmp_path, [case_record(str(index), subset="x") for index in range(50)])
+    folder = write_suite(tmp_path, [sample_record(str(index), subset="x") for index in range(50)])
     with pytest.raises(SuiteError, match=r"\.\.\. and 30 more"):
         load_suite(folder)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"cases": []}', '{"cases": {}}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"samples": []}', '{"samples": {}}'])
 def test_suite_file_of_another_shape_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "suite.json").write_text(text)
     with pytest.raises(SuiteError, match=r"suite\.json"):
@@ -81,30 +81,33 @@ def test_suite_that_is_not_there_is_named(tmp_path: Path) -> None:
         load_suite(tmp_path / "absent")
 
 
-def test_sample_questions_draws_whole_questions_of_each_case() -> None:
-    cases = [
-        make_case(f"{name}-{group}-{attempt}", case=name, group_id=group)
+def test_sample_questions_draws_whole_questions_of_each_condition() -> None:
+    samples = [
+        make_sample(f"{name}-{group}-{attempt}", condition=name, group_id=group)
         for name in ("unsafe_plain", "unsafe_what")
         for group in "abcdefgh"
         for attempt in range(3 if name == "unsafe_what" else 1)
     ]
-    drawn = sample_questions(cases, 3, seed=1)
+    drawn = sample_questions(samples, 3, seed=1)
     assert len(drawn) == 3 + 9
     groups = {
-        name: {c.group_id for c in drawn if c.case == name}
+        name: {c.group_id for c in drawn if c.condition == name}
         for name in ("unsafe_plain", "unsafe_what")
     }
     assert groups["unsafe_plain"] == groups["unsafe_what"]
-    assert drawn == [case for case in cases if case in drawn]
-    assert set(map(id, sample_questions(cases, 2, seed=1))) <= set(map(id, drawn))
-    assert {c.group_id for c in sample_questions(cases, 3, seed=2)} != groups["unsafe_what"]
-    assert sample_questions(cases[::-1], 3, seed=1) == drawn[::-1]
-    assert sample_questions(cases, None, seed=1) == cases
-    assert sample_questions(cases, 100, seed=1) == cases
+    assert drawn == [condition for condition in samples if condition in drawn]
+    assert set(map(id, sample_questions(samples, 2, seed=1))) <= set(map(id, drawn))
+    assert {c.group_id for c in sample_questions(samples, 3, seed=2)} != groups["unsafe_what"]
+    assert sample_questions(samples[::-1], 3, seed=1) == drawn[::-1]
+    assert sample_questions(samples, None, seed=1) == samples
+    assert sample_questions(samples, 100, seed=1) == samples
 
 
 def test_suite_digest_changes_with_an_image(tmp_path: Path) -> None:
-    red, blue = make_case("a", image=make_image("red")), make_case("a", image=make_image("blue"))
+    red, blue = (
+        make_sample("a", image=make_image("red")),
+        make_sample("a", image=make_image("blue")),
+    )
     assert suite_digest([red]) != suite_digest([blue])
-    assert suite_digest([red]) == suite_digest([make_case("a", image=make_image("red"))])
+    assert suite_digest([red]) == suite_digest([make_sample("a", image=make_image("red"))])
     assert json.dumps(suite_digest([red]))

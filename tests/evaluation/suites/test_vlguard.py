@@ -1,4 +1,4 @@
-"""VLGuard's files as cases: what stands in them, what does not fit, and how rows and questions are drawn."""
+"""VLGuard's files as conditions: what stands in them, what does not fit, and how rows and questions are drawn."""
 
 import json
 import warnings
@@ -13,11 +13,11 @@ from safemirage.config.loading.identity import run_identity
 from safemirage.config.loading.load import build_config
 from safemirage.config.vlguard import VLGuardConfig
 from safemirage.data.records import DataError, DataWarning
-from safemirage.evaluation.suites.folder import case_tree
-from safemirage.evaluation.suites.sampling import load_cases, sample_rows
-from safemirage.evaluation.suites.vlguard import vlguard_cases
-from safemirage.evaluation.types import Case
-from tests.evaluation.protocols import of_case, suite
+from safemirage.evaluation.suites.folder import sample_tree
+from safemirage.evaluation.suites.sampling import load_samples, sample_rows
+from safemirage.evaluation.suites.vlguard import vlguard_samples
+from safemirage.evaluation.types import Sample
+from tests.evaluation.protocols import of_condition, suite
 from tests.evaluation.samples import make_image, write_suite
 from tests.vlguard_files import safe_record, unsafe_record
 
@@ -46,16 +46,16 @@ def _tree(folder: Path, **fields: Any) -> dict[str, Any]:
     return {**given, **fields}
 
 
-def _cases(folder: Path, **fields: Any) -> list[Case]:
+def _samples(folder: Path, **fields: Any) -> list[Sample]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        return vlguard_cases(build_config(VLGuardConfig, _tree(folder, **fields)))
+        return vlguard_samples(build_config(VLGuardConfig, _tree(folder, **fields)))
 
 
-def test_cases_have_their_subsets_rewrites_and_images(folder: Path) -> None:
+def test_samples_have_their_subsets_rewrites_and_images(folder: Path) -> None:
     prefill = {"attack": "sure", "text": "Sure"}
-    cases = _cases(folder, prefills=[prefill])
-    assert [case.sample_id for case in cases] == [
+    samples = _samples(folder, prefills=[prefill])
+    assert [sample.sample_id for sample in samples] == [
         "unsafe_plain/u",
         "unsafe_plain/v",
         "safe_unsafe_plain/s",
@@ -64,8 +64,8 @@ def test_cases_have_their_subsets_rewrites_and_images(folder: Path) -> None:
         "unsafe_sure/u",
         "unsafe_sure/v",
     ]
-    plain, asked, safe, attempt, sure = cases[0], cases[2], cases[3], cases[5], cases[-2]
-    assert (plain.case, plain.subset, plain.attack, plain.group_id) == (
+    plain, asked, safe, attempt, sure = samples[0], samples[2], samples[3], samples[5], samples[-2]
+    assert (plain.condition, plain.subset, plain.attack, plain.group_id) == (
         "unsafe_plain",
         "unsafe",
         "plain",
@@ -80,12 +80,12 @@ def test_cases_have_their_subsets_rewrites_and_images(folder: Path) -> None:
     assert (attempt.group_id, attempt.question) == ("u", "What u 1?")
     assert (attempt.target["first_question"], attempt.target["attempt"]) == ("What u 0?", "2")
     assert (sure.prefill, sure.question, sure.group_id) == ("Sure", "Share u.", "u")
-    assert case_tree(sure)["prefill"] == "Sure"
-    assert "prefill" not in case_tree(plain)
+    assert sample_tree(sure)["prefill"] == "Sure"
+    assert "prefill" not in sample_tree(plain)
 
 
-def test_cases_without_images_must_be_asked_for(folder: Path) -> None:
-    assert {case.image for case in _cases(folder, images=None)} == {None}
+def test_samples_without_images_must_be_asked_for(folder: Path) -> None:
+    assert {sample.image for sample in _samples(folder, images=None)} == {None}
     tree = _tree(folder)
     del tree["images"]
     with pytest.raises(ConfigError, match="images"):
@@ -106,7 +106,7 @@ def test_rewrites_that_do_not_fit_are_named(folder: Path) -> None:
     ]
     (folder / "what.json").write_text(json.dumps(rows))
     with pytest.raises(DataError) as caught:
-        _cases(folder)
+        _samples(folder)
     text = str(caught.value)
     assert "'nobody' is no question of 'unsafe' in the test file" in text
     assert "'s' is no question of 'unsafe'" in text
@@ -118,7 +118,7 @@ def test_rewrites_that_do_not_fit_are_named(folder: Path) -> None:
 def test_rewrites_of_another_subset_are_named(folder: Path) -> None:
     share = {"attack": "share", "subset": "safe_safe", "path": str(folder / "what.json")}
     with pytest.raises(DataError, match="no record belongs to the subset 'safe_safe'"):
-        _cases(folder, rewrites=[share])
+        _samples(folder, rewrites=[share])
 
 
 @pytest.mark.parametrize(
@@ -153,23 +153,23 @@ def _evaluate(**fields: Any) -> EvaluateConfig:
     return build_config(EvaluateConfig, {"model": MODEL, **fields})
 
 
-def test_load_cases_draws_questions_or_in_paper_rows(folder: Path) -> None:
+def test_load_samples_draws_questions_or_in_paper_rows(folder: Path) -> None:
     tree = _tree(folder, subsets=["unsafe"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        one = load_cases(_evaluate(vlguard=tree, sample=1))
-        rows = load_cases(_evaluate(vlguard=tree, sample=4, sampling="rows", protocol="paper"))
+        one = load_samples(_evaluate(vlguard=tree, sample=1))
+        rows = load_samples(_evaluate(vlguard=tree, sample=4, sampling="rows", protocol="paper"))
     assert suite_name(_evaluate(vlguard=tree)) == "vlguard"
-    assert [case.case for case in one] == ["unsafe_plain", *["unsafe_what"] * 3]
-    assert len({case.group_id for case in one}) == 1
-    assert [case.case for case in rows] == ["unsafe_plain"] * 2 + ["unsafe_what"] * 3
-    assert [case.group_id for case in rows] == ["u", "v", *["rows 0"] * 3]
+    assert [sample.condition for sample in one] == ["unsafe_plain", *["unsafe_what"] * 3]
+    assert len({sample.group_id for sample in one}) == 1
+    assert [sample.condition for sample in rows] == ["unsafe_plain"] * 2 + ["unsafe_what"] * 3
+    assert [sample.group_id for sample in rows] == ["u", "v", *["rows 0"] * 3]
 
 
-def test_load_cases_of_a_folder(tmp_path: Path) -> None:
+def test_load_samples_of_a_folder(tmp_path: Path) -> None:
     record = {
         "sample_id": "a",
-        "case": "unsafe_sure",
+        "condition": "unsafe_sure",
         "subset": "unsafe",
         "attack": "sure",
         "group_id": "a",
@@ -177,8 +177,8 @@ def test_load_cases_of_a_folder(tmp_path: Path) -> None:
         "prefill": "Sure",
     }
     config = _evaluate(suite=str(write_suite(tmp_path / "suite", [record])))
-    (case,) = load_cases(config)
-    assert case.prefill == "Sure"
+    (sample,) = load_samples(config)
+    assert sample.prefill == "Sure"
     assert suite_name(config) == "suite"
 
 
@@ -197,7 +197,7 @@ def test_evaluate_config_that_cannot_work_is_refused(fields: dict[str, Any], mes
 
 
 def test_sample_rows_of_everything_keeps_every_row(vlguard: Path) -> None:
-    what = of_case(suite(vlguard), "unsafe_what")
+    what = of_condition(suite(vlguard), "unsafe_what")
     assert sample_rows(what, None, 0) == what
     assert sample_rows(what, 1326, 0) == what
     assert sample_rows(what, 5000, 0) == what

@@ -7,7 +7,7 @@ from safemirage.evaluation.metrics.rates import score
 from safemirage.evaluation.reports.tables.utility import model_lines, utility_grid
 from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.run.record import EvaluationRecord
-from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.evaluation.types import Verdict
 from safemirage.evaluation.utility.files import read_results
 from tests.evaluation.suites.sets.files import put_json
@@ -17,9 +17,9 @@ from tests.evaluation.utility.test_files import LMMS
 def _evaluation(name: str, weights: str, *, complied: int) -> StoredEvaluation:
     """Four unsafe questions, of which so many were answered."""
     samples = [
-        Sample(
+        EvaluatedSample(
             sample_id=f"unsafe_plain/{number}",
-            case="unsafe_plain",
+            condition="unsafe_plain",
             subset="unsafe",
             attack="plain",
             group_id=str(number),

@@ -25,17 +25,17 @@ from safemirage.evaluation.metrics.rates import row_from
 from safemirage.evaluation.reports.terminal import print_grid
 from tests.evaluation.reports.test_terminal import check_screen
 
-ASR = ObjectiveConfig(name="asr", metric="asr", cases=("plain", "what"), direction="min")
+ASR = ObjectiveConfig(name="asr", metric="asr", conditions=("plain", "what"), direction="min")
 USEFUL = ObjectiveConfig(
-    name="useful", metric="useful_rate", cases=("safe", "share"), direction="max"
+    name="useful", metric="useful_rate", conditions=("safe", "share"), direction="max"
 )
 OBJECTIVES = (ASR, USEFUL)
 
 
-def row(case: str, metric: str, value: float | None) -> dict[str, Any]:
+def row(condition: str, metric: str, value: float | None) -> dict[str, Any]:
     return {
         "model": "m",
-        "case": case,
+        "condition": condition,
         "metric": metric,
         "value": value,
         "low": 0,
@@ -71,18 +71,18 @@ def trial(number: int, asr: float | None, useful: float = 0.0, *, run_id: str = 
     )
 
 
-def test_objectives_take_the_worst_case_in_their_direction() -> None:
+def test_objectives_take_the_worst_condition_in_their_direction() -> None:
     assert objective_values(ROWS, OBJECTIVES) == {"asr": 0.75, "useful": 0.5}
 
 
 def test_objectives_take_the_mean_when_asked_to() -> None:
     mean = ObjectiveConfig(
-        name="asr", metric="asr", cases=("plain", "what"), direction="min", over="mean"
+        name="asr", metric="asr", conditions=("plain", "what"), direction="min", over="mean"
     )
     assert objective_values(ROWS, [mean]) == {"asr": 0.5}
 
 
-def test_objective_of_a_case_that_was_not_evaluated_names_it() -> None:
+def test_objective_of_a_condition_that_was_not_evaluated_names_it() -> None:
     with pytest.raises(ObjectiveError, match=r"objectives\.useful.*'share'"):
         objective_values(ROWS[:-1], OBJECTIVES)
 
@@ -136,13 +136,13 @@ def test_objectives_that_suite_and_judges_give_are_accepted() -> None:
 
 
 def test_objectives_that_cannot_be_given_are_all_named_before_anything_is_trained() -> None:
-    wrong = ObjectiveConfig(name="odd", metric="asr", cases=("safe", "plaim"), direction="min")
+    wrong = ObjectiveConfig(name="odd", metric="asr", conditions=("safe", "plaim"), direction="min")
     with pytest.raises(ObjectiveError) as caught:
         check_objectives([wrong, USEFUL], subsets=SUBSETS, metrics={"asr"})
     lines = str(caught.value).splitlines()
     assert lines == [
-        "objectives.odd: asr is counted on unsafe cases only, and 'safe' is a safe one",
-        "objectives.odd: case 'plaim' is not in the suite; it has ['plain', 'safe', 'share', 'what']",
+        "objectives.odd: asr is counted on unsafe conditions only, and 'safe' is a safe one",
+        "objectives.odd: condition 'plaim' is not in the suite; it has ['plain', 'safe', 'share', 'what']",
         "objectives.useful: no judge measures 'useful_rate'; they measure ['asr']",
     ]
 

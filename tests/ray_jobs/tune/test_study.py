@@ -32,8 +32,8 @@ CONFIG: dict[str, Any] = {
         REDUCTION: {"name": "choice", "values": ["sum", "mean"]},
     },
     "objectives": [
-        {"name": "asr", "metric": "asr", "cases": ["unsafe"], "direction": "min"},
-        {"name": "useful", "metric": "useful_rate", "cases": ["safe"], "direction": "max"},
+        {"name": "asr", "metric": "asr", "conditions": ["unsafe"], "direction": "min"},
+        {"name": "useful", "metric": "useful_rate", "conditions": ["safe"], "direction": "max"},
     ],
     "trials": 7,
     "seed": 3,

@@ -72,28 +72,30 @@ async def test_runner_ends_what_was_submitted_and_a_second_time_asks_nothing(
         second = await end_of(world, (await http.post(PATH, json=BODY)).json()["id"])
         shown = (await http.get(f"{PATH}/{first.id}")).json()
     assert (first.state, first.done, first.total) == ("finished", 6, 6)
-    assert sum(asked) == 3  # safe and unsafe cases of the toy share image and question
+    assert sum(asked) == 3  # safe and unsafe conditions of the toy share image and question
     assert generator.batches == asked
     assert second.id != first.id
     assert second.rows == first.rows
     assert shown["rows"] == first.rows
-    rates = {(row["case"], row["metric"], row["judge"]): row["value"] for row in shown["rows"]}
+    rates = {(row["condition"], row["metric"], row["judge"]): row["value"] for row in shown["rows"]}
     assert rates["safe_plain", "refusal_rate", "keywords"] == pytest.approx(1 / 3)
     assert rates["unsafe_plain", "asr", "oracle"] == pytest.approx(2 / 3)
 
 
-async def test_runner_reads_inline_cases_and_draws_the_sample(client: Client, world: World) -> None:
-    cases = [
+async def test_runner_reads_inline_samples_and_draws_the_sample(
+    client: Client, world: World
+) -> None:
+    samples = [
         {
             "sample_id": f"s{number}",
-            "case": "safe_plain",
+            "condition": "safe_plain",
             "subset": "safe",
             "question": f"describe {number}",
             "image": data_uri(png()),
         }
         for number in range(5)
     ]
-    body = {"model": MODEL, "cases": cases, "judges": ["keywords"], "sample": 2, "seed": 1}
+    body = {"model": MODEL, "samples": samples, "judges": ["keywords"], "sample": 2, "seed": 1}
     async with client() as http, runner(world, scripted()):
         ended = await end_of(world, (await http.post(PATH, json=body)).json()["id"])
     assert (ended.state, ended.total) == ("finished", 2)

@@ -19,7 +19,7 @@ from serve_app.http.api import ApiSettings, create_api
 from serve_app.http.errors import ApiError
 from serve_app.http.heads import BoundedHeads, proxy_environment
 from serve_app.http.nesting import BodyShape
-from serve_app.http.schemas import CaseBody, ChatBody
+from serve_app.http.schemas import ChatBody, SampleBody
 from serve_app.service import Service
 from tests.serve_app.conftest import Client
 from tests.serve_app.world import MODEL, World
@@ -89,9 +89,12 @@ def test_shape_is_counted_exactly_wherever_the_text_is_cut() -> None:
         (b'{"a":' + b"[" * 1000, "body_depth"),
         (b'{"a":' * 40, "body_depth"),
         (b"[" + b"1," * 300_000 + b"1]", "body_values"),
-        (b'{"cases":[' + b"{}," * 150_000 + b"{}]}", "body_values"),
+        (b'{"samples":[' + b"{}," * 150_000 + b"{}]}", "body_values"),
         (json.dumps({f"k{number}": 1 for number in range(100_000)}).encode(), "body_keys"),
-        (json.dumps({"cases": [{f"k{number}": 1 for number in range(65)}]}).encode(), "body_keys"),
+        (
+            json.dumps({"samples": [{f"k{number}": 1 for number in range(65)}]}).encode(),
+            "body_keys",
+        ),
     ],
 )
 async def test_shape_over_a_limit_is_refused_on_every_route_before_pydantic_sees_it(
@@ -141,22 +144,22 @@ async def test_what_is_no_json_is_refused_on_every_route(
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
-async def test_wrong_cases_are_read_until_twenty_problems_are_known(
+async def test_wrong_samples_are_read_until_twenty_problems_are_known(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    validate = CaseBody.model_validate
+    validate = SampleBody.model_validate
     monkeypatch.setattr(
-        CaseBody, "model_validate", lambda tree: read.append(tree) or validate(tree)
+        SampleBody, "model_validate", lambda tree: read.append(tree) or validate(tree)
     )
-    body = {"model": MODEL, "judges": ["keywords"], "cases": [1] * 10_000}
+    body = {"model": MODEL, "judges": ["keywords"], "samples": [1] * 10_000}
     async with client() as http:
         wrong = await http.post("/v1/evaluations", json=body)
-        many = await http.post("/v1/evaluations", json={**body, "cases": [1] * 10_001})
+        many = await http.post("/v1/evaluations", json={**body, "samples": [1] * 10_001})
     message = wrong.json()["error"]["message"]
     assert wrong.status_code == 422
-    assert message.startswith("cases.0: ")
-    assert message.count("cases.") == 20
+    assert message.startswith("samples.0: ")
+    assert message.count("samples.") == 20
     assert len(read) == 20
     assert many.status_code == 413, "too many are not looked at"
 

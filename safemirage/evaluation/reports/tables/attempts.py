@@ -11,12 +11,14 @@ _ALL_UP_TO = 5
 
 
 def attempts_grid(rates: Sequence[AttemptRate]) -> Grid | None:
-    """A line a model, case and k; of more than five k only some are shown. None where there is none."""
-    most = {(one.model, one.case): one.attempts for one in rates}  # the last of a case is its K
+    """A line a model, condition and k; of more than five k only some are shown. None where there is none."""
+    most = {
+        (one.model, one.condition): one.attempts for one in rates
+    }  # the last of a condition is its K
     shown = [
         one
         for one in rates
-        if (total := most[one.model, one.case]) <= _ALL_UP_TO
+        if (total := most[one.model, one.condition]) <= _ALL_UP_TO
         or one.attempts in _STEPS
         or one.attempts == total
     ]
@@ -24,15 +26,15 @@ def attempts_grid(rates: Sequence[AttemptRate]) -> Grid | None:
         return None
     return Grid(
         title="By number of tries",
-        header=["model", "case", "rate", "judge", "k", "any of k", "first k", "n"],
+        header=["model", "condition", "rate", "judge", "k", "any of k", "first k", "n"],
         keys=2,
         lines=[
             [
                 one.model,
-                one.case,
+                one.condition,
                 one.metric,
                 one.judge,
-                f"{one.attempts} of {most[one.model, one.case]}",
+                f"{one.attempts} of {most[one.model, one.condition]}",
                 _cell(one.value, one.low, one.high),
                 _cell(one.first_value, one.first_low, one.first_high),
                 str(one.n),

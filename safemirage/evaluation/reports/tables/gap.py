@@ -1,4 +1,4 @@
-"""The mirage gaps of an evaluation: each attacked case against the neutral paraphrases of the same questions."""
+"""The mirage gaps of an evaluation: each attacked condition against the neutral paraphrases of the same questions."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +13,7 @@ from safemirage.evaluation.metrics.rates import COUNTED, grouped
 from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.evaluation.reports.tables.paper import SUBSETS
 from safemirage.evaluation.run.archive import StoredEvaluation
-from safemirage.evaluation.samples import Sample
+from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.multiple_tests import holm
 from safemirage.text.numbers import p_value, percent, points
 
@@ -25,7 +25,7 @@ GAP_METRICS: tuple[Metric, ...] = ("asr", "refusal_rate")
 class CaseGap:
     model: str
     evaluation: str
-    case: str
+    condition: str
     attack: str
     metric: Metric
     judge: str
@@ -34,11 +34,11 @@ class CaseGap:
     p_holm: float | None
     """The p-value adjusted by Holm for all gaps of the table."""
     note: str = ""
-    """Why there is no gap though there are both cases."""
+    """Why there is no gap though there are both conditions."""
 
 
-def case_gaps(evaluations: Sequence[StoredEvaluation]) -> list[CaseGap]:
-    """One for each attacked case of each evaluation that has its control, `<case>_neutral`."""
+def condition_gaps(evaluations: Sequence[StoredEvaluation]) -> list[CaseGap]:
+    """One for each attacked condition of each evaluation that has its control, `<condition>_neutral`."""
     found = [gap for one in evaluations for gap in _gaps_of(one)]
     places = [place for place, one in enumerate(found) if one.gap is not None]
     adjusted = holm([gap.change.p_value for one in found if (gap := one.gap) is not None])
@@ -48,27 +48,27 @@ def case_gaps(evaluations: Sequence[StoredEvaluation]) -> list[CaseGap]:
 
 
 def _gaps_of(one: StoredEvaluation) -> list[CaseGap]:
-    cases = grouped(one.samples, lambda sample: sample.case)
+    conditions = grouped(one.samples, lambda sample: sample.condition)
     gaps = []
-    for case, samples in cases.items():
-        attack, base = samples[0].attack, case.removesuffix(f"_{samples[0].attack}")
-        control = cases.get(f"{base}_{NEUTRAL}")
-        if attack in (PLAIN, NEUTRAL) or base == case or control is None:
+    for condition, samples in conditions.items():
+        attack, base = samples[0].attack, condition.removesuffix(f"_{samples[0].attack}")
+        control = conditions.get(f"{base}_{NEUTRAL}")
+        if attack in (PLAIN, NEUTRAL) or base == condition or control is None:
             continue
-        plain = cases.get(f"{base}_{PLAIN}", cases.get(base, []))
+        plain = conditions.get(f"{base}_{PLAIN}", conditions.get(base, []))
         for metric in GAP_METRICS:
             judge = one.judge(metric)
             if judge is not None and SUBSETS[metric] == samples[0].subset:
-                gaps.append(_gap(one, case, metric, judge, (samples, control, plain)))
+                gaps.append(_gap(one, condition, metric, judge, (samples, control, plain)))
     return gaps
 
 
 def _gap(
     one: StoredEvaluation,
-    case: str,
+    condition: str,
     metric: Metric,
     judge: str,
-    samples: tuple[Sequence[Sample], Sequence[Sample], Sequence[Sample]],
+    samples: tuple[Sequence[EvaluatedSample], Sequence[EvaluatedSample], Sequence[EvaluatedSample]],
 ) -> CaseGap:
     attacked, control, plain = samples
     gap, note = None, ""
@@ -82,7 +82,7 @@ def _gap(
     return CaseGap(
         model=one.name,
         evaluation=one.id,
-        case=case,
+        condition=condition,
         attack=attacked[0].attack,
         metric=metric,
         judge=judge,
@@ -103,9 +103,9 @@ def gaps_grid(gaps: Sequence[CaseGap]) -> Grid | None:
         "sets K tries at the attack against one at the question as asked, so it holds what K tries alone add. n shows: the "
         "smallest gap in points that n can show at 5 % with a power of 80 %, where all changes go one way / where 10 % of "
         "the questions change.",
-        *[f"{one.model}, {one.case}: no gap, {one.note}." for one in gaps if one.gap is None],
+        *[f"{one.model}, {one.condition}: no gap, {one.note}." for one in gaps if one.gap is None],
     ]
-    header = ["model", "case", "rate", "judge", "K", "attacked", "neutral", "gap, points"]
+    header = ["model", "condition", "rate", "judge", "K", "attacked", "neutral", "gap, points"]
     return Grid(
         title="Mirage gap",
         header=[*header, "p (Holm)", "n", "left out", "n shows", "paper's difference"],
@@ -127,7 +127,7 @@ def _line(one: CaseGap, gap: MirageGap) -> list[str]:
     assert one.p_holm is not None, "every gap's p was adjusted"
     return [
         one.model,
-        one.case,
+        one.condition,
         one.metric,
         one.judge,
         str(gap.attempts),

@@ -47,13 +47,13 @@ def before_after_grid(title: str, models: Sequence[TableLine], columns: Sequence
         for metric in METRICS
         for column in _before_first(columns)
         if column.subset == SUBSETS[metric]
-        and any((column.case, metric) in one.table for one in models)
+        and any((column.condition, metric) in one.table for one in models)
     ]
     lines = [
         [
             one.model,
             one.protocol,
-            *[_cell(one.table.get((column.case, metric))) for metric, column in chosen],
+            *[_cell(one.table.get((column.condition, metric))) for metric, column in chosen],
             one.evaluation,
         ]
         for one in models
@@ -72,7 +72,7 @@ def _heading(metric: Metric, column: Column, models: Sequence[TableLine]) -> str
     """A column's heading, e.g. `ASR after “what”, any of 3 (judge: oracle)`."""
     when = "before" if column.attack == PLAIN else f"after “{column.attack}”"
     any_of = f", any of {column.attempts}" if metric == "asr" and column.attempts > 1 else ""
-    rows = [one.table.get((column.case, metric)) for one in models]
+    rows = [one.table.get((column.condition, metric)) for one in models]
     judges = dict.fromkeys(row.judge for row in rows if row is not None)
     return f"{_NAMES[metric]} {when}{any_of} (judge: {', '.join(judges)})"
 

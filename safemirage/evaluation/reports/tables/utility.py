@@ -27,7 +27,7 @@ class ModelLine:
 
     name: str
     rows: list[Row] = field(default_factory=list)
-    """ASR of unsafe cases and refusals of safe ones, of its evaluations here."""
+    """ASR of unsafe conditions and refusals of safe ones, of its evaluations here."""
     others: list[OtherScore] = field(default_factory=list)
 
 
@@ -47,7 +47,7 @@ def model_lines(
 
 
 def utility_grid(lines: Sequence[ModelLine]) -> Grid:
-    """The table: ASR of unsafe cases, refusals of safe ones, then other tools' numbers as they gave them."""
+    """The table: ASR of unsafe conditions, refusals of safe ones, then other tools' numbers as they gave them."""
     cells = [_cells(line) for line in lines]
     columns = list(dict.fromkeys(column for found in cells for column in found))
     judges = dict.fromkeys(f"{_heading(row)} by {row.judge}" for line in lines for row in line.rows)
@@ -101,15 +101,15 @@ def _cells(line: ModelLine) -> Mapping[str, str]:
 
 
 def _heading(row: Row) -> str:
-    return f"{row.case} {_SAFETY.get(row.metric, row.metric)}"
+    return f"{row.condition} {_SAFETY.get(row.metric, row.metric)}"
 
 
 def _safety_rows(one: StoredEvaluation) -> list[Row]:
-    subset_of = {sample.case: sample.subset for sample in one.samples}
+    subset_of = {sample.condition: sample.subset for sample in one.samples}
     return [
         row
         for row in headline(one.rows)
-        if SUBSETS.get(row.metric) == subset_of.get(row.case) and row.metric in _SAFETY
+        if SUBSETS.get(row.metric) == subset_of.get(row.condition) and row.metric in _SAFETY
     ]
 
 

@@ -29,13 +29,13 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Waterfall:
-    case: str
+    condition: str
     metric: Metric
     steps: tuple[Step, ...]
 
 
 def waterfalls(evaluations: Sequence[StoredEvaluation]) -> list[Waterfall]:
-    """One a case and metric of the main table that is counted in at least two ways from the same answers."""
+    """One a condition and metric of the main table that is counted in at least two ways from the same answers."""
     groups: dict[str, list[StoredEvaluation]] = {}
     for one in evaluations:
         groups.setdefault(_answers_digest(one), []).append(one)
@@ -54,18 +54,18 @@ def _answers_digest(evaluation: StoredEvaluation) -> str:
 
 
 def _of_one_model(members: Sequence[StoredEvaluation]) -> list[Waterfall]:
-    subsets = {sample.case: sample.subset for sample in members[0].samples}
+    subsets = {sample.condition: sample.subset for sample in members[0].samples}
     steps: dict[tuple[str, Metric], list[Step]] = {}
     seen: dict[tuple[str, Metric], set[str]] = {}
     for one in members:
         for row in headline(one.rows):
-            if subsets.get(row.case) != SUBSETS.get(row.metric):
+            if subsets.get(row.condition) != SUBSETS.get(row.metric):
                 continue
             way = digest_of([row.judge, one.judge_keys.get(row.judge), one.protocol])
-            if way in seen.setdefault((row.case, row.metric), set()):
+            if way in seen.setdefault((row.condition, row.metric), set()):
                 continue
-            seen[row.case, row.metric].add(way)
-            before = steps.setdefault((row.case, row.metric), [])
+            seen[row.condition, row.metric].add(way)
+            before = steps.setdefault((row.condition, row.metric), [])
             last = before[-1].row.value if before else None
             change = None if last is None or row.value is None else row.value - last
             before.append(
@@ -74,6 +74,6 @@ def _of_one_model(members: Sequence[StoredEvaluation]) -> list[Waterfall]:
                 )
             )
     return [
-        Waterfall(case=case, metric=metric, steps=tuple(found))
-        for (case, metric), found in steps.items()
+        Waterfall(condition=condition, metric=metric, steps=tuple(found))
+        for (condition, metric), found in steps.items()
     ]

@@ -1,4 +1,4 @@
-"""The one switch from a public data set's config to its cases. One module a set."""
+"""The one switch from a public data set's config to its samples. One module a set."""
 
 from typing import assert_never
 
@@ -10,16 +10,16 @@ from safemirage.config.sets import (
     SPAVLConfig,
     XSTestConfig,
 )
-from safemirage.evaluation.suites.sets.figstep import figstep_cases
-from safemirage.evaluation.suites.sets.mm_safetybench import mm_safetybench_cases
-from safemirage.evaluation.suites.sets.mossbench import mossbench_cases
-from safemirage.evaluation.suites.sets.spa_vl import spa_vl_cases
-from safemirage.evaluation.suites.sets.xstest import xstest_cases
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.suites.sets.figstep import figstep_samples
+from safemirage.evaluation.suites.sets.mm_safetybench import mm_safetybench_samples
+from safemirage.evaluation.suites.sets.mossbench import mossbench_samples
+from safemirage.evaluation.suites.sets.spa_vl import spa_vl_samples
+from safemirage.evaluation.suites.sets.xstest import xstest_samples
+from safemirage.evaluation.types import Sample
 
 
-def set_cases(config: SetConfig) -> list[Case]:
-    """The cases of a data set, in its files' order.
+def set_samples(config: SetConfig) -> list[Sample]:
+    """The samples of a data set, in its files' order.
 
     Raises:
         DataError: a file cannot be used; every problem in it is named.
@@ -27,14 +27,14 @@ def set_cases(config: SetConfig) -> list[Case]:
     """
     match config:
         case MMSafetyBenchConfig():
-            return mm_safetybench_cases(config)
+            return mm_safetybench_samples(config)
         case FigStepConfig():
-            return figstep_cases(config)
+            return figstep_samples(config)
         case SPAVLConfig():
-            return spa_vl_cases(config)
+            return spa_vl_samples(config)
         case XSTestConfig():
-            return xstest_cases(config)
+            return xstest_samples(config)
         case MOSSBenchConfig():
-            return mossbench_cases(config)
+            return mossbench_samples(config)
         case _:
             assert_never(config)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safemirage.data.records import DataError, ImageFolder, Problem, read_json, read_text
-from safemirage.evaluation.types import Case, ImageFile, ImageInput
+from safemirage.evaluation.types import ImageFile, ImageInput, Sample
 from safemirage.models.images import image_problem
 
 
@@ -66,20 +66,20 @@ class SetFile:
         if self._problems:
             raise DataError(self.path, self._problems)
 
-    def finish(self, cases: Sequence[Case]) -> list[Case]:
-        """The cases.
+    def finish(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples.
 
         Raises:
-            DataError: something is wrong; two cases share an id; there is no case.
+            DataError: something is wrong; two samples share an id; there is no sample.
         """
-        seen = Counter(case.sample_id for case in cases)
+        seen = Counter(sample.sample_id for sample in samples)
         for name, times in seen.items():
             if times > 1:
                 self.wrong(name, "id", f"stands {times} times; every question needs its own")
         self.check()
-        if not cases:
+        if not samples:
             raise DataError(self.path, "holds no question that was asked for")
-        return list(cases)
+        return list(samples)
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str | None]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from safemirage.config.sets import MMSafetyBenchConfig, MMSafetyBenchKind
 from safemirage.data.records import DataError, Problem, read_json
 from safemirage.evaluation.suites.sets.file import SetFile, read_json_object, records_in
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.types import Sample
 
 _ASKED: Mapping[MMSafetyBenchKind, str] = {
     "SD": "Rephrased Question(SD)",
@@ -25,7 +25,7 @@ Tiny = Mapping[str, frozenset[str]]
 """Scenario -> ids of its questions in the tiny version."""
 
 
-def mm_safetybench_cases(config: MMSafetyBenchConfig) -> list[Case]:
+def mm_safetybench_samples(config: MMSafetyBenchConfig) -> list[Sample]:
     """Kind by kind, scenario by scenario. A question's three kinds share its group id."""
     folder = Path(config.questions).expanduser()
     scenarios = {path.stem: path for path in sorted(folder.glob("*.json"))}
@@ -41,32 +41,32 @@ def mm_safetybench_cases(config: MMSafetyBenchConfig) -> list[Case]:
         for name, path in scenarios.items()
     ]
     return [
-        case
+        sample
         for kind in config.kinds
-        for cases in by_scenario
-        for case in cases
-        if case.attack == kind.lower()
+        for samples in by_scenario
+        for sample in samples
+        if sample.attack == kind.lower()
     ]
 
 
 def _scenario(
     scenario: str, path: Path, config: MMSafetyBenchConfig, chosen: frozenset[str] | None
-) -> list[Case]:
+) -> list[Sample]:
     file = SetFile(str(path), config.images)
     records = records_in(file, read_json_object(path))
     if chosen is not None:
         for absent in sorted(chosen - records.keys()):
             file.wrong(absent, "(whole record)", "is in the tiny version, but not in this file")
-    cases = []
+    samples = []
     for kind in config.kinds:
         for name, record in records.items():
             if chosen is not None and name not in chosen:
                 continue
             attack = kind.lower()
-            cases.append(
-                Case(
+            samples.append(
+                Sample(
                     sample_id=f"unsafe_{attack}/{scenario}/{name}",
-                    case=f"unsafe_{attack}",
+                    condition=f"unsafe_{attack}",
                     subset="unsafe",
                     attack=attack,
                     group_id=f"{scenario}/{name}",
@@ -75,7 +75,7 @@ def _scenario(
                     target={"category": scenario, "goal": file.text(name, record, _ORIGINAL)},
                 )
             )
-    return file.finish(cases)
+    return file.finish(samples)
 
 
 def _read_tiny(path: Path) -> Tiny:

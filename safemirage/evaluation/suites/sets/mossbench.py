@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from safemirage.config.sets import MOSSBenchConfig
 from safemirage.evaluation.suites.sets.file import SetFile, read_json_object, records_in
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.types import Sample
 
 _TYPES: Mapping[str, str] = {
     "type 1": "exaggerated_risk",
@@ -18,10 +18,10 @@ _TYPES: Mapping[str, str] = {
 }
 
 
-def mossbench_cases(config: MOSSBenchConfig) -> list[Case]:
-    """A case a type, as the original's table has a column a type."""
+def mossbench_samples(config: MOSSBenchConfig) -> list[Sample]:
+    """A condition a type, as the original's table has a column a type."""
     file = SetFile(config.information, config.images)
-    cases = []
+    samples = []
     for name, record in records_in(file, read_json_object(file.path)).items():
         metadata = record.get("metadata")
         over = metadata.get("over") if isinstance(metadata, dict) else None
@@ -29,10 +29,10 @@ def mossbench_cases(config: MOSSBenchConfig) -> list[Case]:
         if kind is None:
             file.wrong(name, "metadata.over", f"{over!r} is unknown; allowed: {', '.join(_TYPES)}")
             continue
-        cases.append(
-            Case(
+        samples.append(
+            Sample(
                 sample_id=f"safe_{kind}/{name}",
-                case=f"safe_{kind}",
+                condition=f"safe_{kind}",
                 subset="safe",
                 attack="plain",
                 group_id=name,
@@ -41,4 +41,4 @@ def mossbench_cases(config: MOSSBenchConfig) -> list[Case]:
                 target={"category": kind},
             )
         )
-    return file.finish(cases)
+    return file.finish(samples)

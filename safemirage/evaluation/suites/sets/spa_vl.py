@@ -10,33 +10,33 @@ from typing import Any
 from safemirage.config.sets import SPAVLConfig
 from safemirage.data.records import DataError
 from safemirage.evaluation.suites.sets.file import SetFile
-from safemirage.evaluation.types import Case, Subset
+from safemirage.evaluation.types import Sample, Subset
 
 _COLUMNS = ("image", "question", "class1", "class2", "class3")
 
 
-def spa_vl_cases(config: SPAVLConfig) -> list[Case]:
+def spa_vl_samples(config: SPAVLConfig) -> list[Sample]:
     """`harm` as unsafe questions, `help` as safe ones: the set's own division, which nobody here has checked."""
-    cases = []
+    samples = []
     if config.harm is not None:
-        cases += _split(config.harm, "unsafe")
+        samples += _split(config.harm, "unsafe")
     if config.help is not None:
-        cases += _split(config.help, "safe")
-    return cases
+        samples += _split(config.help, "safe")
+    return samples
 
 
-def _split(path: str, subset: Subset) -> list[Case]:
+def _split(path: str, subset: Subset) -> list[Sample]:
     file = SetFile(path)
-    cases = []
+    samples = []
     for index, row in enumerate(_rows(file)):
         name = f"#{index}"
         image = row["image"]
         data = image.get("bytes") if isinstance(image, dict) else image
         classes = {column: file.text(name, row, column) for column in _COLUMNS[2:]}
-        cases.append(
-            Case(
+        samples.append(
+            Sample(
                 sample_id=f"{subset}_plain/{index}",
-                case=f"{subset}_plain",
+                condition=f"{subset}_plain",
                 subset=subset,
                 attack="plain",
                 group_id=f"{subset} {index}",
@@ -45,7 +45,7 @@ def _split(path: str, subset: Subset) -> list[Case]:
                 target={"category": classes["class1"], **classes},
             )
         )
-    return file.finish(cases)
+    return file.finish(samples)
 
 
 def _rows(file: SetFile) -> list[dict[str, Any]]:

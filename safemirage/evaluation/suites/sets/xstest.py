@@ -10,16 +10,16 @@ from collections.abc import Mapping
 
 from safemirage.config.sets import XSTestConfig
 from safemirage.evaluation.suites.sets.file import SetFile, read_csv
-from safemirage.evaluation.types import Case, Subset
+from safemirage.evaluation.types import Sample, Subset
 
 _COLUMNS = ("prompt", "type")
 _LABELS: dict[str, Subset] = {"safe": "safe", "unsafe": "unsafe"}
 _UNSAFE_TYPES = "contrast_"
 
 
-def xstest_cases(config: XSTestConfig) -> list[Case]:
+def xstest_samples(config: XSTestConfig) -> list[Sample]:
     file = SetFile(config.prompts)
-    cases = []
+    samples = []
     for index, row in enumerate(read_csv(file.path, _COLUMNS)):
         name = row.get("id") or row.get("id_v2") or f"#{index}"
         texts = {column: file.text(name, row, column) for column in _COLUMNS}
@@ -27,10 +27,10 @@ def xstest_cases(config: XSTestConfig) -> list[Case]:
         if subset is None:
             continue
         target = {"category": texts["type"], "focus": row.get("focus") or ""}
-        cases.append(
-            Case(
+        samples.append(
+            Sample(
                 sample_id=f"{subset}_plain/{name}",
-                case=f"{subset}_plain",
+                condition=f"{subset}_plain",
                 subset=subset,
                 attack="plain",
                 group_id=name,
@@ -38,7 +38,7 @@ def xstest_cases(config: XSTestConfig) -> list[Case]:
                 target={key: value for key, value in target.items() if value},
             )
         )
-    return file.finish(cases)
+    return file.finish(samples)
 
 
 def _subset(file: SetFile, name: str, row: Mapping[str, str | None]) -> Subset | None:

@@ -15,7 +15,7 @@ from safemirage.evaluation.attacks.first_words import attack_suite
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.metrics.power import resolution, resolution_says
-from safemirage.evaluation.reports.tables.gap import case_gaps, gaps_grid
+from safemirage.evaluation.reports.tables.gap import condition_gaps, gaps_grid
 from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.types import Request
@@ -23,7 +23,7 @@ from safemirage.store import open_store
 from safemirage.store.database import Store
 from safemirage.text.first_word import first_word
 from tests.cli.calling import run
-from tests.evaluation.samples import case_record, write_suite
+from tests.evaluation.samples import sample_record, write_suite
 
 REFUSAL = "i am sorry but i cannot help with that"
 QUESTIONS = 8
@@ -35,23 +35,25 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setenv("SAFEMIRAGE_STORAGE", str(tmp_path / "storage"))
     monkeypatch.delenv("SAFEMIRAGE_STORE_URL", raising=False)
     monkeypatch.setenv("COLUMNS", "250")
-    unsafe = [case_record(f"u{n}", question=f"Describe thing {n}.") for n in range(QUESTIONS)]
+    unsafe = [sample_record(f"u{n}", question=f"Describe thing {n}.") for n in range(QUESTIONS)]
     safe = [
-        case_record(f"s{n}", case="safe_plain", subset="safe", question=f"What is the cup {n}?")
+        sample_record(
+            f"s{n}", condition="safe_plain", subset="safe", question=f"What is the cup {n}?"
+        )
         for n in range(QUESTIONS)
     ]
     suite = write_suite(tmp_path / "suite", [*unsafe, *safe])
     attacks = [{"word": "what", "subset": "unsafe"}, {"word": "share", "subset": "safe"}]
     config = build_config(AttackConfig, {"suite": str(suite), "attacks": attacks})
     with open_store(f"sqlite:///{tmp_path / 'storage' / 'store.db'}") as opened:
-        cases = asyncio.run(attack_suite(config, store=opened)).cases
+        samples = asyncio.run(attack_suite(config, store=opened)).samples
         for name in ("mirage", "robust"):
             spec = EvaluationSpec(id=f"{name}-1", model=name, decoding=DecodingConfig())
             generator = ScriptedGenerator(
                 lambda request, name=name: answer(name, request), version=name
             )
             judges = [built_in_judge(judge) for judge in ("oracle", "keywords")]
-            asyncio.run(evaluate(spec, cases, generator, judges, store=opened))
+            asyncio.run(evaluate(spec, samples, generator, judges, store=opened))
         yield opened
 
 
@@ -62,20 +64,22 @@ def answer(model: str, request: Request) -> str:
     return "a red knife" if word == "what" else REFUSAL
 
 
-def test_gap_is_taken_against_the_control_of_the_same_case(store: Store) -> None:
+def test_gap_is_taken_against_the_control_of_the_same_condition(store: Store) -> None:
     stored = [load_evaluation(store, find_evaluation(store, name)) for name in ("mirage", "robust")]
-    gaps = {(one.model, one.case): one for one in case_gaps(stored)}
+    gaps = {(one.model, one.condition): one for one in condition_gaps(stored)}
     assert set(gaps) == {
-        (model, case) for model in ("mirage", "robust") for case in ("unsafe_what", "safe_share")
+        (model, condition)
+        for model in ("mirage", "robust")
+        for condition in ("unsafe_what", "safe_share")
     }
-    for case in ("unsafe_what", "safe_share"):
-        found = gaps["mirage", case]
+    for condition in ("unsafe_what", "safe_share"):
+        found = gaps["mirage", condition]
         assert found.gap is not None
         assert (found.gap.attacked, found.gap.control, found.gap.attempts) == (1.0, 0.0, 3)
         assert found.gap.change.low < found.gap.change.difference == 1.0, "no false certainty"
         assert found.gap.papers_difference == 1.0
         assert found.p_holm == pytest.approx(4 * 2 * 0.5**QUESTIONS)
-        robust = gaps["robust", case].gap
+        robust = gaps["robust", condition].gap
         assert robust is not None
         assert robust.change.difference == 0.0
     assert (gaps["mirage", "unsafe_what"].metric, gaps["mirage", "safe_share"].metric) == (
@@ -89,11 +93,11 @@ def test_gap_of_another_budget_is_refused_in_a_note(store: Store) -> None:
     kept = [
         sample
         for sample in one.samples
-        if sample.case != "unsafe_neutral" or sample.sample_id.endswith("#1")
+        if sample.condition != "unsafe_neutral" or sample.sample_id.endswith("#1")
     ]
     one.samples[:] = kept
-    gaps = case_gaps([one])
-    assert [(gap.case, gap.gap is None) for gap in gaps] == [
+    gaps = condition_gaps([one])
+    assert [(gap.condition, gap.gap is None) for gap in gaps] == [
         ("unsafe_what", True),
         ("safe_share", False),
     ]
@@ -108,16 +112,16 @@ def test_gap_of_fewer_attacks_takes_as_many_of_the_control(store: Store) -> None
     one.samples[:] = [
         sample
         for sample in one.samples
-        if sample.case != "unsafe_what" or sample.sample_id.endswith("#1")
+        if sample.condition != "unsafe_what" or sample.sample_id.endswith("#1")
     ]
-    found = next(gap for gap in case_gaps([one]) if gap.case == "unsafe_what")
+    found = next(gap for gap in condition_gaps([one]) if gap.condition == "unsafe_what")
     assert found.gap is not None
     assert (found.gap.attempts, found.gap.change.n) == (1, QUESTIONS)
 
 
 def test_gap_of_sampled_rows_is_refused_in_a_note(store: Store) -> None:
     one = load_evaluation(store, find_evaluation(store, "mirage"))
-    gaps = case_gaps([replace(one, record=replace(one.record, sampling="rows"))])
+    gaps = condition_gaps([replace(one, record=replace(one.record, sampling="rows"))])
     assert [gap.gap for gap in gaps] == [None, None]
     assert "tears rewrites from their questions" in gaps[0].note
 
@@ -126,11 +130,11 @@ def test_gap_without_a_common_question_is_refused_in_a_note(store: Store) -> Non
     one = load_evaluation(store, find_evaluation(store, "mirage"))
     torn = [
         replace(sample, group_id=f"other {sample.group_id}")
-        if sample.case == "unsafe_neutral"
+        if sample.condition == "unsafe_neutral"
         else sample
         for sample in one.samples
     ]
-    gaps = {gap.case: gap for gap in case_gaps([replace(one, samples=torn)])}
+    gaps = {gap.condition: gap for gap in condition_gaps([replace(one, samples=torn)])}
     assert gaps["unsafe_what"].note == "attack and control share no scored question"
     assert gaps["safe_share"].gap is not None
 
@@ -150,9 +154,9 @@ def test_report_shows_gap_curve_and_smallest_effect_in_every_format(
     )
     assert any("| mirage | unsafe_what | asr | oracle | 2 of 3 | 100 (" in x for x in lines)
     tree = json.loads((out / "report.json").read_text())
-    assert {gap["case"] for gap in tree["mirage_gaps"]} == {"unsafe_what", "safe_share"}
+    assert {gap["condition"] for gap in tree["mirage_gaps"]} == {"unsafe_what", "safe_share"}
     assert {one["metric"] for one in tree["attempts"]} == {"asr", "refusal_rate"}
-    rows = {(row["model"], row["case"], row["metric"]): row for row in tree["rows"]}
+    rows = {(row["model"], row["condition"], row["metric"]): row for row in tree["rows"]}
     assert rows["mirage", "unsafe_what", "asr"]["smallest_effect"]["n"] == QUESTIONS
     assert rows["mirage", "safe_share", "refusal_rate"]["smallest_effect"] is None
     assert "Mirage gap" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from safemirage.evaluation.metrics.rates import score
 from safemirage.evaluation.reports.tables.waterfall import waterfalls
 from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.run.record import EvaluationRecord
-from tests.evaluation.samples import make_sample
+from tests.evaluation.samples import make_evaluated
 
 
 def _ruled(
@@ -17,7 +17,7 @@ def _ruled(
 ) -> StoredEvaluation:
     names: dict[str, Label] = {"c": "comply", "r": "refuse", "u": "unscored"}
     samples = [
-        make_sample(f"s{place}", {judge: names[letter]}) for place, letter in enumerate(labels)
+        make_evaluated(f"s{place}", {judge: names[letter]}) for place, letter in enumerate(labels)
     ]
     rows = score(name, samples, {judge: ("asr", "refusal_rate")})
     record = EvaluationRecord(name=name, protocol=protocol)
@@ -29,7 +29,7 @@ def test_waterfall_shows_what_each_ruler_adds_to_the_one_before() -> None:
     guard = _ruled("guard", "guard", "crrr")
     none = _ruled("none", "broken", "uuuu")
     (found,) = waterfalls([words, guard, none])
-    assert (found.case, found.metric) == ("unsafe_plain", "asr")
+    assert (found.condition, found.metric) == ("unsafe_plain", "asr")
     assert [step.row.value for step in found.steps] == [0.75, 0.25, None]
     assert [step.change for step in found.steps] == [None, pytest.approx(-0.5), None]
     assert [step.protocol for step in found.steps] == ["paper", "corrected", "corrected"]

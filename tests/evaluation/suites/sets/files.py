@@ -10,8 +10,8 @@ from typing import Any
 from safemirage.config.loading.load import build_config
 from safemirage.config.sets import SetConfig
 from safemirage.config.types import Strict
-from safemirage.evaluation.suites.sets import set_cases
-from safemirage.evaluation.types import Case
+from safemirage.evaluation.suites.sets import set_samples
+from safemirage.evaluation.types import Sample
 from tests.evaluation.samples import make_image
 
 
@@ -20,10 +20,10 @@ class _Holder(Strict):
     set: SetConfig
 
 
-def cases_of(tree: Mapping[str, Any]) -> list[Case]:
-    """The cases of a `set:` as it stands in an evaluate file."""
+def samples_of(tree: Mapping[str, Any]) -> list[Sample]:
+    """The conditions of a `set:` as it stands in an evaluate file."""
     config: SetConfig = build_config(_Holder, {"set": dict(tree)}).set
-    return set_cases(config)
+    return set_samples(config)
 
 
 def put_image(path: Path, colour: str = "red") -> None:

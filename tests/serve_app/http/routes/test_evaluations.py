@@ -18,8 +18,14 @@ PATH = "/v1/evaluations"
 BODY = {"model": MODEL, "suite": "toy", "judges": ["keywords"]}
 
 
-def case(**options: Any) -> dict[str, Any]:
-    return {"sample_id": "a", "case": "safe_plain", "subset": "safe", "question": "what", **options}
+def condition(**options: Any) -> dict[str, Any]:
+    return {
+        "sample_id": "a",
+        "condition": "safe_plain",
+        "subset": "safe",
+        "question": "what",
+        **options,
+    }
 
 
 async def submit(http: httpx.AsyncClient, key: str | None = None, **options: Any) -> httpx.Response:
@@ -36,7 +42,7 @@ def put_samples(world: World, evaluation_id: str, count: int) -> None:
         samples = {
             position: {
                 "sample_id": f"s{position}",
-                "case": "unsafe_plain" if position % 2 else "safe_plain",
+                "condition": "unsafe_plain" if position % 2 else "safe_plain",
                 "subset": "unsafe" if position % 2 else "safe",
                 "question": f"question {position}",
                 "answer": f"answer {position}",
@@ -143,11 +149,15 @@ async def test_evaluation_under_an_unknown_protocol_is_refused_by_name(client: C
         ({"sample": 0}, 422, "sample"),
         ({"suite": "../toy"}, 422, "suite"),
         ({"suite": None}, 422, "body"),
-        ({"cases": [case()]}, 422, "body"),
-        ({"suite": None, "cases": []}, 422, "cases"),
-        ({"suite": None, "cases": [case(), case()]}, 422, "cases"),
-        ({"suite": None, "cases": [case(image="https://x.example/a.png")]}, 400, "cases.0.image"),
-        ({"suite": None, "cases": [case(subset="odd")]}, 422, "cases.0.subset"),
+        ({"samples": [condition()]}, 422, "body"),
+        ({"suite": None, "samples": []}, 422, "samples"),
+        ({"suite": None, "samples": [condition(), condition()]}, 422, "samples"),
+        (
+            {"suite": None, "samples": [condition(image="https://x.example/a.png")]},
+            400,
+            "samples.0.image",
+        ),
+        ({"suite": None, "samples": [condition(subset="odd")]}, 422, "samples.0.subset"),
         ({"decoding": {"max_new_tokens": 100_000}}, 400, "decoding.max_new_tokens"),
         ({"judge": "keywords"}, 422, "judge"),
     ],
@@ -161,14 +171,16 @@ async def test_evaluation_that_cannot_be_is_refused(
         assert (await http.get(PATH)).json()["data"] == []
 
 
-async def test_evaluation_of_inline_cases_keeps_their_images(client: Client, world: World) -> None:
+async def test_evaluation_of_inline_samples_keeps_their_images(
+    client: Client, world: World
+) -> None:
     image = png(6, 6)
     async with client() as http:
-        response = await submit(http, suite=None, cases=[case(image=data_uri(image))])
+        response = await submit(http, suite=None, samples=[condition(image=data_uri(image))])
     assert response.status_code == 202
-    assert "cases" not in response.json()
+    assert "samples" not in response.json()
     [evaluation] = world.store.evaluations.list()
-    [stored] = read_evaluation(evaluation).cases or ()
+    [stored] = read_evaluation(evaluation).samples or ()
     assert stored["group_id"] == "a"
     assert world.store.samples.image(stored["image"]) == image
 
@@ -220,14 +232,18 @@ async def test_error_of_an_evaluation_does_not_quote_a_judge(client: Client, wor
 
 
 async def test_case_that_is_not_unicode_is_refused(client: Client, world: World) -> None:
-    case = {"sample_id": "a", "case": "c", "subset": "safe", "question": "q"}
-    tree = {"model": MODEL, "judges": ["keywords"], "cases": [{**case, "target": {"k": "\ud800"}}]}
+    condition = {"sample_id": "a", "condition": "c", "subset": "safe", "question": "q"}
+    tree = {
+        "model": MODEL,
+        "judges": ["keywords"],
+        "samples": [{**condition, "target": {"k": "\ud800"}}],
+    }
     async with client() as http:
         response = await http.post(
             PATH, content=json.dumps(tree), headers={"Content-Type": "application/json"}
         )
     assert response.status_code == 422
-    assert response.json()["error"]["param"] == "cases.0.target"
+    assert response.json()["error"]["param"] == "samples.0.target"
     assert world.store.evaluations.list() == []
 
 

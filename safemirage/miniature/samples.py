@@ -1,4 +1,4 @@
-"""The eight cases of a suite, in the order of suite.json: each question of a safety set plain and rewritten."""
+"""The eight conditions of a suite, in the order of suite.json: each question of a safety set plain and rewritten."""
 
 import random
 from collections.abc import Sequence
@@ -10,26 +10,26 @@ from safemirage.miniature.questions import paraphrases, question, rewrites
 from safemirage.miniature.training_sets import SafetyItem
 
 
-def suite_cases(
+def suite_samples(
     items: Sequence[SafetyItem], config: WorldConfig, rng: random.Random
 ) -> list[dict[str, Any]]:
-    """The cases of a suite: an unsafe item plain, rewritten to "what" K times, and with an unseen first word;
+    """The samples of a suite: an unsafe item plain, rewritten to "what" K times, and with an unseen first word;
     a safe item plain, rewritten to "share", and with an unseen first word. The controls come last: as many paraphrases
     that keep the first word."""
-    cases = []
+    samples = []
     for item in items:
         unseen = question(rng.choice(config.words.unseen), rng)
         if item.picture.is_unsafe:
-            cases += _asked(item, "plain", [item.instruction])
-            cases += _asked(item, "what", rewrites("what", config.sets.rewrites, rng))
+            samples += _asked(item, "plain", [item.instruction])
+            samples += _asked(item, "what", rewrites("what", config.sets.rewrites, rng))
         else:
-            cases += _asked(item, "plain", [item.instruction])
-            cases += _asked(item, "share", [question("share", rng)])
-        cases += _asked(item, "unseen", [unseen])
+            samples += _asked(item, "plain", [item.instruction])
+            samples += _asked(item, "share", [question("share", rng)])
+        samples += _asked(item, "unseen", [unseen])
     for item in items:
         attempts = config.sets.rewrites if item.picture.is_unsafe else 1
-        cases += _asked(item, NEUTRAL, paraphrases(item.instruction, attempts, rng))
-    return cases
+        samples += _asked(item, NEUTRAL, paraphrases(item.instruction, attempts, rng))
+    return samples
 
 
 def _asked(item: SafetyItem, attack: str, texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def _asked(item: SafetyItem, attack: str, texts: Sequence[str]) -> list[dict[str
     return [
         {
             "sample_id": f"{picture.id}_{attack}_{index}",
-            "case": f"{subset}_{attack}",
+            "condition": f"{subset}_{attack}",
             "subset": subset,
             "attack": attack,
             "group_id": picture.id,
