@@ -127,7 +127,8 @@ class _Search:
         def on_change() -> None:
             done = len(_settled(study))
             handle.progress({"done": done, "total": config.trials})
-            print(f"search {handle.id}: {done} of {config.trials} trials done", flush=True)
+            said = f"search {handle.id}: {done} of {config.trials} trials done"
+            print(said, file=sys.stderr, flush=True)
 
         on_change()
         if remaining:

@@ -198,6 +198,7 @@ class _Training:
                 print(
                     f"{self._run_id}: resumes from its last checkpoint, restart {lost} of {workers.max_failures}: "
                     f"{failure.reason}",
+                    file=sys.stderr,
                     flush=True,
                 )
             else:

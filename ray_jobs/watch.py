@@ -7,6 +7,7 @@ result.
 
 import asyncio
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -149,12 +150,13 @@ class Watcher:
         if ended is None or ended.rows is None:
             problem = error or f"evaluation {ended.id if ended else ''} has no rows"
             entry = replace(entry, error=problem)
-            print(f"{self._run_id}: step {step} was not evaluated: {problem}", flush=True)
+            said = f"was not evaluated: {problem}"
         else:
             entry = replace(entry, rows=tuple(map(row_from, ended.rows)))
             rows = headline(entry.rows or ())
             self._tracker.log_steps(self._run_id, [{"step": float(step), **_metrics(rows)}])
-            print(f"{self._run_id}: step {step}: {_shown(rows)}", flush=True)
+            said = _shown(rows)
+        print(f"{self._run_id}: step {step}: {said}", file=sys.stderr, flush=True)
         append_line(self._file, to_tree(entry))
 
 

@@ -1,11 +1,13 @@
 """The command line, as a user calls it."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,27 @@ def test_prepare_refuses_to_change_files_without_force(
 def test_prepare_without_train_file_asks_for_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("prepare") == 2
     assert "--train" in capsys.readouterr().err
+
+
+@pytest.mark.processes
+def test_shell_completes_commands() -> None:
+    asked = {
+        "_SAFEMIRAGE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "safemirage tr",
+        "COMP_CWORD": "1",
+    }
+    command = [sys.executable, "-m", "safemirage.cli"]
+    done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True)
+    assert done.stdout.split() == ["train"]
+
+
+def test_version_names_this_package_and_what_it_runs_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("--version") == 0
+    own, *others = capsys.readouterr().out.splitlines()
+    assert own.startswith(f"safemirage {version('safemirage')}")
+    assert f"torch {version('torch')}" in others
 
 
 @pytest.mark.processes

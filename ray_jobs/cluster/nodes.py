@@ -1,5 +1,6 @@
 """The nodes of the connected cluster as their resources: what they have, what of it is free, and what may still come."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -53,5 +54,6 @@ def say_if_busy(who: str, each: Mapping[str, float], *, count: int) -> None:
     if sum(fitting(node, each) for node in free) < count:
         print(
             f"{who}: waits for {count} x {shown(each)}; free now: {'; '.join(map(shown, free)) or 'no node'}",
+            file=sys.stderr,
             flush=True,
         )

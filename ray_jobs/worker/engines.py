@@ -1,6 +1,7 @@
 """Models as Ray actors: an engine each, on a GPU or a share of the CPUs, behind the Generator protocol."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -124,7 +125,8 @@ class EngineClient:
                 f"the engine's process was lost {_RESTARTS + 1} times: {reason_of(error)}"
             ) from error
         self._restarts += 1
-        print(f"an engine was lost and starts again: {reason_of(error)}", flush=True)
+        said = f"an engine was lost and starts again: {reason_of(error)}"
+        print(said, file=sys.stderr, flush=True)
 
     def _start(self) -> Any:
         cpus, gpus = self._resources["CPU"], self._resources.get("GPU", 0)

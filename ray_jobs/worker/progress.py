@@ -1,5 +1,6 @@
 """Follows a run in its driver: from the first worker's file into MLflow and the run's record, and onto the screen."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -133,7 +134,7 @@ class _Screen:
     def show_last(self) -> None:
         """Prints the line that was not due yet."""
         if self._line:
-            print(self._line, flush=True)
+            print(self._line, file=sys.stderr, flush=True)
             self._line = ""
             self._line_at = time.monotonic()
 
@@ -149,6 +150,7 @@ def waiting(run_id: str) -> Callable[[RunRecord], None]:
     def tell(record: RunRecord) -> None:
         if not told.is_set():
             told.set()
-            print(f"{run_id}: another process works on it; following", flush=True)
+            said = f"{run_id}: another process works on it; following"
+            print(said, file=sys.stderr, flush=True)
 
     return tell

@@ -277,7 +277,7 @@ def test_training_asked_for_while_it_runs_is_followed(
     wait_for(started.exists)
     second = threading.Thread(target=ask)
     second.start()
-    wait_for(lambda: "another process works on it" in capfd.readouterr().out)
+    wait_for(lambda: "another process works on it" in capfd.readouterr().err)
     go_on.touch()
     first.join()
     second.join()
@@ -377,7 +377,7 @@ def test_training_waits_for_what_others_hold_and_says_for_what(
         said: list[str] = []
 
         def has_waited() -> bool:
-            said.extend(capfd.readouterr().out.splitlines())
+            said.extend(capfd.readouterr().err.splitlines())
             return sum("waits for 1 x CPU 1; free now: CPU 0" in line for line in said) >= 3
 
         wait_for(has_waited)  # the first two waits ran out
