@@ -105,6 +105,8 @@ def _run_job(demo: Demo, cluster: ClusterAddress) -> int:
         **demo.settings.job_variables(),
         "SAFEMIRAGE_API_TOKENS_FILE": str(demo.token_file),
         "PYTHONUNBUFFERED": "1",
+        # The job writes no terminal; its tables are to fit the one that they are shown on.
+        **({"COLUMNS": str(console.width)} if console.is_terminal else {}),
     }
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "job", "submit",

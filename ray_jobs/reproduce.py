@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from rich.console import Console
 
 from ray_jobs.cluster.environment import runtime_env
 from ray_jobs.search import run_search, show
@@ -41,7 +40,7 @@ from safemirage.evaluation.reports.report import (
     ReportModel,
     write_report,
 )
-from safemirage.evaluation.reports.terminal import print_grid
+from safemirage.evaluation.reports.terminal import print_grid, screen
 from safemirage.evaluation.run.client import EvaluationClient
 from safemirage.miniature.initial import build_initial_model
 from safemirage.miniature.table import miniature_grid
@@ -55,7 +54,6 @@ from safemirage.text.numbers import percent
 from serve_app.app import ServiceError, start_service
 from serve_app.http.auth import TOKEN, TOKENS_FILE
 
-_WIDTH = 80
 _ABOUT = (
     "The miniature world is built to show the mechanism: in its safety data the first word of a question tells better "
     "than the picture whether to refuse. A model tuned on it refuses words, looks safe on plain questions, and opens "
@@ -109,7 +107,7 @@ class Chain:
             report = self._report(models)
             _say(_worst([row for row in report.rows if row.model == step.entry.name]))
         assert report is not None, "a chain has a model"
-        console = Console(width=_WIDTH)
+        console = screen()
         console.print()
         title = f"The test suite of seed {self._config.seed}"
         print_grid(console, miniature_grid(title, {str(self._config.seed): report.rows}))
