@@ -294,7 +294,7 @@ def run_command(path: Path, overrides: Sequence[str]) -> int:
                 chain.run(client)
     except (TrainingFailed, SearchFailed, ServiceError) as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ServiceError) else 1
     except RunInterrupted as error:
         print(error, file=sys.stderr)
         return 130

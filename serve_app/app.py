@@ -222,7 +222,7 @@ def run_command(file: Path, overrides: Sequence[str]) -> int:
             signal.sigwait(stopped)
     except ServiceError as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return 2
     finally:
         ray.shutdown()
     return 0
