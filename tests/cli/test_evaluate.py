@@ -107,6 +107,7 @@ def test_evaluate_of_a_suite_that_is_not_there_says_so(
     assert str(tmp_path / "none") in capsys.readouterr().err
 
 
+@pytest.mark.model
 def test_evaluate_of_models_and_suites_prints_a_table_for_each_suite(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
