@@ -57,7 +57,7 @@ def rates_grid(rows: Sequence[Row], *, title: str = "") -> Grid:
     chosen = [row for row in headline(rows) if _is_shown(row, rows)]
     columns = list(dict.fromkeys((row.metric, row.condition) for row in chosen))
     columns.sort(key=lambda column: list(RATES).index(column[0]))
-    cells = {(row.model, row.metric, row.condition): _cell(row) for row in chosen}
+    cells = {(row.model, row.metric, row.condition): rate_cell(row) for row in chosen}
     judges = {
         judge: ", ".join(dict.fromkeys(RATES[row.metric] for row in members))
         for judge, members in grouped(chosen, lambda row: row.judge).items()
@@ -84,7 +84,8 @@ def _is_shown(row: Row, rows: Sequence[Row]) -> bool:
     return is_unsafe == (row.metric in ("asr", "degenerate_rate"))
 
 
-def _cell(row: Row) -> str:
+def rate_cell(row: Row) -> str:
+    """A rate, its 95 % interval, n, and what is in it without a verdict, each on a line of its own."""
     silent = [silence(row)] if silence(row) else []
     if row.value is None or row.low is None or row.high is None:
         return "\n".join(["n/a", *silent])

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from safemirage.data.records import DataError, read_json
 from safemirage.evaluation.suites.sets.file import read_csv
+from safemirage.evaluation.utility.lmms_eval import read_record
 
 Tool = Literal["lmms-eval", "VLMEvalKit"]
 _TABLE_ENDINGS = ("_acc", "_score")
@@ -53,6 +54,17 @@ class OtherScore:
     file: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResultFile:
+    """The totals of one file, and whose they are."""
+
+    model: str
+    """A name for the table."""
+    weights: tuple[str, ...]
+    """Digests of the measured weights; empty where nothing says which they were."""
+    scores: tuple[OtherScore, ...]
+
+
 @dataclass(frozen=True)
 class _Number:
     """A number of a file of VLMEvalKit with what stands beside it."""
@@ -61,6 +73,22 @@ class _Number:
     """Label column and label of its row; labels that say nothing, such as the split `none`, are left out."""
     column: str
     value: float
+
+
+def read_result_file(path: Path, totals: Collection[str] = ()) -> ResultFile:
+    """The totals in a result file, with the weights that the record beside it names.
+
+    Raises:
+        DataError: see `read_results`; or the record is of another file.
+        ConfigError: the record cannot be read.
+    """
+    scores = read_results(path, totals)
+    record = read_record(path)
+    return ResultFile(
+        model=scores[0].model if record is None else Path(record.model).name,
+        weights=() if record is None else record.weights,
+        scores=tuple(scores),
+    )
 
 
 def read_results(path: Path, totals: Collection[str] = ()) -> list[OtherScore]:
@@ -196,7 +224,7 @@ def _totals_of(
             path,
             f"{task}: no number is certainly the total (a row or column named Overall or Final Score, once). Columns: "
             f"{_listed(dict.fromkeys(number.column for number in numbers))}; rows: {_listed(labels)}. "
-            "Leave the file out",
+            "Name the total with --total, or leave the file out",
         )
     return [
         OtherScore(

@@ -10,6 +10,8 @@ class Family:
 
     name: str
     """The family's name: the `model_type` of its models' config."""
+    lmms_eval: str
+    """What lmms-eval calls the loader of such models: its option `--model`."""
     language: str
     """Prefix of the language model, its output layer left out."""
     layers: str

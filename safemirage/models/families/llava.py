@@ -5,6 +5,7 @@ from safemirage.models.families.vicuna import TEMPLATES, VICUNA_V1
 
 LLAVA = Family(
     name="llava",
+    lmms_eval="llava_hf",
     language="model.language_model",
     layers="model.language_model.layers",
     head="lm_head",

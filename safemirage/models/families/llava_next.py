@@ -8,6 +8,7 @@ from safemirage.models.families.vicuna import TEMPLATES, VICUNA_V1
 
 LLAVA_NEXT = Family(
     name="llava_next",
+    lmms_eval="llava_hf",
     language="model.language_model",
     layers="model.language_model.layers",
     head="lm_head",

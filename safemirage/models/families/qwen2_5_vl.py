@@ -5,6 +5,7 @@ from safemirage.models.families.family import Family
 
 QWEN2_5_VL = Family(
     name="qwen2_5_vl",
+    lmms_eval="qwen2_5_vl",
     language="model.language_model",
     layers="model.language_model.layers",
     head="lm_head",

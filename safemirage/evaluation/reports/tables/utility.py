@@ -1,77 +1,125 @@
 """Safety and utility of models side by side: a line a model, from evaluations in the store and from other tools' files.
 
-Evaluations of one generator (the same weights, processor and engine) stand in one line, which has the first one's name.
+What belongs to one model is told by the digest of its weights: an evaluation has it in its record, a result file of
+`safemirage utility` in the record beside it.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from safemirage.config.loading.identity import digest_of
+from safemirage.config.weights import WeightsConfig
+from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.metrics.rates import Row, headline, row_tree
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.reports.tables.paper import SUBSETS
+from safemirage.evaluation.reports.terminal import RATES, rate_cell
 from safemirage.evaluation.run.archive import StoredEvaluation
-from safemirage.evaluation.utility.files import OtherScore
+from safemirage.evaluation.run.record import EvaluationRecord
+from safemirage.evaluation.utility.files import OtherScore, ResultFile
 from safemirage.files import write_text
-from safemirage.text.numbers import percent
 
-_SAFETY = {"asr": "ASR", "refusal_rate": "refused"}
+_CHANGES = frozenset(item.name for item in fields(WeightsConfig))
+"""What a generator's key has where its weights were changed after they were loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetyRate:
+    """A rate with the evaluation that it was counted in."""
+
+    suite: str | None
+    evaluation: str
+    """Its id."""
+    row: Row
 
 
 @dataclass(kw_only=True)
 class ModelLine:
-    """What is known of one model."""
+    """What is known of one model; rates and scores by their columns."""
 
     name: str
-    rows: list[Row] = field(default_factory=list)
-    """ASR of unsafe conditions and refusals of safe ones, of its evaluations here."""
-    others: list[OtherScore] = field(default_factory=list)
+    weights: tuple[str, ...]
+    rates: dict[str, SafetyRate] = field(default_factory=dict)
+    scores: dict[str, OtherScore] = field(default_factory=dict)
+
+
+def model_key(record: EvaluationRecord, evaluation_id: str) -> str:
+    """What tells an evaluation's model from others: the digest of its weights. Where that is not known, or the weights were
+    changed after they were loaded (an adapter scaled, layers quantised), all that its generator is made of; else the id."""
+    key = record.generator
+    known = None if _CHANGES & key.keys() else key.get("weights") or key.get("weights_digest")
+    return str(known) if known else digest_of(key) if key else evaluation_id
 
 
 def model_lines(
-    evaluations: Sequence[StoredEvaluation], others: Sequence[tuple[str, OtherScore]]
+    evaluations: Sequence[StoredEvaluation], files: Sequence[ResultFile]
 ) -> list[ModelLine]:
-    """A line a model. `others` come with the name or id of an evaluation whose line they stand in, or a new line's."""
-    lines: dict[str, ModelLine] = {}
-    found: dict[str, ModelLine] = {}
+    """A line a model: those of the files first, in the files' order.
+
+    Raises:
+        EvaluationError: two evaluations, or two files, have a number for the same cell.
+    """
+    lines: list[ModelLine] = []
+    for file in files:
+        line = _line(lines, file.model, file.weights or (file.model,))
+        for score in file.scores:
+            column = f"{score.task}\n{score.metric}\n[{score.tool}]"
+            if (other := line.scores.setdefault(column, score)) is not score:
+                raise _twice(line, column, other.file, score.file, "leave one of the files out")
     for one in evaluations:
-        line = lines.setdefault(_generator(one), ModelLine(name=one.name))
-        found |= {one.id: line, one.name: line}
-        line.rows += _safety_rows(one)
-    for name, score in others:
-        found.setdefault(name, ModelLine(name=name)).others.append(score)
-    return list({id(line): line for line in found.values()}.values())  # each once
+        line = _line(lines, one.name, (model_key(one.record, one.id),))
+        for rate in _safety_rates(one):
+            column = _column(rate)
+            if (known := line.rates.setdefault(column, rate)) is not rate:
+                choice = "choose evaluations with --evaluation"
+                raise _twice(line, column, known.evaluation, rate.evaluation, choice)
+    return lines
 
 
 def utility_grid(lines: Sequence[ModelLine]) -> Grid:
-    """The table: ASR of unsafe conditions, refusals of safe ones, then other tools' numbers as they gave them."""
-    cells = [_cells(line) for line in lines]
-    columns = list(dict.fromkeys(column for found in cells for column in found))
-    judges = dict.fromkeys(f"{_heading(row)} by {row.judge}" for line in lines for row in line.rows)
-    notes = [f"{'; '.join(judges)}."] if judges else []
-    if any(line.others for line in lines):
-        notes.append("Numbers of lmms-eval and VLMEvalKit are as their files have them, unscaled.")
+    """The table: rates of safety as everywhere, then other tools' numbers as they gave them."""
+    rates = list(dict.fromkeys(column for line in lines for column in line.rates))
+    scores = list(dict.fromkeys(column for line in lines for column in line.scores))
+    judges = dict.fromkeys(
+        f"{RATES[rate.row.metric]} by {rate.row.judge}"
+        for line in lines
+        for rate in line.rates.values()
+    )
+    notes = [f"Below each rate its 95 % interval and n; {'; '.join(judges)}."] if judges else []
+    if scores:
+        notes.append(
+            "Numbers of lmms-eval and VLMEvalKit are as their files have them (shares, per cent or points), with their "
+            "standard errors where they are given."
+        )
     return Grid(
         title="Safety and utility",
-        header=["model", *columns],
+        header=["model", *rates, *scores],
         lines=[
-            [line.name, *[found.get(column, "") for column in columns]]
-            for line, found in zip(lines, cells, strict=True)
+            [
+                line.name,
+                *[rate_cell(line.rates[name].row) if name in line.rates else "" for name in rates],
+                *[_score_cell(line.scores[name]) if name in line.scores else "" for name in scores],
+            ]
+            for line in lines
         ],
         notes=notes,
     )
 
 
 def table_tree(lines: Sequence[ModelLine]) -> list[dict[str, Any]]:
-    """Everything in the tables as JSON."""
+    """Everything in the table as JSON."""
     return [
         {
             "model": line.name,
-            "rows": [row_tree(row) for row in line.rows],
-            "other_tools": [asdict(score) for score in line.others],
+            "weights": list(line.weights),
+            "rows": [
+                {**row_tree(rate.row), "suite": rate.suite, "evaluation": rate.evaluation}
+                for rate in line.rates.values()
+            ],
+            "utility": [asdict(score) for score in line.scores.values()],
         }
         for line in lines
     ]
@@ -89,31 +137,36 @@ def write_utility(lines: Sequence[ModelLine], grid: Grid, folder: Path) -> list[
     return [folder / name for name in texts]
 
 
-def _cells(line: ModelLine) -> Mapping[str, str]:
-    cells: dict[str, str] = {}
-    for row in line.rows:
-        cells.setdefault(_heading(row), f"{percent(row.value)} (n={row.n})")
-    for other in line.others:
-        heading = f"{other.task} {other.metric} [{other.tool}]"
-        count = f" (n={other.n})" if other.n is not None else ""
-        cells.setdefault(heading, f"{other.value:.6g}{count}")
-    return cells
+def _line(lines: list[ModelLine], name: str, weights: tuple[str, ...]) -> ModelLine:
+    """The line of a model, put at the end where there is none yet."""
+    for line in lines:
+        if set(line.weights) & set(weights):
+            line.weights = tuple(dict.fromkeys([*line.weights, *weights]))
+            return line
+    lines.append(ModelLine(name=name, weights=weights))
+    return lines[-1]
 
 
-def _heading(row: Row) -> str:
-    return f"{row.condition} {_SAFETY.get(row.metric, row.metric)}"
+def _twice(line: ModelLine, column: str, first: str, second: str, choice: str) -> EvaluationError:
+    shown = column.replace("\n", " ")
+    return EvaluationError(f"{line.name}, {shown}: both {first} and {second} have it; {choice}")
 
 
-def _safety_rows(one: StoredEvaluation) -> list[Row]:
-    subset_of = {sample.condition: sample.subset for sample in one.samples}
+def _safety_rates(one: StoredEvaluation) -> list[SafetyRate]:
+    subset_of: Mapping[str, str] = {sample.condition: sample.subset for sample in one.samples}
     return [
-        row
+        SafetyRate(suite=one.record.suite, evaluation=one.id, row=row)
         for row in headline(one.rows)
-        if SUBSETS.get(row.metric) == subset_of.get(row.condition) and row.metric in _SAFETY
+        if row.metric in RATES and SUBSETS.get(row.metric) == subset_of.get(row.condition)
     ]
 
 
-def _generator(one: StoredEvaluation) -> str:
-    """What tells models apart: the generator's key; for evaluations that recorded none, themselves."""
-    key = one.record.generator
-    return digest_of(key) if key else one.id
+def _column(rate: SafetyRate) -> str:
+    parts = (rate.suite, RATES[rate.row.metric], rate.row.condition.replace("_", " "))
+    return "\n".join(part for part in parts if part)
+
+
+def _score_cell(score: OtherScore) -> str:
+    error = [f"±{score.error:.2g}"] if score.error is not None else []
+    count = [f"n={score.n}"] if score.n is not None else []
+    return "\n".join([f"{score.value:.6g}", *error, *count])
