@@ -47,7 +47,7 @@ demo: env
 # Times are those of two quiet cores.
 quick: env
 	@echo "quick tests: about a minute"
-	$(PYTEST) --quick -m "not slow and not postgres and not processes"
+	$(PYTEST) --quick -m "not slow and not postgres and not processes and not model"
 
 test: env
 	@echo "tests: about 25 minutes"
