@@ -48,35 +48,41 @@ from safemirage.training.job import (
 )
 from safemirage.versions import describe_versions
 
+_DATA = "Data and models"
+_TRAINING = "Training"
+_MEASURING = "Measuring"
+_RESULTS = "Results"
+_WHOLE = "Whole chains and the service"
+"""The groups of commands in `safemirage --help`."""
 app = typer.Typer(
     name="safemirage",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("audit")(audit.audit)
-app.add_typer(prepare.app, name="prepare")
-app.command("convert")(convert.convert)
-app.command("train")(jobs.train)
-app.command("search")(jobs.search)
-app.command("evaluate")(evaluate.evaluate)
-app.command("attack")(attack.attack)
-app.command("attack-search")(attack_search.attack_search)
-app.add_typer(probes.app, name="probe")
-app.command("rescore")(rescore.rescore)
-app.command("compare")(compare.compare)
-app.command("gate")(gate.gate)
-app.command("report")(report.report)
-app.command("utility")(utility.utility)
-app.command("utility-table")(utility.utility_table)
-app.command("judge-check")(judges.judge_check)
-app.command("audit-judge")(judges.audit_judge)
-app.command("export")(exchange.export_evaluation)
-app.command("import")(exchange.import_evaluation)
-app.command("list")(listing.list_stored)
-app.command("serve")(jobs.serve)
-app.command("reproduce")(jobs.reproduce)
-app.command("demo")(jobs.demo)
-app.command("job-env")(job_env.job_env)
+app.command("audit", rich_help_panel=_DATA)(audit.audit)
+app.add_typer(prepare.app, name="prepare", rich_help_panel=_DATA)
+app.command("convert", rich_help_panel=_DATA)(convert.convert)
+app.command("train", rich_help_panel=_TRAINING)(jobs.train)
+app.command("search", rich_help_panel=_TRAINING)(jobs.search)
+app.command("evaluate", rich_help_panel=_MEASURING)(evaluate.evaluate)
+app.command("attack", rich_help_panel=_MEASURING)(attack.attack)
+app.command("attack-search", rich_help_panel=_MEASURING)(attack_search.attack_search)
+app.add_typer(probes.app, name="probe", rich_help_panel=_MEASURING)
+app.command("rescore", rich_help_panel=_MEASURING)(rescore.rescore)
+app.command("utility", rich_help_panel=_MEASURING)(utility.utility)
+app.command("judge-check", rich_help_panel=_MEASURING)(judges.judge_check)
+app.command("audit-judge", rich_help_panel=_MEASURING)(judges.audit_judge)
+app.command("list", rich_help_panel=_RESULTS)(listing.list_stored)
+app.command("report", rich_help_panel=_RESULTS)(report.report)
+app.command("compare", rich_help_panel=_RESULTS)(compare.compare)
+app.command("gate", rich_help_panel=_RESULTS)(gate.gate)
+app.command("utility-table", rich_help_panel=_RESULTS)(utility.utility_table)
+app.command("export", rich_help_panel=_RESULTS)(exchange.export_evaluation)
+app.command("import", rich_help_panel=_RESULTS)(exchange.import_evaluation)
+app.command("demo", rich_help_panel=_WHOLE)(jobs.demo)
+app.command("reproduce", rich_help_panel=_WHOLE)(jobs.reproduce)
+app.command("serve", rich_help_panel=_WHOLE)(jobs.serve)
+app.command("job-env", rich_help_panel=_WHOLE)(job_env.job_env)
 
 _BAD_INPUT = (
     ConfigError,
@@ -120,7 +126,7 @@ def _root(
 ) -> None:
     """Find, measure and remove safety mirages in vision-language models.
 
-    Exit codes: 0 done; 1 failed, or the answer is no (a judge that is fooled); 2 cannot start as it was asked for.
+    Exit codes: 0 done; 1 failed, or the answer is no (a gate, a judge that is fooled); 2 cannot start as it was asked for.
     """
 
 

@@ -28,7 +28,7 @@ def attack(
         bool, typer.Option("--force", help="Replace a suite that would change.")
     ] = False,
 ) -> None:
-    """Writes a suite with every plain question, its rewrites by first word, and as many neutral paraphrases.
+    """Write a suite with every plain question, its rewrites by first word, and as many neutral paraphrases.
 
     Rewrites that a model was asked for are kept: a second run asks nothing.
     """

@@ -23,7 +23,7 @@ def attack_search(
     out: Annotated[Path, typer.Option("--out", help="Folder of both suites and search.json.")],
     overrides: OverridesArgument = None,
 ) -> None:
-    """Tries the training set's telling first words on some questions, and reports the widest on the others."""
+    """Try the first words that tell the training set's label on some questions; report the strongest on the others."""
     import asyncio
 
     from safemirage.config.attack_search import AttackSearchConfig

@@ -17,7 +17,7 @@ def compare(
         int, typer.Option("--flips", min=0, help="Flipped samples of each change on the page.")
     ] = 20,
 ) -> None:
-    """Pairs evaluations by sample id: rates, differences with intervals, exact p-values, and what flipped."""
+    """Compare evaluations sample by sample: rates, differences with intervals, exact p-values, and what flipped."""
     from safemirage.evaluation.metrics.changes import compare_evaluations
     from safemirage.evaluation.reports.comparison import screen_grids, write_comparison
     from safemirage.evaluation.reports.terminal import print_grid, screen

@@ -18,7 +18,7 @@ def export_evaluation(
     ] = "parquet",
     images: Annotated[bool, typer.Option(help="Write the images too.")] = True,
 ) -> None:
-    """Writes a finished evaluation, nothing redacted: as samples.parquet, verdicts.parquet and images.parquet, which
+    """Write a finished evaluation, nothing redacted: as samples.parquet, verdicts.parquet and images.parquet, which
     `safemirage import` reads, or as Inspect's logs."""
     from safemirage.evaluation.run.archive import find_evaluation
     from safemirage.settings import read_settings
@@ -42,7 +42,7 @@ def export_evaluation(
 def import_evaluation(
     folder: Annotated[Path, typer.Argument(help="Folder of the files that export wrote.")],
 ) -> None:
-    """Takes an exported evaluation into this store, under its own id."""
+    """Take an exported evaluation into this store, under its own id."""
     from safemirage.evaluation.errors import EvaluationError
     from safemirage.evaluation.run.parquet import import_evaluation as read
     from safemirage.settings import read_settings

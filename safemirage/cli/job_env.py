@@ -4,7 +4,7 @@ import sys
 
 
 def job_env() -> None:
-    """Prints the runtime environment that makes a job work with this shell's settings; of secrets, nothing.
+    """Print the runtime environment that makes a job work with this shell's settings; of secrets, nothing.
 
     ray job submit --working-dir . --runtime-env-json "$(safemirage job-env)" -- ...
     """

@@ -32,7 +32,7 @@ OverrideOption = Annotated[
 def judge_check(
     judge: JudgeOption = None, config: ConfigOption = None, overrides: OverrideOption = None
 ) -> None:
-    """Puts answers that are made to be misread to judges. Exits 1 when one is fooled."""
+    """Try judges on answers that are made to mislead them. Exits with 1 when one is fooled."""
     from safemirage.evaluation.judges.checks import check_judge
     from safemirage.evaluation.reports.tables.grid import Grid
     from safemirage.evaluation.reports.terminal import print_grid, screen
@@ -72,7 +72,7 @@ def audit_judge(
         typer.Option("--correct", help="A stored evaluation whose ASR to correct; repeatable."),
     ] = None,
 ) -> None:
-    """Measures judges against labels: refusals that they miss, other answers that they take for refusals."""
+    """Measure judges against labels: refusals that they miss, other answers that they take for refusals."""
     from safemirage.evaluation.judges.audit import audit_judges, read_labelled
     from safemirage.evaluation.reports.terminal import screen
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from safemirage.storage import Storage
     from safemirage.store import Store
 
-app = typer.Typer(help="Changes an export, and measures it before and after.", no_args_is_help=True)
+app = typer.Typer(help="Change an export, and measure it before and after.", no_args_is_help=True)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="A file of configs/probe/.")]
 OutOption = Annotated[
@@ -41,7 +41,7 @@ class _Place:
 def relearn(
     config: ConfigArgument, overrides: OverridesArgument = None, out: OutOption = None
 ) -> None:
-    """Fine-tunes on k forgotten records and follows attack success over the steps.
+    """Fine-tune on k forgotten records and follow attack success over the steps.
 
     A second run trains and asks nothing, and one that was cut off resumes.
     """
@@ -71,7 +71,7 @@ def relearn(
 def adapter(
     config: ConfigArgument, overrides: OverridesArgument = None, out: OutOption = None
 ) -> None:
-    """Measures the export of a LoRA run with its adapter on, weaker, and off."""
+    """Measure the export of a LoRA run with its adapter on, weaker, and off."""
     from safemirage.config.probe import AdapterProbeConfig
     from safemirage.evaluation.run.preflight import require
     from safemirage.probes.adapter import adapter_points
@@ -87,7 +87,7 @@ def adapter(
 def quantise(
     config: ConfigArgument, overrides: OverridesArgument = None, out: OutOption = None
 ) -> None:
-    """Measures the export beside the same weights in fewer bits."""
+    """Measure the export beside the same weights in fewer bits."""
     from safemirage.config.probe import QuantiseConfig
     from safemirage.evaluation.run.preflight import require
     from safemirage.probes.quantise import quantise_points

@@ -16,7 +16,7 @@ def report(
         int, typer.Option("--samples", min=0, help="Samples of each condition on the page.")
     ] = 2,
 ) -> None:
-    """Writes rates before and after each attack as HTML, Markdown, LaTeX and JSON, and prints the table."""
+    """Write rates before and after each attack as HTML, Markdown, LaTeX and JSON, and print the table."""
     from importlib.metadata import version
 
     from safemirage.evaluation.reports.report import ReportInput, ReportModel, write_report

@@ -19,7 +19,7 @@ def rescore(
     ] = "corrected",
     json_path: JsonOption = None,
 ) -> None:
-    """Judges the answers of a finished evaluation again. The evaluated model is not asked."""
+    """Judge the answers of a finished evaluation again. The evaluated model is not asked."""
     import asyncio
 
     from safemirage.config.evaluate import check_protocol

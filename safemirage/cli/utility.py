@@ -38,7 +38,7 @@ def utility(
         bool, typer.Option("--dry-run", help="Print lmms-eval's command line and stop.")
     ] = False,
 ) -> None:
-    """Measures a model with lmms-eval, and writes beside the results which weights they are of."""
+    """Measure a model with lmms-eval, and write beside the results which weights they are of."""
     import shlex
 
     from rich.console import Console
@@ -97,7 +97,7 @@ def utility_table(
         Path | None, typer.Option("--out", help="Folder for utility.md, .tex and .json.")
     ] = None,
 ) -> None:
-    """Prints safety and utility side by side, a line a model, joined by the digest of its weights."""
+    """Print safety and utility side by side, a line a model, joined by the digest of its weights."""
     from safemirage.evaluation.reports.tables.utility import (
         model_lines,
         utility_grid,
