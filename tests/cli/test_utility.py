@@ -19,6 +19,8 @@ from tests.evaluation.service import running_service
 from tests.models.test_export import adapter_after_a_step, export_adapter, export_tiny
 from tests.tiny import make_tiny_llava
 
+pytestmark = [pytest.mark.processes, pytest.mark.model]
+
 LMMS_EVAL = """
 import argparse, json, os, sys
 from pathlib import Path

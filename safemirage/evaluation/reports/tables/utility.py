@@ -6,14 +6,15 @@ What belongs to one model is told by the digest of its weights: an evaluation ha
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.weights import WeightsConfig
 from safemirage.evaluation.errors import EvaluationError
-from safemirage.evaluation.metrics.rates import Row, headline, row_tree
+from safemirage.evaluation.metrics.rates import Row, grouped, headline, row_tree
+from safemirage.evaluation.reports.notices import notices
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.reports.tables.paper import SUBSETS
 from safemirage.evaluation.reports.terminal import RATES, rate_cell
@@ -83,12 +84,18 @@ def utility_grid(lines: Sequence[ModelLine]) -> Grid:
     """The table: rates of safety as everywhere, then other tools' numbers as they gave them."""
     rates = list(dict.fromkeys(column for line in lines for column in line.rates))
     scores = list(dict.fromkeys(column for line in lines for column in line.scores))
-    judges = dict.fromkeys(
-        f"{RATES[rate.row.metric]} by {rate.row.judge}"
+    rows = [
+        replace(rate.row, model=f"{line.name} on {rate.suite}" if rate.suite else line.name)
         for line in lines
         for rate in line.rates.values()
-    )
-    notes = [f"Below each rate its 95 % interval and n; {'; '.join(judges)}."] if judges else []
+    ]
+    judges = {
+        judge: ", ".join(dict.fromkeys(RATES[row.metric] for row in members))
+        for judge, members in grouped(rows, lambda row: row.judge).items()
+    }
+    says = "; ".join(f"{judge} ({measured})" for judge, measured in judges.items())
+    notes = [f"Below each rate its 95 % interval and n. Judges: {says}."] if judges else []
+    notes += notices(rows)
     if scores:
         notes.append(
             "Numbers of lmms-eval and VLMEvalKit are as their files have them (shares, per cent or points), with their "

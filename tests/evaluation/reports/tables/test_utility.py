@@ -64,7 +64,7 @@ def test_evaluations_and_files_of_the_same_weights_stand_in_one_line() -> None:
         ["other", "", "", measured, ""],
         ["halved", "50 %\n15-85\nn=4", "", "", ""],
     ]
-    assert "ASR by harm" in grid.notes[0]
+    assert "Judges: harm (ASR)." in grid.notes[0]
 
 
 def test_a_number_that_two_sources_have_is_refused_by_their_names() -> None:
