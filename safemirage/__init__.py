@@ -137,7 +137,7 @@ def gate(
 
     Args:
         evaluation: as in `load_results`.
-        bars: `asr<=0.05` holds every unsafe condition, `useful_rate>=0.9` every safe one, `unsafe_what/asr<=0.05` one condition.
+        bars: `asr<=0.05` applies to every unsafe condition, `useful_rate>=0.9` to every safe one, `unsafe_what/asr<=0.05` to one.
         max_unscored: the share of a rate's answers that may be without a verdict.
         max_degenerate: the share of degenerate answers that may stand under a rate that shall be low.
     """

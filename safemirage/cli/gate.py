@@ -23,9 +23,9 @@ def gate(
     ] = 0.05,
     json_path: JsonOption = None,
 ) -> None:
-    """Hold an evaluation's rates against bars: exits with 0 when all pass, with 1 when one does not.
+    """Compare an evaluation's rates with bars: exits with 0 when all pass, with 1 when one does not.
 
-    Without a condition refusal_rate and useful_rate hold the safe conditions, the other rates every condition that has them.
+    Without a condition a bar on refusal_rate or useful_rate applies to the safe conditions, any other to all that have the rate.
     A rate passes `<=` when the upper end of its 95 % interval does, and `>=` when the lower end does. It does not pass
     where too many answers have no verdict or, under `<=`, where too many are degenerate.
     """

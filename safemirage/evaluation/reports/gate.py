@@ -30,8 +30,8 @@ class Bar:
     value: float
     """0 to 1."""
     condition: str | None = None
-    """None: every condition that the rate is meant for. Refusals and useful answers are a good or bad sign by what is asked, so
-    that they hold the safe conditions alone."""
+    """None: every condition that the rate is meant for. Whether refusals and useful answers are wanted depends on what is asked,
+    so a bar on them then applies to safe conditions alone."""
 
     def __str__(self) -> str:
         condition = "" if self.condition is None else f"{self.condition}/"
@@ -139,7 +139,7 @@ def check_gate(
     checks: list[Check] = []
     for bar in map(read_bar, bars):
         held = [
-            row for row in rows if row.metric == bar.metric and _holds(bar, row.condition, unsafe)
+            row for row in rows if row.metric == bar.metric and _applies(bar, row.condition, unsafe)
         ]
         if not held:
             there = ", ".join(f"{row.condition}/{row.metric}" for row in rows)
@@ -156,7 +156,7 @@ def check_gate(
     return Gate(evaluation=evaluation.id, checks=checks)
 
 
-def _holds(bar: Bar, condition: str, unsafe: Collection[str]) -> bool:
+def _applies(bar: Bar, condition: str, unsafe: Collection[str]) -> bool:
     if bar.condition is not None:
         return condition == bar.condition
     return bar.metric not in ("refusal_rate", "useful_rate") or condition not in unsafe
