@@ -25,16 +25,6 @@ from safemirage.storage import Storage
 FORMAT = 3
 """The version of a world's files, raised when the same config gives others than before."""
 
-TrainingFile = Literal[
-    "base",
-    "mixed_sft",
-    "posthoc_sft",
-    "sft_diversified",
-    "forget",
-    "retain",
-    "retain_no_mix",
-    "decouple",
-]
 SuiteName = Literal["selection", "test"]
 
 
@@ -62,7 +52,8 @@ class World:
     def vlguard_test(self) -> Path:
         return self.folder / "vlguard" / "test.json"
 
-    def training_file(self, name: TrainingFile) -> Path:
+    def training_file(self, name: str) -> Path:
+        """A training file of `TrainingSets.llava`, by its name."""
         return self.folder / "train" / f"{name}.json"
 
     def suite(self, name: str) -> Path:
@@ -85,7 +76,7 @@ def _write_world(world: World) -> None:
     sets = TrainingSets(world.config, world.image_folder)
     _write_json(world.vlguard_train, sets.vlguard())
     for name, records in sets.llava().items():
-        _write_json(world.folder / "train" / f"{name}.json", records)
+        _write_json(world.training_file(name), records)
     _write_suite(world, "selection", world.config.sets.selection)
     test = _write_suite(world, "test", world.config.sets.test)
     _write_json(world.vlguard_test, test)
