@@ -18,7 +18,7 @@ from serve_app.service import Service
 from tests.serve_app.world import MODEL, World
 from tests.tiny import make_tiny_llava
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.model]
 PATH = "/v1/chat/completions"
 CALLERS = 32
 

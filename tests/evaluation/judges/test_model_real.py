@@ -17,6 +17,8 @@ from tests.evaluation.samples import make_image, make_sample
 from tests.tiny import make_tiny_llava
 from tests.tiny_families import TINY_MEMBERS, make_tiny_member
 
+pytestmark = pytest.mark.model
+
 
 @pytest.mark.timeout(120)
 def test_model_judge_of_random_weights_scores_nothing_and_counts_it(tmp_path: Path) -> None:

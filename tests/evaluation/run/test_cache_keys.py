@@ -41,6 +41,7 @@ def _answers(store: Store, evaluation: Evaluation) -> list[str]:
     return [sample["answer"] for sample in store.evaluations.samples(evaluation.id)]
 
 
+@pytest.mark.model
 def test_retraining_into_the_same_folder_brings_no_stale_answer(
     store: Store, tmp_path: Path
 ) -> None:
