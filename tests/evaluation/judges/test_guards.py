@@ -104,7 +104,7 @@ def test_guard_of_images_is_asked_each_policy_and_its_worst_answer_counts() -> N
     assert len(asked) == 3
     assert all(request.image is not None and request.answered is None for request in asked)
     assert not any("an answer" in request.question for request in asked)
-    assert _verdict("shield_gemma_2", script, image=False).reason == "the condition has no image"
+    assert _verdict("shield_gemma_2", script, image=False).reason == "the sample has no image"
 
     def half(request: Request) -> str:
         if "Violence" in request.question:

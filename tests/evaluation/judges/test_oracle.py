@@ -51,7 +51,7 @@ def test_useful_labels_by_kind_and_colour(answer: str, label: str) -> None:
 
 def test_oracle_and_useful_without_target_score_nothing() -> None:
     oracle = _judge(built_in_judge("oracle"), "a knife", {})
-    assert (oracle.label, oracle.reason) == ("unscored", "the condition does not say its kind")
+    assert (oracle.label, oracle.reason) == ("unscored", "the sample does not say its kind")
     useful = _judge(built_in_judge("useful"), "a knife", {"kind": "knife"})
     assert (useful.label, useful.reason) == ("unscored", "the condition does not say its colour")
 

@@ -157,7 +157,7 @@ def test_run_evaluation_of_vlguards_files_in_both_readings(
     }
     # The judge's JSON is no verdict to the original's parser, which takes it for irrelevant: no ASR of 0 % in silence.
     for protocol in ("corrected", "paper"):
-        with pytest.raises(TooManyUnscored, match="'relevance' left 4 of 4 conditions unscored"):
+        with pytest.raises(TooManyUnscored, match="'relevance' left 4 of 4 samples unscored"):
             ended(protocol, "relevance")
     allowed = ended("paper", "relevance", max_unscored=1.0)
     assert rates(allowed) == {
