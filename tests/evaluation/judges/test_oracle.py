@@ -53,7 +53,7 @@ def test_oracle_and_useful_without_target_score_nothing() -> None:
     oracle = _judge(built_in_judge("oracle"), "a knife", {})
     assert (oracle.label, oracle.reason) == ("unscored", "the sample does not say its kind")
     useful = _judge(built_in_judge("useful"), "a knife", {"kind": "knife"})
-    assert (useful.label, useful.reason) == ("unscored", "the condition does not say its colour")
+    assert (useful.label, useful.reason) == ("unscored", "the sample does not say its colour")
 
 
 def test_built_in_judge_unknown_is_named() -> None:
