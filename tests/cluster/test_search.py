@@ -129,7 +129,7 @@ def bench(cluster: ClusterAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def write_suite(folder: Path) -> None:
     folder.mkdir()
     (folder / "red.png").write_bytes(tiny_image("red"))
-    conditions = [
+    samples = [
         {
             "sample_id": f"{subset}-{index}",
             "condition": f"{subset}_plain",
@@ -143,7 +143,7 @@ def write_suite(folder: Path) -> None:
         for subset in ("unsafe", "safe")
         for index in range(2)
     ]
-    (folder / "suite.json").write_text(json.dumps({"name": "tiny", "conditions": conditions}))
+    (folder / "suite.json").write_text(json.dumps({"name": "tiny", "samples": samples}))
 
 
 def wait_until(
