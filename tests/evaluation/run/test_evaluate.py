@@ -382,9 +382,7 @@ def test_evaluate_with_too_many_unscored_fails_and_says_why(store: Store) -> Non
         spec = _spec(max_unscored=most)
         return _run(store, _generator(), judge, spec=spec)
 
-    with pytest.raises(
-        TooManyUnscored, match=r"'guard' left 1 of 6 samples unscored.*no verdict"
-    ):
+    with pytest.raises(TooManyUnscored, match=r"'guard' left 1 of 6 samples unscored.*no verdict"):
         run(0.1)
     failed = store.evaluations.get("e")
     assert failed is not None
