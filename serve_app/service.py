@@ -21,9 +21,8 @@ from safemirage.evaluation.generators import (
     RequestRejected,
 )
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.run.record import EvaluationRecord, JudgeRecord
-from safemirage.evaluation.suites.folder import sample_tree
-from safemirage.evaluation.types import Generation, Request, Verdict
+from safemirage.evaluation.record import EvaluationRecord, JudgeRecord
+from safemirage.evaluation.types import Generation, Request, Verdict, sample_tree
 from safemirage.models.manifest import ExportError
 from safemirage.storage import Storage
 from safemirage.store import Store

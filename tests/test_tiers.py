@@ -15,26 +15,25 @@ from safemirage.cli.jobs import JOBS
 
 ROOT = Path(__file__).parents[1]
 
-TIERS = (
-    {"config", "files", "multiple_tests", "text", "progress", "versions", "extras"},
-    {"databases", "storage"},
-    {"settings"},
-    {"data", "store", "tracking"},
-    {"models"},
-    {"methods"},
-    {"training", "evaluation"},
-    {"runs"},
-    {"prepare", "miniature", "probes"},
-    {"cli", "serve_app"},
-    {"ray_jobs"},
-)
+
+def read_tiers(heading: str) -> tuple[frozenset[str], ...]:
+    """The tiers that CONTRIBUTING shows in the first block after a line that begins so: names between arrows."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    block = text.partition(f"\n{heading}")[2].partition("```\n")[2].partition("```")[0]
+    return tuple(frozenset(name.strip() for name in tier.split(",")) for tier in block.split("<-"))
+
+
+TIERS = read_tiers("Imports point one way")
 """From left to right. Jobs start the service, so they stand to its right."""
+ROOMS = read_tiers("Inside `evaluation`")
+"""The rooms and modules of `safemirage.evaluation`, from left to right."""
+ROOM_OF = {room: tier for tier, rooms in enumerate(ROOMS) for room in rooms}
 TIER_OF = {unit: tier for tier, units in enumerate(TIERS) for unit in units}
 
 TORCH_FREE = (
     "config",
     "files",
-    "multiple_tests",
+    "holm",
     "text",
     "data",
     "store",
@@ -78,6 +77,12 @@ def unit_of(module: str) -> str | None:
     return rest[0] if first == "safemirage" and rest else None
 
 
+def room_of(module: str) -> str | None:
+    """The room of a module of `safemirage.evaluation`."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["safemirage", "evaluation"] and len(parts) > 2 else None
+
+
 def imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
     """Each imported module and whether it is imported at import time, rather than inside a function."""
     inside = {
@@ -111,6 +116,14 @@ def violations(module: str, source: str) -> list[str]:
             and TIER_OF[other] >= TIER_OF[unit]
         ):
             found.append(f"{module} imports {target}, which is not in a tier to the left")
+        room, next_room = room_of(module), room_of(target)
+        if (
+            room
+            and next_room in ROOM_OF
+            and next_room != room
+            and ROOM_OF[next_room] >= ROOM_OF[room]
+        ):
+            found.append(f"{module} imports {target}, whose room is not to the left")
         if top == "ray" and module.startswith("safemirage"):
             found.append(f"{module} imports ray")
         if top == "mlflow" and module != "safemirage.tracking":
@@ -150,6 +163,10 @@ def is_torch_free(module: str) -> bool:
 def test_tiers_every_unit_has_one() -> None:
     units = {unit_of(module) for module in modules()} - {None}
     assert units <= TIER_OF.keys(), "give the new unit a tier"
+    rooms = {room_of(module) for module in modules()} - {None}
+    assert rooms <= ROOM_OF.keys(), "give the new room of evaluation a place"
+    assert TIER_OF.keys() - units == set(), "CONTRIBUTING names a unit that is not there"
+    assert ROOM_OF.keys() - rooms == set(), "CONTRIBUTING names a room that is not there"
 
 
 def test_tiers_imports_point_to_the_left_only() -> None:
@@ -181,6 +198,8 @@ def test_tiers_commands_alone_name_what_is_to_their_right() -> None:
         ("safemirage.models.x", "def f():\n    from safemirage.training import loop"),
         ("safemirage.evaluation.x", "from safemirage.training.loop import train"),
         ("safemirage.cli", "from ray_jobs import train"),
+        ("safemirage.evaluation.metrics.x", "from safemirage.evaluation.run.archive import y"),
+        ("safemirage.evaluation.attacks.x", "from safemirage.evaluation.reports.format import y"),
         ("serve_app.app", "from ray_jobs.cluster.head import start"),
         ("safemirage.training.x", "import ray.train"),
         ("safemirage.training.x", "def f():\n    import mlflow"),

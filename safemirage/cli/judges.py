@@ -97,13 +97,12 @@ def _print_corrected(
     audit: "JudgeAudit",
     answers: "Sequence[LabelledAnswer]",
 ) -> None:
-    from safemirage.evaluation.metrics.calibrated_asr import (
-        compliance_errors,
-        corrected_asr,
-        corrected_grid,
-    )
+    from safemirage.evaluation.judges.audit import compliance_errors
+    from safemirage.evaluation.metrics.calibrated_asr import corrected_asr
+    from safemirage.evaluation.reports.tables.calibration import corrected_grid
     from safemirage.evaluation.reports.terminal import print_grid
     from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
+    from safemirage.evaluation.run.process import judge_record
     from safemirage.settings import read_settings
     from safemirage.store import open_store
 
@@ -114,7 +113,9 @@ def _print_corrected(
         row
         for judge in judges
         for row in corrected_asr(
-            evaluation, judge, compliance_errors(judge.name, answers, audit.said[judge.name])
+            evaluation,
+            judge_record(judge),
+            compliance_errors(judge.name, answers, audit.said[judge.name]),
         )
     ]
     print_grid(console, corrected_grid(f"{evaluation.name}: attack success", rows))

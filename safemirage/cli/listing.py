@@ -136,7 +136,7 @@ def _exports(_: "Store", settings: "Settings") -> Iterator[Entry]:
 
 
 def _evaluations(store: "Store", _: "Settings") -> Iterator[Entry]:
-    from safemirage.evaluation.run.record import readable
+    from safemirage.evaluation.record import readable
 
     for evaluation in store.evaluations.list():
         record = readable(evaluation)

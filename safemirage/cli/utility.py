@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from safemirage.evaluation.run.archive import StoredEvaluation
+    from safemirage.evaluation.metrics.evaluation import StoredEvaluation
     from safemirage.evaluation.utility.files import ResultFile
     from safemirage.settings import Settings
     from safemirage.store.database import Store
@@ -142,9 +142,9 @@ def _result_file(
     from dataclasses import replace
 
     from safemirage.evaluation.errors import EvaluationError
+    from safemirage.evaluation.record import read_evaluation
     from safemirage.evaluation.reports.tables.utility import model_key
     from safemirage.evaluation.run.archive import find_evaluation
-    from safemirage.evaluation.run.record import read_evaluation
     from safemirage.evaluation.utility.files import read_result_file
 
     name, separator, path = item.partition("=")
@@ -165,9 +165,9 @@ def _chosen(
     store: "Store", settings: "Settings", names: list[str], files: "Sequence[ResultFile]"
 ) -> "list[StoredEvaluation]":
     """The named evaluations; with none named, all finished ones of the files' models but those judged again."""
+    from safemirage.evaluation.record import readable
     from safemirage.evaluation.reports.tables.utility import model_key
     from safemirage.evaluation.run.archive import load_evaluations
-    from safemirage.evaluation.run.record import readable
 
     measured = {digest for file in files for digest in file.weights}
     if not names:

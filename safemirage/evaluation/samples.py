@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from safemirage.evaluation.suites.folder import sample_tree
-from safemirage.evaluation.types import Sample, Subset, Verdict
+from safemirage.evaluation.types import Sample, Subset, Verdict, sample_tree
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safemirage.config.evaluate import DecodingConfig, Label
 from safemirage.models.images import png
 
 Subset = Literal["safe", "unsafe"]
+
+FIRST_QUESTION = "first_question"
+"""The key in the target of a rewrite that holds the first rewrite of its question. The original judges every attempt as
+an answer to it."""
+ATTEMPT = "attempt"
+"""The key in the target of a rewrite that holds its number among the rewrites of its question, from 1."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,21 @@ class Sample:
         would run together are parted."""
         together = self.prefill[-1:].isalnum() and continuation[:1].isalnum()
         return f"{self.prefill}{' ' if together else ''}{continuation}"
+
+
+def sample_tree(sample: Sample) -> dict[str, Any]:
+    """The sample as JSON, its image replaced by the digest; `prefill` only where there is one."""
+    tree = {
+        "sample_id": sample.sample_id,
+        "condition": sample.condition,
+        "subset": sample.subset,
+        "attack": sample.attack,
+        "group_id": sample.group_id,
+        "question": sample.question,
+        "image": sample.image.digest if sample.image else None,
+        "target": dict(sample.target),
+    }
+    return {**tree, "prefill": sample.prefill} if sample.prefill else tree
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ from safemirage.config.loading.identity import run_identity
 from safemirage.config.prepare import AnswersConfig
 from safemirage.data.vlguard import VLGuardRecord, iterate_pairs, read_vlguard
 from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.generators.asking import ask_stored
 from safemirage.evaluation.generators.build import open_generator
-from safemirage.evaluation.run.asking import ask_stored
 from safemirage.evaluation.types import Generation, ImageInput, Request
 from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store

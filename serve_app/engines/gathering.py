@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.evaluation.generators import Generator
-from safemirage.evaluation.run.asking import ask_each
+from safemirage.evaluation.generators.asking import ask_each
 from safemirage.evaluation.types import Generation, Request
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safemirage.config.loading.load import ConfigError, to_tree
-from safemirage.evaluation.run.record import EvaluationRecord, read_evaluation, readable
+from safemirage.evaluation.record import EvaluationRecord, read_evaluation, readable
 from safemirage.evaluation.types import ImageInput, Sample
 from safemirage.store import Store
 from safemirage.store.evaluations import Evaluation

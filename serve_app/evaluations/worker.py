@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 
 from safemirage.config.serve import EvaluationsConfig
 from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.record import EvaluationRecord, read_evaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
-from safemirage.evaluation.run.record import EvaluationRecord, read_evaluation
 from safemirage.evaluation.suites.folder import load_suite, sample_questions
 from safemirage.evaluation.types import Sample
 from safemirage.storage import Storage

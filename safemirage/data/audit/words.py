@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from safemirage.data.audit.examples import Example
-from safemirage.multiple_tests import holm
+from safemirage.holm import holm
 from safemirage.text.first_word import first_word, opening, words_of
 
 Kind = Literal["first word", "first 2 words", "first 3 words", "word anywhere"]

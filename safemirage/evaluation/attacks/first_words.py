@@ -33,8 +33,7 @@ from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.suites.folder import sample_questions
 from safemirage.evaluation.suites.sampling import suite_samples
-from safemirage.evaluation.suites.vlguard import ATTEMPT, FIRST_QUESTION
-from safemirage.evaluation.types import Sample
+from safemirage.evaluation.types import ATTEMPT, FIRST_QUESTION, Sample
 from safemirage.store.database import Store
 
 FORM = "rewrite"

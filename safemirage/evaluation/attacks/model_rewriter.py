@@ -14,8 +14,8 @@ from safemirage.evaluation.attacks.rewriters import OnRewritten, Rewritten, Targ
 from safemirage.evaluation.attacks.rules.phrasing_words import AUXILIARIES, WH_WORDS
 from safemirage.evaluation.attacks.rules.rewrites import Rewrite, folded
 from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.generators.asking import ask_stored
 from safemirage.evaluation.judges.verdicts import UnreadableVerdict, read_json_verdict
-from safemirage.evaluation.run.asking import ask_stored
 from safemirage.evaluation.types import Generation, ImageInput, Request
 from safemirage.store.samples import Samples
 from safemirage.text.first_word import first_word

@@ -44,7 +44,7 @@ from safemirage.evaluation.suites.folder import sample_questions
 from safemirage.evaluation.suites.sampling import suite_samples
 from safemirage.evaluation.suites.writer import write_suite
 from safemirage.evaluation.types import Sample
-from safemirage.multiple_tests import holm
+from safemirage.holm import holm
 from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store
 

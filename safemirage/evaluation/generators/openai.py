@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from safemirage.config.evaluate import DecodingConfig, OpenAIConfig
 from safemirage.config.loading.identity import digest_of
+from safemirage.evaluation.cache_keys import EVALUATION_SCOPE
 from safemirage.evaluation.generators import GenerationError, GeneratorUnavailable, RequestRejected
-from safemirage.evaluation.run.cache_keys import EVALUATION_SCOPE
 from safemirage.evaluation.types import Generation, Request
 from safemirage.models.images import ImageError
 from safemirage.text.characters import half_character

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from safemirage.config.evaluate import DecodingConfig, Label
+from safemirage.evaluation.cache_keys import INPUTS
 from safemirage.evaluation.generators import Generator, GeneratorUnavailable, RequestRejected
+from safemirage.evaluation.generators.asking import ask_each
 from safemirage.evaluation.judges.verdicts import UnreadableVerdict
-from safemirage.evaluation.run.asking import ask_each
-from safemirage.evaluation.run.cache_keys import INPUTS
 from safemirage.evaluation.types import Generation, Request, Verdict
 
 Read = Callable[[str], tuple[Label, str]]

@@ -16,6 +16,7 @@ from safemirage.data.records import DataError, Problem, read_json_records
 from safemirage.data.vlguard import is_vlguard, iterate_pairs, read_vlguard
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.metrics.calibration import Calibration, calibrate, cohen_kappa
+from safemirage.evaluation.metrics.rates import COUNTED
 from safemirage.evaluation.types import Sample, Subset
 
 _LABELS = tuple(label for label in get_args(Label) if label != "unscored")
@@ -129,3 +130,17 @@ def _problems(index: int, item: Any) -> list[Problem]:
     if item.get("subset", "unsafe") not in get_args(Subset):
         problems.append(Problem(name, "subset", f"{item['subset']!r}; allowed: safe, unsafe"))
     return problems
+
+
+def compliance_errors(
+    judge: str, answers: Sequence[LabelledAnswer], said: Sequence[str | None]
+) -> Calibration:
+    """The judge's errors in telling `comply` from the rest among answers to unsafe questions; `said` as in JudgeAudit."""
+    unsafe = [
+        (item.label, label)
+        for item, label in zip(answers, said, strict=True)
+        if item.judged.sample.subset == "unsafe"
+    ]
+    return calibrate(
+        judge, COUNTED["asr"], [label for label, _ in unsafe], [label for _, label in unsafe]
+    )

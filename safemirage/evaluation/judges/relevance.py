@@ -17,8 +17,7 @@ from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.asked import asked_verdicts, generator_fields
 from safemirage.evaluation.judges.verdicts import UnreadableVerdict
-from safemirage.evaluation.suites.vlguard import ATTEMPT, FIRST_QUESTION
-from safemirage.evaluation.types import Request, Verdict
+from safemirage.evaluation.types import ATTEMPT, FIRST_QUESTION, Request, Verdict
 from safemirage.text.refusal_keywords import REFUSING_ANSWER, VLGUARD_KEYWORDS, is_refusal
 
 NORMAL_WORDS = ("while", "Unfortunately", "cannot", "not able")

@@ -7,8 +7,7 @@ from math import comb
 from safemirage.config.evaluate import Metric
 from safemirage.evaluation.metrics.bootstrap import share_rate
 from safemirage.evaluation.metrics.intervals import wilson_rate
-from safemirage.evaluation.metrics.rates import COUNTED, WordRate
-from safemirage.evaluation.reports.tables.paper import SUBSETS
+from safemirage.evaluation.metrics.rates import COUNTED, SUBSETS, WordRate
 from safemirage.evaluation.samples import EvaluatedSample
 
 CATEGORY = "category"

@@ -8,20 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safemirage.evaluation.errors import EvaluationError
-from safemirage.evaluation.judges import Judge
-from safemirage.evaluation.judges.audit import LabelledAnswer
 from safemirage.evaluation.metrics.calibration import (
     Calibration,
     CannotCorrect,
     CorrectedRate,
-    calibrate,
     correct_any_of,
 )
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import COUNTED, cluster_of, grouped
-from safemirage.evaluation.reports.tables.grid import Grid
-from safemirage.evaluation.run.archive import StoredEvaluation
+from safemirage.evaluation.record import JudgeRecord
 from safemirage.evaluation.samples import EvaluatedSample
-from safemirage.text.numbers import bounds, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,22 +33,8 @@ class CorrectedASR:
     """Why nothing was corrected; empty where it was."""
 
 
-def compliance_errors(
-    judge: str, answers: Sequence[LabelledAnswer], said: Sequence[str | None]
-) -> Calibration:
-    """The judge's errors in telling `comply` from the rest among answers to unsafe questions; `said` as in JudgeAudit."""
-    unsafe = [
-        (item.label, label)
-        for item, label in zip(answers, said, strict=True)
-        if item.judged.sample.subset == "unsafe"
-    ]
-    return calibrate(
-        judge, COUNTED["asr"], [label for label, _ in unsafe], [label for _, label in unsafe]
-    )
-
-
 def corrected_asr(
-    evaluation: StoredEvaluation, judge: Judge, calibration: Calibration
+    evaluation: StoredEvaluation, judge: JudgeRecord, calibration: Calibration
 ) -> list[CorrectedASR]:
     """The corrected ASR of each unsafe condition: per response, and any-of-K where its questions have K > 1 rewrites.
 
@@ -61,7 +43,7 @@ def corrected_asr(
     Raises:
         EvaluationError: the evaluation was not judged by this judge, or by another version of it.
     """
-    if (key := evaluation.judge_keys.get(judge.name)) != dict(judge.key):
+    if (key := evaluation.judge_keys.get(judge.name)) != judge.key:
         raise EvaluationError(
             f"evaluation {evaluation.id}: was judged by {sorted(evaluation.judge_keys)}"
             + (f", its {judge.name!r} another one than this" if key else "")
@@ -78,48 +60,6 @@ def corrected_asr(
         if len(single) > len(questions):
             result.append(_corrected(condition, questions, judge.name, calibration))
     return result
-
-
-def corrected_grid(title: str, rows: Sequence[CorrectedASR]) -> Grid:
-    """A line a judge, condition and K."""
-    return Grid(
-        title=title,
-        header=["judge", "condition", "over", "n", "observed", "corrected", "95 %"],
-        keys=3,
-        lines=[
-            [
-                row.judge,
-                row.condition,
-                f"any of {row.attempts}" if row.attempts > 1 else "answers",
-                *_figures(row),
-            ]
-            for row in rows
-        ],
-        notes=[
-            "Corrected on the assumption that the judge errs on these answers as often as on the labelled ones. Over answers it "
-            "is Rogan and Gladen's estimate. Any-of-K has bounds that hold whatever the judge's errors on answers to one question "
-            "have to do with each other; it is never less than over answers. The intervals carry the errors of both samples.",
-            *dict.fromkeys(
-                f"{row.judge}, {row.condition}, any of {row.attempts}: {said}."
-                for row in rows
-                if (said := row.refused or (row.corrected.note if row.corrected else ""))
-            ),
-        ],
-    )
-
-
-def _figures(row: CorrectedASR) -> list[str]:
-    found = row.corrected
-    if found is None:
-        return ["", percent(row.observed), "none", ""]
-    least, most = percent(found.least), percent(found.most)
-    value = least if row.attempts == 1 else f"{least} to {most}"
-    return [
-        str(found.n),
-        percent(row.observed),
-        value,
-        bounds(found.low, found.high),
-    ]
 
 
 def _scored_questions(

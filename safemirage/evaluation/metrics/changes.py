@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from safemirage.config.evaluate import Label, Metric
-from safemirage.evaluation.metrics.rates import COUNTED, METRICS
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.metrics.rates import COUNTED, METRICS, SUBSETS
 from safemirage.evaluation.metrics.significance import Pair, compare, difference_interval
-from safemirage.evaluation.reports.tables.paper import SUBSETS
-from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.evaluation.samples import EvaluatedSample
-from safemirage.multiple_tests import holm
+from safemirage.holm import holm
 
 _PAIRED_FIELDS = ("condition", "group_id", "question", "prefill", "image")
 

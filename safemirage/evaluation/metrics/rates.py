@@ -42,6 +42,13 @@ COUNTED: Mapping[Metric, Label] = {
     "degenerate_rate": "degenerate",
 }
 """The label whose share a rate is."""
+SUBSETS: Mapping[Metric, str] = {
+    "asr": "unsafe",
+    "degenerate_rate": "unsafe",
+    "refusal_rate": "safe",
+    "useful_rate": "safe",
+}
+"""The subset whose questions a metric's table shows."""
 T = TypeVar("T")
 Measures = Mapping[str, Sequence[Metric]]
 """Judge -> the rates that its verdicts are counted in; the order of judges is their precedence."""

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from safemirage.evaluation.metrics.changes import Change, Comparison, Flip
-from safemirage.evaluation.metrics.power import resolution, resolution_says
+from safemirage.evaluation.metrics.power import resolution
 from safemirage.evaluation.metrics.rates import grouped
 from safemirage.evaluation.reports.page import image_uri, render
 from safemirage.evaluation.reports.tables.gap import CaseGap, condition_gaps, gap_tree, gaps_grid
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
+from safemirage.evaluation.reports.tables.power import resolution_says
 from safemirage.evaluation.samples import EvaluatedSample, evaluated_tree
 from safemirage.files import write_text
 from safemirage.store.database import Store

@@ -7,9 +7,8 @@ from markupsafe import Markup
 
 from safemirage.config.evaluate import Metric
 from safemirage.evaluation.metrics.breakdowns import AttemptRate
-from safemirage.evaluation.metrics.rates import WordRate, first_word_rates
+from safemirage.evaluation.metrics.rates import SUBSETS, WordRate, first_word_rates
 from safemirage.evaluation.reports.charts import Series, words_chart
-from safemirage.evaluation.reports.tables.paper import SUBSETS
 from safemirage.evaluation.samples import EvaluatedSample
 
 _OPENED: Mapping[Metric, str] = {"asr": "attack success", "refusal_rate": "any refused"}

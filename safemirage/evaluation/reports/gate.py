@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 
 from safemirage.config.evaluate import Metric
 from safemirage.config.loading.load import ConfigError
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import Row, headline
 from safemirage.evaluation.reports.tables.grid import Grid
-from safemirage.evaluation.run.archive import StoredEvaluation
 from safemirage.text.numbers import bounds, percent
 
 _BAR = re.compile(

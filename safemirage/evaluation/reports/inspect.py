@@ -43,9 +43,10 @@ from inspect_ai.scorer import Score
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import to_tree
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import Row, grouped
 from safemirage.evaluation.reports.page import image_uri
-from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluation
+from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.evaluation.types import Verdict
 from safemirage.files import whole_file

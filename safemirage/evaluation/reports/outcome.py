@@ -8,10 +8,10 @@ from rich.console import Console
 
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.metrics.rates import Row, row_from, row_tree
+from safemirage.evaluation.record import read_evaluation
 from safemirage.evaluation.reports.notices import notices
 from safemirage.evaluation.reports.terminal import print_rates
 from safemirage.evaluation.run.calls import ModelCalls
-from safemirage.evaluation.run.record import read_evaluation
 from safemirage.store.evaluations import Evaluation
 
 

@@ -13,9 +13,11 @@ from typing import Any
 from safemirage.config.evaluate import Metric
 from safemirage.config.loading.load import dump_yaml
 from safemirage.evaluation.metrics.breakdowns import AttemptRate, attempt_rates, category_rates
-from safemirage.evaluation.metrics.power import resolution_grid, row_resolution
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.metrics.power import row_resolution
 from safemirage.evaluation.metrics.rates import (
     METRICS,
+    SUBSETS,
     Row,
     WordRate,
     grouped,
@@ -41,9 +43,10 @@ from safemirage.evaluation.reports.tables.gap import (
     gaps_grid,
 )
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
-from safemirage.evaluation.reports.tables.paper import SUBSETS, TableLine, before_after_grid
+from safemirage.evaluation.reports.tables.paper import TableLine, before_after_grid
+from safemirage.evaluation.reports.tables.power import resolution_grid
 from safemirage.evaluation.reports.tables.waterfall import Waterfall, waterfalls
-from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluation
+from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.files import write_text
 from safemirage.store.database import Store

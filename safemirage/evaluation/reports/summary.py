@@ -7,10 +7,10 @@ interval over images that leaves 0 out, because questions about one image are no
 from collections.abc import Mapping, Sequence
 
 from safemirage.config.evaluate import Metric
+from safemirage.evaluation.metrics.rates import SUBSETS
 from safemirage.evaluation.metrics.significance import ALPHA, PairedChange
 from safemirage.evaluation.reports.format import ATTACKS, Column, Table
 from safemirage.evaluation.reports.tables.gap import CaseGap
-from safemirage.evaluation.reports.tables.paper import SUBSETS
 from safemirage.text.numbers import p_value, percent, points
 
 _FOUND: Mapping[Metric, str] = {

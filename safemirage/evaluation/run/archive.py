@@ -1,62 +1,23 @@
 """Finished evaluations out of the store, by id, by name, or by the config that made them."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.loading.identity import identity_tree
 from safemirage.config.loading.load import load_config
 from safemirage.evaluation.errors import NoSuchEvaluation
-from safemirage.evaluation.metrics.rates import Row, headline, row_from
-from safemirage.evaluation.run.cache_keys import EVALUATION_SCOPE
-from safemirage.evaluation.run.record import EvaluationRecord, read_evaluation, readable
-from safemirage.evaluation.samples import EvaluatedSample, evaluated_from
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.metrics.rates import row_from
+from safemirage.evaluation.record import EvaluationRecord, read_evaluation, readable
+from safemirage.evaluation.samples import evaluated_from
 from safemirage.settings import Settings
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
 
 _CONFIG_SUFFIXES = (".yaml", ".yml")
 _SHOWN = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredEvaluation:
-    """An evaluation with its samples, under a name that its table is read by."""
-
-    id: str
-    name: str
-    rows: list[Row]
-    samples: list[EvaluatedSample]
-    record: EvaluationRecord
-
-    def judge(self, metric: str) -> str | None:
-        """The judge that the metric is reported by: the first that measures it."""
-        return next((row.judge for row in headline(self.rows) if row.metric == metric), None)
-
-    @property
-    def protocol(self) -> str:
-        """The protocol that the rows were counted by: `corrected` or `paper`."""
-        return self.record.protocol
-
-    @property
-    def content(self) -> str:
-        """The same for evaluations of one model, suite and set of judges, whatever they are called; the id, where
-        the model cannot tell its weights."""
-        generator = self.record.generator
-        knows_itself = generator and generator.get("scope") != EVALUATION_SCOPE
-        return self.record.identity if knows_itself else self.id
-
-    @property
-    def has_torn_groups(self) -> bool:
-        """Whether questions were sampled as the original does, so that a group may hold rewrites of several."""
-        return self.record.sampling == "rows"
-
-    @property
-    def judge_keys(self) -> dict[str, Any]:
-        """What each judge is made of, where the evaluation recorded it."""
-        return {judge.name: judge.key for judge in self.record.judges}
 
 
 def load_evaluations(

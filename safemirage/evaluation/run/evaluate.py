@@ -17,15 +17,15 @@ from typing import Self
 
 from safemirage.config.evaluate import DecodingConfig, ProtocolName
 from safemirage.config.loading.load import to_tree
+from safemirage.evaluation.cache_keys import generation_key, scoped_key, verdict_key
 from safemirage.evaluation.errors import COMMONEST_REASON
 from safemirage.evaluation.generators import GenerationError, Generator
+from safemirage.evaluation.generators.asking import ask_each
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.judges.degenerate import with_degenerate
 from safemirage.evaluation.metrics.protocols import score_as
 from safemirage.evaluation.metrics.rates import row_tree
-from safemirage.evaluation.run.asking import ask_each
-from safemirage.evaluation.run.cache_keys import generation_key, scoped_key, verdict_key
-from safemirage.evaluation.run.record import EvaluationRecord
+from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.samples import (
     EvaluatedSample,
     evaluated_sample,
@@ -294,7 +294,9 @@ class _Work:
 
     async def _verdicts(self, judge: Judge, items: Sequence[Judged]) -> list[Verdict]:
         table = self._store.samples.verdicts
-        keys = [verdict_key(self._judge_keys[judge.name], item) for item in items]
+        keys = [
+            verdict_key(self._judge_keys[judge.name], item.sample, item.answer) for item in items
+        ]
         found = await asyncio.to_thread(table.get, keys)
         missing = {key: item for key, item in zip(keys, items, strict=True) if key not in found}
         if missing:

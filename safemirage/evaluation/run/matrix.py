@@ -18,7 +18,8 @@ from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import GenerationError, Generator
 from safemirage.evaluation.generators.build import open_generator
-from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluation
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.preflight import require
 from safemirage.evaluation.run.process import OpenModel, run_evaluation

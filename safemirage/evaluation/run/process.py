@@ -14,14 +14,14 @@ from safemirage.config.evaluate import (
 )
 from safemirage.config.loading.identity import digest_of, identity_tree
 from safemirage.config.loading.load import to_tree
+from safemirage.evaluation.cache_keys import EVALUATION_SCOPE
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.build import build_judge
-from safemirage.evaluation.run.cache_keys import EVALUATION_SCOPE
+from safemirage.evaluation.record import EvaluationRecord, JudgeRecord
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
-from safemirage.evaluation.run.record import EvaluationRecord, judge_record
 from safemirage.evaluation.suites.folder import suite_digest
 from safemirage.evaluation.suites.sampling import load_samples
 from safemirage.progress import OnProgress
@@ -113,3 +113,7 @@ async def _evaluation_id(record: EvaluationRecord, generator: Generator, store: 
         if evaluation.spec == to_tree(record):
             return evaluation.id
     return f"{made}-{uuid.uuid4().hex[:8]}"
+
+
+def judge_record(judge: Judge) -> JudgeRecord:
+    return JudgeRecord(name=judge.name, key=dict(judge.key))

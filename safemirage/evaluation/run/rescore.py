@@ -12,11 +12,11 @@ from safemirage.config.loading.load import build_config, read_tree
 from safemirage.config.rescore import RescoreConfig
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.judges import Judge
-from safemirage.evaluation.run.archive import StoredEvaluation
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, StoredAnswers, evaluate
-from safemirage.evaluation.run.process import open_judges
-from safemirage.evaluation.run.record import EvaluationRecord, judge_record
+from safemirage.evaluation.run.process import judge_record, open_judges
 from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.evaluation.types import ImageInput, Sample
 from safemirage.progress import OnProgress

@@ -13,7 +13,7 @@ from typing import Any
 
 from safemirage.config.loading.identity import digest_of
 from safemirage.data.records import DataError, read_json
-from safemirage.evaluation.types import ImageInput, Sample
+from safemirage.evaluation.types import ImageInput, Sample, sample_tree
 from safemirage.models.images import image_problem
 
 SUITE_FILE = "suite.json"
@@ -70,21 +70,6 @@ def sample_questions(samples: Sequence[Sample], count: int | None, seed: int) ->
 def suite_digest(samples: Sequence[Sample]) -> str:
     """SHA-256 over everything in the samples, images by content, in their order."""
     return digest_of([sample_tree(sample) for sample in samples])
-
-
-def sample_tree(sample: Sample) -> dict[str, Any]:
-    """The sample as JSON, its image replaced by the digest; `prefill` only where there is one."""
-    tree = {
-        "sample_id": sample.sample_id,
-        "condition": sample.condition,
-        "subset": sample.subset,
-        "attack": sample.attack,
-        "group_id": sample.group_id,
-        "question": sample.question,
-        "image": sample.image.digest if sample.image else None,
-        "target": dict(sample.target),
-    }
-    return {**tree, "prefill": sample.prefill} if sample.prefill else tree
 
 
 class _Reader:

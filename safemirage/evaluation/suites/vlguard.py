@@ -17,13 +17,7 @@ from safemirage.config.vlguard import (
 )
 from safemirage.data.records import DataError, ImageFolder, Problem
 from safemirage.data.vlguard import VLGuardRecord, read_vlguard
-from safemirage.evaluation.types import ImageInput, Sample, Subset
-
-FIRST_QUESTION = "first_question"
-"""The key in the target of a rewrite that holds the first rewrite of its question. The original judges every attempt as
-an answer to it."""
-ATTEMPT = "attempt"
-"""The key in the target of a rewrite that holds its number among the rewrites of its question, from 1."""
+from safemirage.evaluation.types import ATTEMPT, FIRST_QUESTION, ImageInput, Sample, Subset
 
 _SUBSETS: dict[VLGuardSubset, Subset] = {
     "unsafe": "unsafe",

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safemirage.evaluation.suites.folder import SUITE_FILE, sample_tree
-from safemirage.evaluation.types import Sample
+from safemirage.evaluation.suites.folder import SUITE_FILE
+from safemirage.evaluation.types import Sample, sample_tree
 from safemirage.files import write_bytes, write_files
 
 _IMAGES = "images"

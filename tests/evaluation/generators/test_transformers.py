@@ -11,8 +11,8 @@ import torch
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.data.llava import LlavaRecord, TurnImage
 from safemirage.evaluation.generators import RequestRejected
+from safemirage.evaluation.generators.asking import ask_each
 from safemirage.evaluation.generators.transformers import TransformersGenerator
-from safemirage.evaluation.run.asking import ask_each
 from safemirage.evaluation.types import Generation, ImageInput, Request
 from safemirage.models.loading import load_for_inference
 from safemirage.models.prompts import Prompter

@@ -7,12 +7,12 @@ import pytest
 from safemirage.config import ConfigError
 from safemirage.config.evaluate import DecodingConfig, GuardJudgeConfig, OpenAIConfig
 from safemirage.config.loading.load import build_config
+from safemirage.evaluation.cache_keys import generation_key
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.openai import _body
 from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.guards import GuardJudge, GuardName
-from safemirage.evaluation.run.cache_keys import generation_key
 from safemirage.evaluation.types import Request, Verdict
 from tests.evaluation.samples import make_image, make_sample
 

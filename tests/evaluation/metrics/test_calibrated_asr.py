@@ -9,16 +9,20 @@ from safemirage.config.evaluate import DecodingConfig
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges import Judge
-from safemirage.evaluation.judges.audit import LabelledAnswer, audit_judges, read_labelled
-from safemirage.evaluation.judges.build import built_in_judge
-from safemirage.evaluation.metrics.calibrated_asr import (
+from safemirage.evaluation.judges.audit import (
+    LabelledAnswer,
+    audit_judges,
     compliance_errors,
-    corrected_asr,
-    corrected_grid,
+    read_labelled,
 )
-from safemirage.evaluation.run.archive import StoredEvaluation, load_evaluation
+from safemirage.evaluation.judges.build import built_in_judge
+from safemirage.evaluation.metrics.calibrated_asr import corrected_asr
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.record import EvaluationRecord
+from safemirage.evaluation.reports.tables.calibration import corrected_grid
+from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
-from safemirage.evaluation.run.record import EvaluationRecord, judge_record
+from safemirage.evaluation.run.process import judge_record
 from safemirage.evaluation.types import Request
 from safemirage.store import open_store
 from tests.evaluation.samples import make_sample
@@ -61,7 +65,7 @@ def test_corrected_asr_per_response_and_any_of_k(tmp_path: Path, write_json: Wri
     audit = asyncio.run(audit_judges([judge], answers))
     errors = compliance_errors("keywords", answers, audit.said["keywords"])
     assert (errors.sensitivity.value, errors.specificity.value) == (1.0, 0.75)
-    single, any_of = corrected_asr(_evaluation(tmp_path, judge), judge, errors)
+    single, any_of = corrected_asr(_evaluation(tmp_path, judge), judge_record(judge), errors)
     assert (single.condition, single.attempts, any_of.attempts) == ("unsafe_what", 1, 3)
     assert single.observed == 0.75
     assert single.corrected is not None
@@ -87,7 +91,7 @@ def test_corrected_asr_by_chance_says_why_there_is_none(
     answers = _labelled(write_json, missed=40)
     audit = asyncio.run(audit_judges([judge], answers))
     errors = compliance_errors("keywords", answers, audit.said["keywords"])
-    for row in corrected_asr(_evaluation(tmp_path, judge), judge, errors):
+    for row in corrected_asr(_evaluation(tmp_path, judge), judge_record(judge), errors):
         assert row.corrected is None
         assert "no better than chance" in row.refused
 
@@ -99,4 +103,4 @@ def test_corrected_asr_takes_no_other_judges_errors(tmp_path: Path, write_json: 
     audit = asyncio.run(audit_judges([rules], answers))
     errors = compliance_errors("refusal_rules", answers, audit.said["refusal_rules"])
     with pytest.raises(EvaluationError, match=r"was judged by \['keywords'\]"):
-        corrected_asr(evaluation, rules, errors)
+        corrected_asr(evaluation, judge_record(rules), errors)

@@ -6,9 +6,9 @@ import pytest
 
 from safemirage.config.evaluate import Label
 from safemirage.evaluation.metrics.changes import Change, compare_evaluations
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import score
-from safemirage.evaluation.run.archive import StoredEvaluation
-from safemirage.evaluation.run.record import EvaluationRecord, JudgeRecord
+from safemirage.evaluation.record import EvaluationRecord, JudgeRecord
 from safemirage.evaluation.samples import EvaluatedSample
 from tests.evaluation.samples import make_evaluated
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from safemirage.config.loading.load import ConfigError
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.intervals import wilson_rate
 from safemirage.evaluation.metrics.rates import Row
+from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.reports.gate import Gate, check_gate
-from safemirage.evaluation.run.archive import StoredEvaluation
-from safemirage.evaluation.run.record import EvaluationRecord
 
 
 def row(metric: str, hits: int, n: int, condition: str = "unsafe_plain", **fields: int) -> Row:

@@ -13,11 +13,11 @@ from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.build import built_in_judge
+from safemirage.evaluation.record import read_evaluation
 from safemirage.evaluation.reports.inspect import write_inspect_logs
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.run.process import run_evaluation
-from safemirage.evaluation.run.record import read_evaluation
 from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.evaluation.types import Request
 from safemirage.store import Store, open_store

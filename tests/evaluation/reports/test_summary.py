@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pytest
 
 from safemirage.config.evaluate import Label
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import headline, score
+from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.reports.format import Column
 from safemirage.evaluation.reports.summary import model_says
 from safemirage.evaluation.reports.tables.gap import condition_gaps
-from safemirage.evaluation.run.archive import StoredEvaluation
-from safemirage.evaluation.run.record import EvaluationRecord
 from safemirage.evaluation.samples import EvaluatedSample
 from tests.evaluation.samples import make_evaluated
 

@@ -11,17 +11,18 @@ from rich.console import Console
 
 from safemirage.config.evaluate import Label
 from safemirage.evaluation.metrics.breakdowns import attempt_rates
-from safemirage.evaluation.metrics.calibrated_asr import CorrectedASR, corrected_grid
+from safemirage.evaluation.metrics.calibrated_asr import CorrectedASR
 from safemirage.evaluation.metrics.calibration import CorrectedRate
 from safemirage.evaluation.metrics.changes import compare_evaluations
-from safemirage.evaluation.metrics.power import resolution_grid
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import Measures, Row, score
+from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.reports.comparison import screen_grids
 from safemirage.evaluation.reports.tables.attempts import attempts_grid
+from safemirage.evaluation.reports.tables.calibration import corrected_grid
 from safemirage.evaluation.reports.tables.grid import Grid
+from safemirage.evaluation.reports.tables.power import resolution_grid
 from safemirage.evaluation.reports.terminal import print_grid, print_rates, rates_grid, screen
-from safemirage.evaluation.run.archive import StoredEvaluation
-from safemirage.evaluation.run.record import EvaluationRecord
 from safemirage.evaluation.samples import EvaluatedSample
 from tests.evaluation.samples import make_evaluated
 

@@ -15,8 +15,8 @@ from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.judges.oracle import OracleJudge
+from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.run.evaluate import EvaluationSpec, TooManyUnscored, evaluate
-from safemirage.evaluation.run.record import EvaluationRecord
 from safemirage.evaluation.samples import evaluated_from
 from safemirage.evaluation.types import Request, Sample
 from safemirage.store import Store, open_store

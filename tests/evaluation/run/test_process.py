@@ -14,11 +14,11 @@ from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import GeneratorUnavailable
 from safemirage.evaluation.metrics.rates import row_from
+from safemirage.evaluation.record import read_evaluation
 from safemirage.evaluation.reports.outcome import finished_result, print_results
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import TooManyUnscored
 from safemirage.evaluation.run.process import run_evaluation
-from safemirage.evaluation.run.record import read_evaluation
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation
 from tests.evaluation.samples import make_image, sample_record, write_suite

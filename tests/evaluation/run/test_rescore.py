@@ -13,10 +13,11 @@ from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.oracle import OracleJudge
-from safemirage.evaluation.run.archive import StoredEvaluation, find_evaluation, load_evaluation
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.record import read_evaluation
+from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
-from safemirage.evaluation.run.record import read_evaluation
 from safemirage.evaluation.run.rescore import read_judges, rescore
 from safemirage.evaluation.samples import evaluated_from
 from safemirage.evaluation.types import Request

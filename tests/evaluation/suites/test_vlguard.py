@@ -13,10 +13,9 @@ from safemirage.config.loading.identity import run_identity
 from safemirage.config.loading.load import build_config
 from safemirage.config.vlguard import VLGuardConfig
 from safemirage.data.records import DataError, DataWarning
-from safemirage.evaluation.suites.folder import sample_tree
 from safemirage.evaluation.suites.sampling import load_samples, sample_rows
 from safemirage.evaluation.suites.vlguard import vlguard_samples
-from safemirage.evaluation.types import Sample
+from safemirage.evaluation.types import Sample, sample_tree
 from tests.evaluation.protocols import of_condition, suite
 from tests.evaluation.samples import make_image, write_suite
 from tests.vlguard_files import safe_record, unsafe_record

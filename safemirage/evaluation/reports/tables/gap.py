@@ -7,14 +7,14 @@ from typing import Any
 from safemirage.config.attack import NEUTRAL
 from safemirage.config.evaluate import Metric
 from safemirage.config.vlguard import PLAIN
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.gap import GapError, MirageGap, mirage_gap
-from safemirage.evaluation.metrics.power import resolution, resolution_says
-from safemirage.evaluation.metrics.rates import COUNTED, grouped
+from safemirage.evaluation.metrics.power import resolution
+from safemirage.evaluation.metrics.rates import COUNTED, SUBSETS, grouped
 from safemirage.evaluation.reports.tables.grid import Grid
-from safemirage.evaluation.reports.tables.paper import SUBSETS
-from safemirage.evaluation.run.archive import StoredEvaluation
+from safemirage.evaluation.reports.tables.power import resolution_says
 from safemirage.evaluation.samples import EvaluatedSample
-from safemirage.multiple_tests import holm
+from safemirage.holm import holm
 from safemirage.text.numbers import p_value, percent, points
 
 GAP_METRICS: tuple[Metric, ...] = ("asr", "refusal_rate")

@@ -4,18 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from safemirage.config.evaluate import Metric
-from safemirage.evaluation.metrics.rates import METRICS, Row
+from safemirage.evaluation.metrics.rates import METRICS, SUBSETS, Row
 from safemirage.evaluation.reports.format import PLAIN, Column, Table, silence
 from safemirage.evaluation.reports.tables.grid import Grid
 from safemirage.text.numbers import bounds, in_percent
 
-SUBSETS: Mapping[Metric, str] = {
-    "asr": "unsafe",
-    "degenerate_rate": "unsafe",
-    "refusal_rate": "safe",
-    "useful_rate": "safe",
-}
-"""The subset whose questions a metric's table shows."""
 _NAMES: Mapping[Metric, str] = {
     "asr": "ASR",
     "degenerate_rate": "degenerate",

@@ -13,13 +13,12 @@ from typing import Any
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.weights import WeightsConfig
 from safemirage.evaluation.errors import EvaluationError
-from safemirage.evaluation.metrics.rates import Row, grouped, headline, row_tree
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.metrics.rates import SUBSETS, Row, grouped, headline, row_tree
+from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.reports.notices import notices
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
-from safemirage.evaluation.reports.tables.paper import SUBSETS
 from safemirage.evaluation.reports.terminal import RATES, rate_cell
-from safemirage.evaluation.run.archive import StoredEvaluation
-from safemirage.evaluation.run.record import EvaluationRecord
 from safemirage.evaluation.utility.files import OtherScore, ResultFile
 from safemirage.files import write_text
 

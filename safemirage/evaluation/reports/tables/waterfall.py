@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from safemirage.config.evaluate import Metric
 from safemirage.config.loading.identity import digest_of
-from safemirage.evaluation.metrics.rates import Row, headline
-from safemirage.evaluation.reports.tables.paper import SUBSETS
-from safemirage.evaluation.run.archive import StoredEvaluation
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.metrics.rates import SUBSETS, Row, headline
 
 
 @dataclass(frozen=True, kw_only=True)

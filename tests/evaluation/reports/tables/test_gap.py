@@ -14,8 +14,9 @@ from safemirage.config.loading.load import build_config
 from safemirage.evaluation.attacks.first_words import attack_suite
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.build import built_in_judge
-from safemirage.evaluation.metrics.power import resolution, resolution_says
+from safemirage.evaluation.metrics.power import resolution
 from safemirage.evaluation.reports.tables.gap import condition_gaps, gaps_grid
+from safemirage.evaluation.reports.tables.power import resolution_says
 from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.types import Request

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from safemirage.config.evaluate import Label, ProtocolName
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import score
+from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.reports.tables.waterfall import waterfalls
-from safemirage.evaluation.run.archive import StoredEvaluation
-from safemirage.evaluation.run.record import EvaluationRecord
 from tests.evaluation.samples import make_evaluated
 
 

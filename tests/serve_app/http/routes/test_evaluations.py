@@ -9,7 +9,7 @@ import pytest
 
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.errors import COMMONEST_REASON
-from safemirage.evaluation.run.record import read_evaluation
+from safemirage.evaluation.record import read_evaluation
 from tests.serve_app.conftest import Client
 from tests.serve_app.world import MODEL, UNREDACTED, World, data_uri, png, write_export, write_suite
 

@@ -8,7 +8,6 @@ from safemirage.config.evaluate import DecodingConfig, ProtocolName
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import ConfigError, build_config, to_tree
 from safemirage.config.types import Strict
-from safemirage.evaluation.judges import Judge
 from safemirage.store.evaluations import Evaluation
 
 
@@ -49,10 +48,6 @@ class EvaluationRecord(Strict):
     def identity(self) -> str:
         """Digest of all that decides the rows: names decide nothing, contents do."""
         return digest_of({**to_tree(self), "name": "", "suite": None})
-
-
-def judge_record(judge: Judge) -> JudgeRecord:
-    return JudgeRecord(name=judge.name, key=dict(judge.key))
 
 
 def readable(evaluation: Evaluation) -> EvaluationRecord | None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from safemirage.config.evaluate import DecodingConfig
+from safemirage.evaluation.cache_keys import generation_key, scoped_key
 from safemirage.evaluation.generators import Generator, RequestRejected
-from safemirage.evaluation.run.cache_keys import generation_key, scoped_key
 from safemirage.evaluation.types import Generation, Request
 from safemirage.store.samples import Samples
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemirage.multiple_tests import holm
+from safemirage.holm import holm
 
 
 def test_holm_of_a_family_worked_by_hand() -> None:

@@ -6,8 +6,7 @@ from typing import Any
 from safemirage.config.evaluate import DecodingConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import to_tree
-from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.types import Request
+from safemirage.evaluation.types import Request, Sample
 
 EVALUATION_SCOPE = "evaluation"
 INPUTS = "2"
@@ -35,8 +34,7 @@ def generation_key(generator: Mapping[str, str], request: Request, decoding: Dec
     return digest_of(tree if request.answered is None else {**tree, "answered": request.answered})
 
 
-def verdict_key(judge: Mapping[str, str], item: Judged) -> str:
-    sample = item.sample
+def verdict_key(judge: Mapping[str, str], sample: Sample, answer: str) -> str:
     return digest_of(
         {
             "judge": dict(judge),
@@ -44,7 +42,7 @@ def verdict_key(judge: Mapping[str, str], item: Judged) -> str:
             "image": sample.image.digest if sample.image else None,
             "subset": sample.subset,
             "target": dict(sample.target),
-            "answer": item.answer,
+            "answer": answer,
         }
     )
 
