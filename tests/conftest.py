@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ VLGUARD = Path(
     os.environ.get("SAFEMIRAGE_VLGUARD")
     or Path(__file__).parents[2] / "shared" / "data" / "vlguard"
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_storage_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test does not name lies in a fresh folder: never in the storage, or the store, of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SAFEMIRAGE_STORAGE", str(tmp_path_factory.mktemp("storage")))
+        for name in ("SAFEMIRAGE_STORE_URL", "SAFEMIRAGE_DATA", "MLFLOW_TRACKING_URI"):
+            patched.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
