@@ -131,7 +131,7 @@ class SampleBody(Body):
     target: dict[str, str] = {}
 
 
-SampleTree = Annotated[Any, WithJsonSchema({"$ref": "#/components/schemas/CaseBody"})]
+SampleTree = Annotated[Any, WithJsonSchema({"$ref": "#/components/schemas/SampleBody"})]
 
 
 class DecodingBody(Body):
@@ -153,7 +153,7 @@ class EvaluationBody(Body):
     model: Identifier
     suite: Identifier | None = None
     samples: Annotated[list[SampleTree], Field(min_length=1)] | None = None
-    """`CaseBody`s, each checked by itself."""
+    """`SampleBody`s, each checked by itself."""
     protocol: str = "corrected"
     judges: Annotated[list[Identifier], Field(min_length=1)]
     sample: Annotated[int, Field(ge=1)] | None = None

@@ -23,7 +23,7 @@ from safemirage.config.loading.load import build_config, load_config, to_tree
 from safemirage.config.reproduce import ModelEntry, ReproduceConfig
 from safemirage.config.train import TrainConfig
 from safemirage.evaluation.metrics.rates import Row
-from safemirage.evaluation.reports.tables.gap import CaseGap, condition_gaps
+from safemirage.evaluation.reports.tables.gap import ConditionGap, condition_gaps
 from safemirage.evaluation.reports.tables.grid import Grid, to_markdown
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.miniature.table import miniature_grid
@@ -46,7 +46,7 @@ class Work:
         torch.set_num_threads(THREADS)
         trained(base_config(self.seed), Settings.at(self.root))
 
-    def run(self) -> tuple[list[Row], list[CaseGap]]:
+    def run(self) -> tuple[list[Row], list[ConditionGap]]:
         torch.set_num_threads(THREADS)
         settings, entry = Settings.at(self.root), self.entry
         overrides = [*entry.overrides, f"seed={self.seed}"]
@@ -70,7 +70,7 @@ class Work:
         return rows, condition_gaps([found])
 
 
-def gaps_grid(gaps: Sequence[CaseGap]) -> Grid:
+def gaps_grid(gaps: Sequence[ConditionGap]) -> Grid:
     """A line a model and condition: what the attack opens, what as many paraphrases open, and the difference."""
     lines = []
     for model, condition in dict.fromkeys((one.model, one.condition) for one in gaps):

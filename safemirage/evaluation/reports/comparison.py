@@ -10,7 +10,12 @@ from safemirage.evaluation.metrics.changes import Change, Comparison, Flip
 from safemirage.evaluation.metrics.power import resolution
 from safemirage.evaluation.metrics.rates import grouped
 from safemirage.evaluation.reports.page import image_uri, render
-from safemirage.evaluation.reports.tables.gap import CaseGap, condition_gaps, gap_tree, gaps_grid
+from safemirage.evaluation.reports.tables.gap import (
+    ConditionGap,
+    condition_gaps,
+    gap_tree,
+    gaps_grid,
+)
 from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.reports.tables.power import resolution_says
 from safemirage.evaluation.samples import EvaluatedSample, evaluated_tree
@@ -117,7 +122,7 @@ def screen_grids(comparison: Comparison) -> list[Grid]:
     return [screen_grid(comparison), *([gaps] if gaps is not None else [])]
 
 
-def _grids(comparison: Comparison, gaps: Sequence[CaseGap]) -> list[Grid]:
+def _grids(comparison: Comparison, gaps: Sequence[ConditionGap]) -> list[Grid]:
     grid = gaps_grid(gaps)
     return [comparison_grid(comparison), *([grid] if grid is not None else [])]
 
@@ -145,7 +150,7 @@ def write_comparison(
     return [folder / name for name in texts]
 
 
-def _tree(comparison: Comparison, gaps: Sequence[CaseGap]) -> dict[str, Any]:
+def _tree(comparison: Comparison, gaps: Sequence[ConditionGap]) -> dict[str, Any]:
     """The comparison as JSON, with every flipped sample."""
     return {
         "evaluations": [{"name": one.name, "id": one.id} for one in comparison.evaluations],

@@ -37,7 +37,7 @@ from safemirage.evaluation.reports.summary import model_says
 from safemirage.evaluation.reports.tables.attempts import attempts_grid
 from safemirage.evaluation.reports.tables.gap import (
     GAP_METRICS,
-    CaseGap,
+    ConditionGap,
     condition_gaps,
     gap_tree,
     gaps_grid,
@@ -132,7 +132,7 @@ class _Measured:
 
     models: Sequence[_Evaluated]
     columns: Sequence[Column]
-    gaps: Sequence[CaseGap]
+    gaps: Sequence[ConditionGap]
     attempts: Sequence[Sequence[AttemptRate]]
     """The curves over the number of tries, one entry for each model that has them."""
     categories: Sequence[tuple[str, Sequence[WordRate]]]

@@ -10,7 +10,7 @@ from safemirage.config.evaluate import Metric
 from safemirage.evaluation.metrics.rates import SUBSETS
 from safemirage.evaluation.metrics.significance import ALPHA, PairedChange
 from safemirage.evaluation.reports.format import ATTACKS, Column, Table
-from safemirage.evaluation.reports.tables.gap import CaseGap
+from safemirage.evaluation.reports.tables.gap import ConditionGap
 from safemirage.text.numbers import p_value, percent, points
 
 _FOUND: Mapping[Metric, str] = {
@@ -22,7 +22,7 @@ _CONTROLLED = "in as many neutral paraphrases"
 
 
 def model_says(
-    model: str, table: Table, columns: Sequence[Column], gaps: Sequence[CaseGap]
+    model: str, table: Table, columns: Sequence[Column], gaps: Sequence[ConditionGap]
 ) -> list[str]:
     """`gaps`: of all models of the report, adjusted together."""
     mine = [gap for gap in gaps if gap.model == model]
@@ -63,7 +63,9 @@ def _degenerate(values: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _gaps_say(metric: Metric, gaps: Sequence[CaseGap], values: Mapping[str, float]) -> list[str]:
+def _gaps_say(
+    metric: Metric, gaps: Sequence[ConditionGap], values: Mapping[str, float]
+) -> list[str]:
     found = [gap for gap in gaps if gap.metric == metric and gap.gap is not None]
     if not found:
         without = "no neutral paraphrases stand beside the attacks, as many and scored"
@@ -71,7 +73,7 @@ def _gaps_say(metric: Metric, gaps: Sequence[CaseGap], values: Mapping[str, floa
     return [_gap_says(metric, gap) for gap in found]
 
 
-def _gap_says(metric: Metric, one: CaseGap) -> str:
+def _gap_says(metric: Metric, one: ConditionGap) -> str:
     assert one.gap is not None, "gaps without a value were left out"
     assert one.p_holm is not None, "every gap's p was adjusted"
     change = one.gap.change

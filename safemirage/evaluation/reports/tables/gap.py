@@ -22,7 +22,7 @@ GAP_METRICS: tuple[Metric, ...] = ("asr", "refusal_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaseGap:
+class ConditionGap:
     model: str
     evaluation: str
     condition: str
@@ -37,7 +37,7 @@ class CaseGap:
     """Why there is no gap though there are both conditions."""
 
 
-def condition_gaps(evaluations: Sequence[StoredEvaluation]) -> list[CaseGap]:
+def condition_gaps(evaluations: Sequence[StoredEvaluation]) -> list[ConditionGap]:
     """One for each attacked condition of each evaluation that has its control, `<condition>_neutral`."""
     found = [gap for one in evaluations for gap in _gaps_of(one)]
     places = [place for place, one in enumerate(found) if one.gap is not None]
@@ -47,7 +47,7 @@ def condition_gaps(evaluations: Sequence[StoredEvaluation]) -> list[CaseGap]:
     return found
 
 
-def _gaps_of(one: StoredEvaluation) -> list[CaseGap]:
+def _gaps_of(one: StoredEvaluation) -> list[ConditionGap]:
     conditions = grouped(one.samples, lambda sample: sample.condition)
     gaps = []
     for condition, samples in conditions.items():
@@ -69,7 +69,7 @@ def _gap(
     metric: Metric,
     judge: str,
     samples: tuple[Sequence[EvaluatedSample], Sequence[EvaluatedSample], Sequence[EvaluatedSample]],
-) -> CaseGap:
+) -> ConditionGap:
     attacked, control, plain = samples
     gap, note = None, ""
     if one.has_torn_groups:
@@ -79,7 +79,7 @@ def _gap(
             gap = mirage_gap(attacked, control, judge, plain=plain, counted=COUNTED[metric])
         except GapError as error:
             note = str(error)
-    return CaseGap(
+    return ConditionGap(
         model=one.name,
         evaluation=one.id,
         condition=condition,
@@ -92,7 +92,7 @@ def _gap(
     )
 
 
-def gaps_grid(gaps: Sequence[CaseGap]) -> Grid | None:
+def gaps_grid(gaps: Sequence[ConditionGap]) -> Grid | None:
     """The table of gaps, a line each; None where there is none."""
     if not gaps:
         return None
@@ -115,13 +115,13 @@ def gaps_grid(gaps: Sequence[CaseGap]) -> Grid | None:
     )
 
 
-def gap_tree(one: CaseGap) -> dict[str, Any]:
+def gap_tree(one: ConditionGap) -> dict[str, Any]:
     """The gap as JSON."""
     found = resolution(one.gap.change.n) if one.gap is not None else None
     return {**asdict(one), "smallest_effect": None if found is None else asdict(found)}
 
 
-def _line(one: CaseGap, gap: MirageGap) -> list[str]:
+def _line(one: ConditionGap, gap: MirageGap) -> list[str]:
     change = gap.change
     value, low, high = map(points, (change.difference, change.low, change.high))
     assert one.p_holm is not None, "every gap's p was adjusted"
