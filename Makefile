@@ -1,6 +1,6 @@
 # make demo [SEED=n] [KEEP=1]   a safety mirage and its repair, by the real machinery
 # make quick                    the tests that start no Ray, vLLM, DeepSpeed or browser: under a minute
-# make test | test-all          the tests (test-all adds the slow ones)
+# make test | test-slow         the tests without the slow ones, and those; test-all: both
 # make bench-train              a training step against the original's way of making it
 # make bench-eval               our way of evaluating against the original's, on this machine (some ten minutes)
 # make bench-serve              the service under 64 clients against the same model in one process
@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: env demo quick test test-all bench-train bench-eval bench-serve check format clean
+.PHONY: env demo quick test test-slow test-all bench-train bench-eval bench-serve check format clean
 
 env: $(VENV)/.ready
 
@@ -53,9 +53,11 @@ test: env
 	@echo "tests: about 25 minutes"
 	$(PYTEST) -m "not slow and not gpu"
 
-test-all: env
-	@echo "all tests: about 50 minutes"
-	$(PYTEST)
+test-slow: env
+	@echo "slow tests: about 25 minutes"
+	$(PYTEST) -m "slow or gpu"
+
+test-all: test test-slow
 
 bench-train: env
 	@$(BIN)/python -m tests.benchmarks.bench_train
