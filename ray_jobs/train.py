@@ -51,12 +51,14 @@ def run_training(
     *,
     settings: Settings,
     parent_run: str | None = None,
+    title: str | None = None,
     callbacks: Sequence["UserCallback"] = (),
 ) -> RunRecord:
     """The finished run of a config; its result is a TrainResult.
 
     Args:
         parent_run: id of the run that asks for it (a trial).
+        title: what MLflow calls the run; the config's name by default, which all trials of a search share.
         callbacks: of Ray Train, run in its controller.
 
     Raises:
@@ -91,7 +93,7 @@ def run_training(
             name=config.name,
             kind="train",
             config=to_tree(config),
-            work=partial(training.run, callbacks=callbacks),
+            work=partial(training.run, title=title or config.name, callbacks=callbacks),
             parent_id=parent_run,
             on_wait=waiting(run_id),
         )
@@ -118,14 +120,14 @@ class _Training:
         self._store = store
         self._parent = parent
 
-    def run(self, handle: RunHandle, callbacks: Sequence["UserCallback"]) -> dict[str, Any]:
+    def run(
+        self, handle: RunHandle, *, title: str, callbacks: Sequence["UserCallback"]
+    ) -> dict[str, Any]:
         config = self._config
         self._refuse_other_workers()
         tracker = open_tracker(self._settings, config.tracking.experiment)
         # Before the workers start, so that a run that never begins can be seen to have failed.
-        tracker.start(
-            self._run_id, name=config.name, config=to_tree(config), parent_id=self._parent
-        )
+        tracker.start(self._run_id, name=title, config=to_tree(config), parent_id=self._parent)
         finished = False
         try:
             result = self._followed(handle, tracker, callbacks)

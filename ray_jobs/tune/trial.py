@@ -104,8 +104,11 @@ def _at_seed(
 ) -> SeedResult:
     plan = setting.plan
     handle.progress({"stage": "training"})
+    title = " ".join(
+        [*point_overrides(point), *([f"seed={train.seed}"] if plan.config.seeds else [])]
+    )
     # A run of its own with its own identity, so that a point that another search trained is taken over.
-    run = run_training(train, settings=setting.settings, parent_run=handle.id)
+    run = run_training(train, settings=setting.settings, parent_run=handle.id, title=title)
     trained = read_record(TrainResult, run.result, of=run.id)
     handle.progress({"stage": "judging", "train_run_id": run.id})
     name = f"{handle.id}-seed-{train.seed}" if plan.config.seeds else handle.id
@@ -122,10 +125,7 @@ def _at_seed(
         rows=tuple(map(row_from, rows)),
     )
     # A point that another search has trained is shown here too.
-    shown = " ".join(
-        [*point_overrides(point), *([f"seed={train.seed}"] if plan.config.seeds else [])]
-    )
-    tracker.nest(run.id, parent_id=setting.search_id, name=shown)
+    tracker.nest(run.id, parent_id=setting.search_id, name=title)
     tracker.log_metrics(run.id, _selection_metrics(found))
     return found
 
