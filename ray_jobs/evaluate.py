@@ -15,7 +15,8 @@ from functools import partial
 from ray_jobs.cluster.capacity import concurrent_engines, engine_resources
 from ray_jobs.cluster.environment import connect
 from ray_jobs.cluster.preflight import local_node
-from safemirage.config.evaluate import EvaluateConfig, OpenAIConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import OpenAIConfig
 from safemirage.evaluation.run.matrix import OnProgressOf, Outcome, judging_models, run_many
 from safemirage.evaluation.run.preflight import require
 from safemirage.settings import Settings

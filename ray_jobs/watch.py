@@ -19,7 +19,7 @@ from typing import Self
 from ray_jobs.cluster.capacity import CapacityError, concurrent_engines, engine_resources
 from ray_jobs.worker.engines import open_engine
 from ray_jobs.worker.journal import append_line, read_lines
-from safemirage.config.evaluate import OpenAIConfig
+from safemirage.config.generators import OpenAIConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.config.train import WatchConfig

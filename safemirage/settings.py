@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import URL
 
-from safemirage.config.evaluate import OpenAIConfig
+from safemirage.config.generators import OpenAIConfig
 from safemirage.config.loading.identity import is_local
 from safemirage.config.loading.load import ConfigError, load_config
 from safemirage.config.train import SNAPSHOT

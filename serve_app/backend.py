@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from safemirage.config.evaluate import DecodingConfig, ProtocolName
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.rates import ProtocolName
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.types import Generation, Request, Sample, Verdict
 from safemirage.store.evaluations import Evaluation

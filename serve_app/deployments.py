@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.serve import ServeConfig
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.types import Generation, Request, Verdict

@@ -2,7 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from safemirage.config.evaluate import AskingJudgeConfig, ExportConfig, OpenAIConfig, judge_title
+from safemirage.config.generators import OpenAIConfig
+from safemirage.config.judges import AskingJudgeConfig, ExportConfig, judge_title
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.openai import OpenAIGenerator
 from safemirage.evaluation.judges import Judge

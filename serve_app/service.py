@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from safemirage.config.evaluate import (
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.judges import (
     ASKING_JUDGES,
     BUILT_IN_JUDGES,
     AskingJudgeConfig,
-    DecodingConfig,
     ExportConfig,
     judge_title,
 )

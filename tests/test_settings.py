@@ -13,7 +13,9 @@ from sqlalchemy import make_url
 
 import configs
 from safemirage.config.data import DataConfig
-from safemirage.config.evaluate import EvaluateConfig, ModelJudgeConfig, OpenAIConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import OpenAIConfig
+from safemirage.config.judges import ModelJudgeConfig
 from safemirage.config.loading.load import ConfigError, build_config, load_config
 from safemirage.databases import full, sqlite_url
 from safemirage.settings import Secrets, Settings, api_key_names, read_settings

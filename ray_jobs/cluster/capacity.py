@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from safemirage.config.evaluate import GeneratorConfig, TransformersConfig, VLLMConfig
+from safemirage.config.generators import GeneratorConfig, TransformersConfig, VLLMConfig
 from safemirage.config.loading.load import ConfigError
 from safemirage.config.train import WorkersConfig
 from safemirage.models.presence import cuda_devices

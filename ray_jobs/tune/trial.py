@@ -22,7 +22,8 @@ from ray_jobs.cluster.nodes import say_if_busy
 from ray_jobs.train import run_training
 from ray_jobs.tune.outcome import objective_values, worst_objectives
 from ray_jobs.tune.study import failure_result, objective_key, trial_run_id
-from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import TransformersConfig
 from safemirage.config.loading.load import to_tree
 from safemirage.config.plan import SearchPlan, point_overrides
 from safemirage.config.search import Point

@@ -11,7 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from ray_jobs.cluster.failures import failure_of, reason_of
 from ray_jobs.cluster.nodes import say_if_busy
-from safemirage.config.evaluate import DecodingConfig, GeneratorConfig, OpenAIConfig
+from safemirage.config.generators import DecodingConfig, GeneratorConfig, OpenAIConfig
 from safemirage.config.loading.load import ConfigError
 from safemirage.evaluation.generators import GenerationError, Generator, GeneratorUnavailable
 from safemirage.evaluation.generators.build import open_generator

@@ -22,7 +22,7 @@ def rescore(
     """Judge the answers of a finished evaluation again. The evaluated model is not asked."""
     import asyncio
 
-    from safemirage.config.evaluate import check_protocol
+    from safemirage.config.rates import check_protocol
     from safemirage.evaluation.reports.outcome import finished_result, print_results
     from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
     from safemirage.evaluation.run.calls import ModelCalls

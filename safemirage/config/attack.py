@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.evaluate import Count, DecodingConfig, GeneratorConfig
-from safemirage.config.types import Strict, check_name, data_path, not_identity
+from safemirage.config.generators import DecodingConfig, GeneratorConfig
+from safemirage.config.types import Count, Strict, check_name, data_path, not_identity
 from safemirage.config.vlguard import PLAIN, VLGuardConfig
 
 NEUTRAL = "neutral"

@@ -13,16 +13,9 @@ from safemirage.config.attack import (
     check_one_suite,
     check_words,
 )
-from safemirage.config.evaluate import (
-    Count,
-    DecodingConfig,
-    GeneratorConfig,
-    JudgeConfig,
-    KeywordsJudgeConfig,
-    Share,
-    check_judge_names,
-)
-from safemirage.config.types import Strict, check_name, data_path, not_identity
+from safemirage.config.generators import DecodingConfig, GeneratorConfig
+from safemirage.config.judges import JudgeConfig, KeywordsJudgeConfig, check_judge_names
+from safemirage.config.types import Count, Share, Strict, check_name, data_path, not_identity
 from safemirage.config.vlguard import VLGuardConfig
 
 

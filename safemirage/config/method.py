@@ -5,10 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.types import Strict
+from safemirage.config.types import NonNegative, Positive, Strict
 
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
 Reduction = Literal["sum", "mean"]
 
 

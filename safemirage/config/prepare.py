@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.evaluate import DecodingConfig, GeneratorConfig
+from safemirage.config.generators import DecodingConfig, GeneratorConfig
 from safemirage.config.types import Strict, data_path, not_identity
 
 

@@ -5,17 +5,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.evaluate import (
-    EvaluateConfig,
-    TransformersConfig,
-    VLLMConfig,
-)
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import TransformersConfig, VLLMConfig
 from safemirage.config.model import LoraConfig
 from safemirage.config.train import EngineConfig, TorchEngineConfig
-from safemirage.config.types import Strict, data_path
+from safemirage.config.types import Count, Strict, data_path
 from safemirage.config.weights import QuantisationConfig, RoundToNearestConfig, WeightsConfig
 
-Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.types import Strict, not_identity
 
 

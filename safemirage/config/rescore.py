@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from safemirage.config.evaluate import JudgeConfig, check_judge_names
+from safemirage.config.judges import JudgeConfig, check_judge_names
 from safemirage.config.types import Strict
 
 

@@ -12,13 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from safemirage.config.evaluate import (
-    DecodingConfig,
-    EvaluateConfig,
-    JudgeConfig,
-    Metric,
-    TransformersConfig,
-)
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import DecodingConfig, TransformersConfig
+from safemirage.config.judges import JudgeConfig
+from safemirage.config.rates import Metric
 from safemirage.config.types import Strict, check_name, data_path, not_identity
 
 Scalar = None | bool | int | float | str

@@ -8,17 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from safemirage.config.evaluate import (
-    BUILT_IN_JUDGES,
-    AskingJudgeConfig,
-    ExportConfig,
-    OpenAIConfig,
-    judge_title,
-)
-from safemirage.config.types import Strict
-
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+from safemirage.config.generators import OpenAIConfig
+from safemirage.config.judges import BUILT_IN_JUDGES, AskingJudgeConfig, ExportConfig, judge_title
+from safemirage.config.types import Count, Positive, Strict
 
 _ORIGIN = r"^https?://[^/?#@\s]+$"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

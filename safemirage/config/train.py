@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from safemirage.config.data import DataConfig
-from safemirage.config.evaluate import EvaluateConfig, OpenAIConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import OpenAIConfig
 from safemirage.config.method import MethodConfig, NPOConfig, SFTConfig, needed_sets
 from safemirage.config.model import ModelConfig
 from safemirage.config.types import Strict, check_name, not_identity

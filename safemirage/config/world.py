@@ -8,13 +8,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from safemirage.config.types import Strict
+from safemirage.config.types import Count, Strict
 
 MINIATURE = "miniature:"
 """Start of paths that name a part of the miniature world, which is made when it is missing."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
 Words = Annotated[tuple[str, ...], Field(min_length=1)]
 
 

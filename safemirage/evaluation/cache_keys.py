@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.types import Request, Sample

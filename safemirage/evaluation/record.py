@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from safemirage.config.evaluate import DecodingConfig, ProtocolName
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import ConfigError, build_config, to_tree
+from safemirage.config.rates import ProtocolName
 from safemirage.config.types import Strict
 from safemirage.store.evaluations import Evaluation
 

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from safemirage.config.evaluate import DecodingConfig, Label
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.rates import Label
 from safemirage.models.images import png
 
 Subset = Literal["safe", "unsafe"]

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.identity import run_identity
 from safemirage.config.prepare import AnswersConfig
 from safemirage.data.vlguard import VLGuardRecord, iterate_pairs, read_vlguard

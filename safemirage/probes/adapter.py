@@ -7,7 +7,8 @@ did before; the curve between says how evenly the change is spread over the way 
 from dataclasses import replace
 from pathlib import Path
 
-from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import TransformersConfig
 from safemirage.config.loading.load import ConfigError
 from safemirage.config.probe import AdapterProbeConfig
 from safemirage.config.weights import WeightsConfig

@@ -5,7 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import GeneratorConfig
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.build import open_generator

@@ -6,7 +6,7 @@ Unlearning that moved the weights less than a rounding step is undone by roundin
 
 from dataclasses import replace
 
-from safemirage.config.evaluate import TransformersConfig
+from safemirage.config.generators import TransformersConfig
 from safemirage.config.probe import QuantiseConfig
 from safemirage.config.weights import WeightsConfig
 from safemirage.models.quantisation import require_quantisation

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safemirage.config.data import DataConfig
-from safemirage.config.evaluate import OpenAIConfig, TransformersConfig, VLLMConfig
+from safemirage.config.generators import OpenAIConfig, TransformersConfig, VLLMConfig
 from safemirage.config.loading.identity import absolute_input, file_digest, run_identity
 from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.config.method import SFTConfig

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.asking import ask_each
 from safemirage.evaluation.types import Generation, Request

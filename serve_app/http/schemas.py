@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.types import Subset
 
 Zero = Annotated[float, Field(ge=0, le=0)]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges import Judge, Judged

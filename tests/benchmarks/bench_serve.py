@@ -24,7 +24,7 @@ from typing import Any, Literal
 import openai
 import torch
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.load import dump_yaml
 from safemirage.config.serve import CheckpointsConfig, ServeConfig
 from safemirage.evaluation.generators.transformers import TransformersGenerator

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safemirage.config.evaluate import DecodingConfig, Metric
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.rates import Metric
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges import Judged

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from safemirage.config.evaluate import DecodingConfig, JudgePromptConfig
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.judges import JudgePromptConfig
 from safemirage.evaluation.types import Sample
 from tests.benchmarks.eval_world import Lengths
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.vllm import VLLMGenerator
 from safemirage.evaluation.types import Request, Sample
 from safemirage.models.loading import DtypeName

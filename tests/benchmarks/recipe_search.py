@@ -28,7 +28,8 @@ from ray_jobs.tune.outcome import objective_values, worst_objectives
 from ray_jobs.tune.study import build_sampler, distributions, point_of, stored_point
 from ray_jobs.tune.trial import selection_suite
 from ray_jobs.worker.miniature import resolve_miniature
-from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import TransformersConfig
 from safemirage.config.loading.identity import digest_of, identity_tree
 from safemirage.config.plan import SearchPlan, load_search
 from safemirage.config.search import ObjectiveConfig

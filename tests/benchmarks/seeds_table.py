@@ -18,7 +18,8 @@ from statistics import median
 import torch
 
 from ray_jobs.worker.miniature import base_config, world_path
-from safemirage.config.evaluate import EvaluateConfig, TransformersConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import TransformersConfig
 from safemirage.config.loading.load import build_config, load_config, to_tree
 from safemirage.config.reproduce import ModelEntry, ReproduceConfig
 from safemirage.config.train import TrainConfig

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from safemirage.config.evaluate import Metric
+from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.rates import Row, row_tree
 from safemirage.evaluation.samples import EvaluatedSample, evaluated_tree
 from safemirage.evaluation.types import Verdict

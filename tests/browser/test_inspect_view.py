@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.reports.inspect import write_inspect_logs

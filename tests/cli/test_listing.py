@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.load import load_config, to_tree
 from safemirage.config.train import TrainConfig
 from safemirage.evaluation.generators.scripted import ScriptedGenerator

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate

@@ -9,12 +9,8 @@ import httpx
 import openai
 
 from ray_jobs.cluster.head import ClusterAddress
-from safemirage.config.evaluate import (
-    DecodingConfig,
-    ExportConfig,
-    JudgePromptConfig,
-    ModelJudgeConfig,
-)
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.judges import ExportConfig, JudgePromptConfig, ModelJudgeConfig
 from safemirage.config.serve import (
     CheckpointsConfig,
     EvaluationsConfig,

@@ -14,7 +14,8 @@ from ray_jobs.cluster.capacity import CapacityError
 from ray_jobs.cluster.head import ClusterAddress
 from ray_jobs.evaluate import run as run_on_ray
 from ray_jobs.worker.engines import Engine
-from safemirage.config.evaluate import DecodingConfig, EvaluateConfig, TransformersConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import DecodingConfig, TransformersConfig
 from safemirage.evaluation.run.matrix import Outcome, load_configs, run_here
 from safemirage.evaluation.types import Generation, Request
 from safemirage.progress import OnProgress

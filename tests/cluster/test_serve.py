@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from ray_jobs.cluster.head import ClusterAddress
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.load import dump_yaml
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges.build import built_in_judge

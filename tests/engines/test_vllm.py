@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.model import LoraConfig, ModelConfig, Presets
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.transformers import TransformersGenerator

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from safemirage.config.evaluate import DecodingConfig, JudgePromptConfig
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.judges import JudgePromptConfig
 from safemirage.config.loading.load import build_config
 from safemirage.config.vlguard import VLGuardConfig
 from safemirage.data.records import DataWarning

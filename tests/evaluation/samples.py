@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from safemirage.config.evaluate import Label
+from safemirage.config.rates import Label
 from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.evaluation.types import ImageInput, Sample, Subset, Verdict
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate

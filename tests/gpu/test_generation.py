@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.types import Generation, ImageInput, Request
 from tests.tiny import make_tiny_llava, tiny_image

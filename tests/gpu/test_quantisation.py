@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import torch
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.weights import BitsAndBytesConfig, RoundToNearestConfig, WeightsConfig
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.types import ImageInput, Request

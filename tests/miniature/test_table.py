@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from safemirage.config.evaluate import Label
+from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.rates import Row, score
 from safemirage.miniature.table import miniature_grid
 from tests.evaluation.samples import make_evaluated

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.data.llava import LlavaRecord, TurnImage, read_llava
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.types import ImageInput, Request

@@ -10,7 +10,7 @@ import pytest
 
 from ray_jobs import watch
 from ray_jobs.watch import Watcher
-from safemirage.config.evaluate import TransformersConfig
+from safemirage.config.generators import TransformersConfig
 from safemirage.config.loading.load import build_config
 from safemirage.config.train import WatchConfig
 from safemirage.evaluation.generators import Generator, GeneratorUnavailable

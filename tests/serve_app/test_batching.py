@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.types import Generation, Request, Verdict

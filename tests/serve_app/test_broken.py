@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from safemirage.config.evaluate import ExportConfig, ModelJudgeConfig
+from safemirage.config.judges import ExportConfig, ModelJudgeConfig
 from safemirage.config.serve import CheckpointsConfig
 from safemirage.evaluation.generators import GeneratorBroken, GeneratorUnavailable
 from safemirage.models.manifest import ExportError

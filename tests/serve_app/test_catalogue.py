@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from safemirage.config.evaluate import BUILT_IN_JUDGES
+from safemirage.config.judges import BUILT_IN_JUDGES
 from safemirage.config.plan import load_search
 from serve_app.backend import Trial
 from serve_app.studies import mark_front

@@ -7,7 +7,8 @@ from typing import Any, get_args
 import pytest
 from inspect_ai.log import read_eval_log
 
-from safemirage.config.evaluate import ASKING_JUDGES, BUILT_IN_JUDGES, EvaluateConfig, JudgeConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.judges import ASKING_JUDGES, BUILT_IN_JUDGES, JudgeConfig
 from safemirage.config.loading.load import ConfigError, build_config
 from safemirage.config.serve import ServeConfig
 from safemirage.evaluation.generators import Generator

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 from PIL import Image
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.types import Generation, Request, Verdict
 from safemirage.models.manifest import BaseModel, Manifest

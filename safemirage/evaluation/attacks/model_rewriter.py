@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from safemirage.config.attack import NEUTRAL, ModelRewritesConfig
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.attacks.rewriters import OnRewritten, Rewritten, Target
 from safemirage.evaluation.attacks.rules.phrasing_words import AUXILIARIES, WH_WORDS
 from safemirage.evaluation.attacks.rules.rewrites import Rewrite, folded

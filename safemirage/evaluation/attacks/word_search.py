@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 from safemirage.config.attack import NEUTRAL
 from safemirage.config.attack_search import AttackSearchConfig
-from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig, Metric
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import GeneratorConfig
 from safemirage.config.loading.identity import digest_of, run_identity
 from safemirage.config.loading.load import to_tree
+from safemirage.config.rates import Metric
 from safemirage.data.audit.examples import read_examples
 from safemirage.data.audit.words import WordStat, strongest_words, word_stats
 from safemirage.evaluation.attacks.first_words import (

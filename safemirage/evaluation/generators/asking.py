@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.cache_keys import generation_key, scoped_key
 from safemirage.evaluation.generators import Generator, RequestRejected
 from safemirage.evaluation.types import Generation, Request

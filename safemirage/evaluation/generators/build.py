@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import assert_never
 
-from safemirage.config.evaluate import (
+from safemirage.config.generators import (
     GeneratorConfig,
     OpenAIConfig,
     TransformersConfig,

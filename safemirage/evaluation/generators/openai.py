@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from safemirage.config.evaluate import DecodingConfig, OpenAIConfig
+from safemirage.config.generators import DecodingConfig, OpenAIConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.evaluation.cache_keys import EVALUATION_SCOPE
 from safemirage.evaluation.generators import GenerationError, GeneratorUnavailable, RequestRejected

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 import torch
 import transformers
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.model import Presets
 from safemirage.config.weights import WeightsConfig
 from safemirage.evaluation.generators.decoding.padding import PaddedDecoder

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import torch
 from transformers import AutoConfig
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.model import Presets
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.decoding.continuous import Engine

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from safemirage.config.evaluate import Metric
+from safemirage.config.rates import Metric
 from safemirage.evaluation.types import Sample, Verdict
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from safemirage.config.evaluate import DecodingConfig, Label
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.rates import Label
 from safemirage.evaluation.cache_keys import INPUTS
 from safemirage.evaluation.generators import Generator, GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.asking import ask_each

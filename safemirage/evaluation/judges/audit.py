@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
-from safemirage.config.evaluate import Label
+from safemirage.config.rates import Label
 from safemirage.data.records import DataError, Problem, read_json_records
 from safemirage.data.vlguard import is_vlguard, iterate_pairs, read_vlguard
 from safemirage.evaluation.judges import Judge, Judged

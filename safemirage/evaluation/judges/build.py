@@ -4,14 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import assert_never
 
-from safemirage.config.evaluate import (
+from safemirage.config.judges import (
     BUILT_IN_JUDGES,
     BuiltInJudgeConfig,
     GuardJudgeConfig,
     JudgeConfig,
     JudgeModelConfig,
     KeywordsJudgeConfig,
-    Metric,
     ModelJudgeConfig,
     OracleJudgeConfig,
     RefusalRulesJudgeConfig,
@@ -20,6 +19,7 @@ from safemirage.config.evaluate import (
     UsefulnessJudgeConfig,
 )
 from safemirage.config.loading.load import ConfigError
+from safemirage.config.rates import Metric
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.guards import FORMATS, GuardJudge

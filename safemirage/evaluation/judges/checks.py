@@ -7,7 +7,7 @@ label is one of those that are right; `unscored` is right nowhere, because none 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safemirage.config.evaluate import Label
+from safemirage.config.rates import Label
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.types import Sample, Verdict
 

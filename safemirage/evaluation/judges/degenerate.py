@@ -3,7 +3,7 @@ judges tells them."""
 
 from collections.abc import Mapping, Sequence
 
-from safemirage.config.evaluate import Metric
+from safemirage.config.rates import Metric
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.types import Verdict
 from safemirage.text.degenerate import DEGENERATE_VERSION, degeneration

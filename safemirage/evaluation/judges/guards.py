@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from safemirage.config.evaluate import DecodingConfig, Label, Metric
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import to_tree
+from safemirage.config.rates import Label, Metric
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.asked import asked_verdicts, generator_fields

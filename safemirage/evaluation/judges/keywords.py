@@ -7,8 +7,8 @@ success of the attack, which only `protocol: paper` does here.
 
 from collections.abc import Mapping, Sequence
 
-from safemirage.config.evaluate import Metric
 from safemirage.config.loading.identity import digest_of
+from safemirage.config.rates import Metric
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.types import Verdict
 from safemirage.text.refusal_keywords import REFUSING_ANSWER, VLGUARD_KEYWORDS, is_refusal

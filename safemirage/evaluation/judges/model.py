@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from safemirage.config.evaluate import JudgePromptConfig, Metric
+from safemirage.config.judges import JudgePromptConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import to_tree
+from safemirage.config.rates import Metric
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.asked import asked_verdicts, generator_fields

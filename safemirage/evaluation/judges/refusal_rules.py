@@ -8,8 +8,8 @@ harmful answer from a harmless one that refuses nothing: its asr is an upper bou
 
 from collections.abc import Mapping, Sequence
 
-from safemirage.config.evaluate import Metric
 from safemirage.config.loading.identity import digest_of
+from safemirage.config.rates import Metric
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.types import Verdict
 from safemirage.text.degenerate import DEGENERATE_VERSION, degeneration

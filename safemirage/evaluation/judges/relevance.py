@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
-from safemirage.config.evaluate import DecodingConfig, Label, Metric
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import to_tree
+from safemirage.config.rates import Label, Metric
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.asked import asked_verdicts, generator_fields

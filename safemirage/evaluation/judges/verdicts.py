@@ -4,7 +4,8 @@ import json
 import re
 from collections.abc import Mapping
 
-from safemirage.config.evaluate import JudgePromptConfig, Label
+from safemirage.config.judges import JudgePromptConfig
+from safemirage.config.rates import Label
 from safemirage.evaluation.judges import Judged
 from safemirage.text.characters import mended
 

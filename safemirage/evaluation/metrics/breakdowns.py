@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import comb
 
-from safemirage.config.evaluate import Metric
+from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.bootstrap import share_rate
 from safemirage.evaluation.metrics.intervals import wilson_rate
 from safemirage.evaluation.metrics.rates import COUNTED, SUBSETS, WordRate

@@ -9,7 +9,7 @@ p-values of a comparison are adjusted together by Holm.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from safemirage.config.evaluate import Label, Metric
+from safemirage.config.rates import Label, Metric
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import COUNTED, METRICS, SUBSETS
 from safemirage.evaluation.metrics.significance import Pair, compare, difference_interval

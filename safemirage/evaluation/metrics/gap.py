@@ -8,7 +8,7 @@ neutral, over the same questions, paired.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from safemirage.config.evaluate import Label
+from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.rates import cluster_of, grouped
 from safemirage.evaluation.metrics.significance import (
     Pair,

@@ -9,7 +9,7 @@ intervals; those here are the same as under the protocol `corrected`.
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from safemirage.config.evaluate import Label, Metric
+from safemirage.config.rates import Label, Metric
 from safemirage.evaluation.metrics.bootstrap import share_rate
 from safemirage.evaluation.metrics.intervals import Rate, wilson_rate
 from safemirage.evaluation.metrics.rates import (

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import assert_never
 
-from safemirage.config.evaluate import ProtocolName
+from safemirage.config.rates import ProtocolName
 from safemirage.evaluation.metrics.paper import paper_score
 from safemirage.evaluation.metrics.rates import Measures, Row, score
 from safemirage.evaluation.samples import EvaluatedSample

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from safemirage.config.evaluate import Label, Metric
+from safemirage.config.rates import Label, Metric
 from safemirage.evaluation.metrics.bootstrap import share_rate
 from safemirage.evaluation.metrics.intervals import Rate, wilson_rate
 from safemirage.evaluation.samples import EvaluatedSample

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from safemirage.config.evaluate import Metric
+from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.breakdowns import AttemptRate
 from safemirage.evaluation.metrics.rates import SUBSETS, WordRate, first_word_rates
 from safemirage.evaluation.reports.charts import Series, words_chart

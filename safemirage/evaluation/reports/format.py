@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from safemirage.config.attack import NEUTRAL
-from safemirage.config.evaluate import Metric
+from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.rates import Row
 
 PLAIN = "plain"

@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from safemirage.config.evaluate import Metric
 from safemirage.config.loading.load import ConfigError
+from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import Row, headline
 from safemirage.evaluation.reports.tables.grid import Grid

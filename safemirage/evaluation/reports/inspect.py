@@ -40,7 +40,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.scorer import Score
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safemirage.config.evaluate import Metric
 from safemirage.config.loading.load import dump_yaml
+from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.breakdowns import AttemptRate, attempt_rates, category_rates
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.power import row_resolution
@@ -32,7 +32,8 @@ from safemirage.evaluation.reports.figures import (
 )
 from safemirage.evaluation.reports.format import Column, Table, metric_says
 from safemirage.evaluation.reports.notices import notices
-from safemirage.evaluation.reports.page import image_uri, render
+from safemirage.evaluation.reports.page import render
+from safemirage.evaluation.reports.pictures import shown_samples
 from safemirage.evaluation.reports.summary import model_says
 from safemirage.evaluation.reports.tables.attempts import attempts_grid
 from safemirage.evaluation.reports.tables.gap import (
@@ -287,7 +288,12 @@ def _render_html(
         charts=[_words(one) for one in models],
         attempts=[attempts_figure(rates) for rates in measured.attempts],
         categories=[category_figure(condition, rates) for condition, rates in measured.categories],
-        samples=_shown_samples(store, given.samples_per_condition, models, columns),
+        samples=shown_samples(
+            store,
+            {one.model.name: one.samples for one in models},
+            columns,
+            count=given.samples_per_condition,
+        ),
         configs=_configs(given),
         grids=grids,
         every_row=[row for one in models for row in one.rows],
@@ -376,32 +382,6 @@ def _grids(measured: _Measured) -> dict[str, Grid | None]:
 def _categories(one: _Evaluated) -> dict[str, list[WordRate]]:
     judge = one.judge("asr")
     return category_rates(one.model.name, one.samples, judge) if judge is not None else {}
-
-
-def _shown_samples(
-    store: Store, per_condition: int, evaluated: Sequence[_Evaluated], columns: Sequence[Column]
-) -> list[Any]:
-    """The samples of each condition on which the models' labels differ most; among equals the earliest."""
-    by_model = {one.model.name: {s.sample_id: s for s in one.samples} for one in evaluated}
-    shown = []
-    for column in columns:
-        ids = [s.sample_id for s in evaluated[0].samples if s.condition == column.condition]
-        ids.sort(key=lambda name: -_difference(name, by_model))  # a stable sort
-        for sample_id in ids[:per_condition]:
-            answers = {
-                model: samples[sample_id]
-                for model, samples in by_model.items()
-                if sample_id in samples
-            }
-            first = next(iter(answers.values()))
-            uri = image_uri(store, first.image)
-            shown.append({"sample": first, "column": column, "uri": uri, "answers": answers})
-    return shown
-
-
-def _difference(sample_id: str, by_model: Mapping[str, Mapping[str, EvaluatedSample]]) -> int:
-    found = [samples[sample_id] for samples in by_model.values() if sample_id in samples]
-    return len({tuple(verdict.label for verdict in sample.verdicts) for sample in found})
 
 
 def _configs(given: ReportInput) -> dict[str, str]:

@@ -6,7 +6,7 @@ interval over images that leaves 0 out, because questions about one image are no
 
 from collections.abc import Mapping, Sequence
 
-from safemirage.config.evaluate import Metric
+from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.rates import SUBSETS
 from safemirage.evaluation.metrics.significance import ALPHA, PairedChange
 from safemirage.evaluation.reports.format import ATTACKS, Column, Table

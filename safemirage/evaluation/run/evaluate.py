@@ -15,8 +15,9 @@ from itertools import zip_longest
 from types import TracebackType
 from typing import Self
 
-from safemirage.config.evaluate import DecodingConfig, ProtocolName
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.load import to_tree
+from safemirage.config.rates import ProtocolName
 from safemirage.evaluation.cache_keys import generation_key, scoped_key, verdict_key
 from safemirage.evaluation.errors import COMMONEST_REASON
 from safemirage.evaluation.generators import GenerationError, Generator

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig, OpenAIConfig, judging_model
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import GeneratorConfig, OpenAIConfig
+from safemirage.config.judges import judging_model
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.evaluation.errors import EvaluationError

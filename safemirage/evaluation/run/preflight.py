@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from safemirage.config.evaluate import OpenAIConfig, TransformersConfig, VLLMConfig
+from safemirage.config.generators import OpenAIConfig, TransformersConfig, VLLMConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import to_tree
 from safemirage.config.types import joined, nodes

@@ -5,13 +5,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
-from safemirage.config.evaluate import (
-    EvaluateConfig,
-    GeneratorConfig,
-    JudgeConfig,
-    judging_model,
-    suite_name,
-)
+from safemirage.config.evaluate import EvaluateConfig, suite_name
+from safemirage.config.generators import GeneratorConfig
+from safemirage.config.judges import JudgeConfig, judging_model
 from safemirage.config.loading.identity import digest_of, identity_tree
 from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.cache_keys import EVALUATION_SCOPE

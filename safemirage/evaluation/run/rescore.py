@@ -6,9 +6,11 @@ from contextlib import AsyncExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 
-from safemirage.config.evaluate import DecodingConfig, JudgeConfig, ProtocolName
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.judges import JudgeConfig
 from safemirage.config.loading.identity import identity_tree
 from safemirage.config.loading.load import build_config, read_tree
+from safemirage.config.rates import ProtocolName
 from safemirage.config.rescore import RescoreConfig
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.judges import Judge

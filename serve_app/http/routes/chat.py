@@ -15,7 +15,7 @@ from fastapi import APIRouter, Response
 from fastapi import Request as HTTPRequest
 from fastapi.responses import StreamingResponse
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.types import Generation, ImageInput, Request
 from serve_app.backend import Backend

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from safemirage.config.evaluate import check_protocol
+from safemirage.config.rates import check_protocol
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.errors import COMMONEST_REASON
 from safemirage.evaluation.types import Sample

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from safemirage.config.evaluate import EvaluateConfig, ModelJudgeConfig, OpenAIConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import OpenAIConfig
+from safemirage.config.judges import ModelJudgeConfig
 from safemirage.config.loading.load import (
     ConfigError,
     apply_overrides,

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from safemirage.config import ConfigError
-from safemirage.config.evaluate import DecodingConfig, OpenAIConfig
+from safemirage.config.generators import DecodingConfig, OpenAIConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.openai import OpenAIGenerator

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 import configs
-from safemirage.config.evaluate import DecodingConfig, EvaluateConfig, TransformersConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import DecodingConfig, TransformersConfig
 from safemirage.config.loading.load import build_config, load_config
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.run.calls import ModelCalls

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.data.llava import LlavaRecord, TurnImage
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.asking import ask_each

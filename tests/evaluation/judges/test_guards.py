@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from safemirage.config import ConfigError
-from safemirage.config.evaluate import DecodingConfig, GuardJudgeConfig, OpenAIConfig
+from safemirage.config.generators import DecodingConfig, OpenAIConfig
+from safemirage.config.judges import GuardJudgeConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.cache_keys import generation_key
 from safemirage.evaluation.generators import RequestRejected

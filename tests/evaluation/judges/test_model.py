@@ -6,7 +6,7 @@ import json
 import pytest
 
 from safemirage.config import ConfigError
-from safemirage.config.evaluate import JudgePromptConfig
+from safemirage.config.judges import JudgePromptConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from safemirage.config.evaluate import DecodingConfig, JudgePromptConfig
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.judges import JudgePromptConfig
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.model import ModelJudge

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from safemirage.config.evaluate import DecodingConfig, RelevanceJudgeConfig
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.judges import RelevanceJudgeConfig
 from safemirage.config.loading.load import ConfigError, build_config
 from safemirage.evaluation.generators import GeneratorUnavailable
 from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator

@@ -2,7 +2,7 @@
 
 import pytest
 
-from safemirage.config.evaluate import Label
+from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.breakdowns import attempt_rates, category_rates
 from safemirage.evaluation.metrics.rates import score
 from safemirage.evaluation.samples import EvaluatedSample

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges import Judge

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from safemirage.config.evaluate import Label
+from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.changes import Change, compare_evaluations
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import score

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from safemirage.config.evaluate import DecodingConfig, Metric, ProtocolName
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.rates import Metric, ProtocolName
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges import Judge

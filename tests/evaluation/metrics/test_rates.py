@@ -2,7 +2,7 @@
 
 import pytest
 
-from safemirage.config.evaluate import Label
+from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.intervals import wilson_rate
 from safemirage.evaluation.metrics.rates import (
     Row,

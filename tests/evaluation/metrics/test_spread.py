@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from safemirage.config.evaluate import Label
+from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.rates import Row, score
 from safemirage.evaluation.metrics.spread import spreads
 from tests.evaluation.samples import make_evaluated

@@ -8,7 +8,8 @@ import pytest
 from inspect_ai.log import EvalLog, EvalSample, list_eval_logs, read_eval_log
 from inspect_ai.model import ContentImage, ContentText
 
-from safemirage.config.evaluate import DecodingConfig, EvaluateConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.reports.report import Report, ReportInput, ReportModel, write_report

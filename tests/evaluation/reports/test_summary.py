@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from safemirage.config.evaluate import Label
+from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import headline, score
 from safemirage.evaluation.record import EvaluationRecord

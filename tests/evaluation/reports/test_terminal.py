@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from rich.console import Console
 
-from safemirage.config.evaluate import Label
+from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.breakdowns import attempt_rates
 from safemirage.evaluation.metrics.calibrated_asr import CorrectedASR
 from safemirage.evaluation.metrics.calibration import CorrectedRate

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from safemirage.config.evaluate import DecodingConfig, JudgePromptConfig
+from safemirage.config.generators import DecodingConfig
+from safemirage.config.judges import JudgePromptConfig
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator
 from safemirage.evaluation.judges import Judge

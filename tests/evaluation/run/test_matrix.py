@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from safemirage.config.evaluate import EvaluateConfig, GeneratorConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import GeneratorConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import Generator, GeneratorUnavailable
 from safemirage.evaluation.generators.scripted import ScriptedGenerator

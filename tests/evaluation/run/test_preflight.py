@@ -13,7 +13,8 @@ import pytest
 import ray
 
 import configs
-from safemirage.config.evaluate import EvaluateConfig, OpenAIConfig
+from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.generators import OpenAIConfig
 from safemirage.config.loading.load import build_config, load_config
 from safemirage.evaluation.generators.openai import missing_service
 from safemirage.evaluation.run.preflight import PreflightError, missing_of, require

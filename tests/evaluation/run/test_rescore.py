@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from safemirage.config import ConfigError
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator

@@ -5,7 +5,7 @@ from typing import Any, Self
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.types import Generation, Request
 from serve_app.engines.checkpoints import ask

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.types import Generation, Request

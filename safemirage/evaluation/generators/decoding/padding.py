@@ -7,7 +7,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.decoding.choice import sampling_processors
 from safemirage.evaluation.generators.decoding.prompts import ImageFeatures, TokenizedPrompt
 

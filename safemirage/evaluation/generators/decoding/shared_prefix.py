@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.decoding.choice import next_tokens, seeded
 from safemirage.evaluation.generators.decoding.prompts import ImageFeatures, TokenizedPrompt
 from safemirage.evaluation.generators.decoding.slots import CacheShape, SlotCache

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from safemirage.config.attack import NEUTRAL
-from safemirage.config.evaluate import Metric
+from safemirage.config.rates import Metric
 from safemirage.config.vlguard import PLAIN
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.gap import GapError, MirageGap, mirage_gap

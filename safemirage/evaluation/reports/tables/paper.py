@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from safemirage.config.evaluate import Metric
+from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.rates import METRICS, SUBSETS, Row
 from safemirage.evaluation.reports.format import PLAIN, Column, Table, silence
 from safemirage.evaluation.reports.tables.grid import Grid

@@ -8,8 +8,8 @@ two models with the same answers, counted by the same judge and protocol, are on
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safemirage.config.evaluate import Metric
 from safemirage.config.loading.identity import digest_of
+from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import SUBSETS, Row, headline
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.decoding.padding import PaddedDecoder
 from safemirage.evaluation.generators.decoding.shared_prefix import (
     SharedPrefixDecoder,

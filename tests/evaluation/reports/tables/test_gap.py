@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from safemirage.config.attack import AttackConfig
-from safemirage.config.evaluate import DecodingConfig
+from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.attacks.first_words import attack_suite
 from safemirage.evaluation.generators.scripted import ScriptedGenerator

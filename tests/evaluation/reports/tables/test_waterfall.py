@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from safemirage.config.evaluate import Label, ProtocolName
+from safemirage.config.rates import Label, ProtocolName
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import score
 from safemirage.evaluation.record import EvaluationRecord
