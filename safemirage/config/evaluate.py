@@ -37,7 +37,7 @@ class EvaluateConfig(Strict):
     sample: Count | None = None
     """Draw this many questions of each condition; a question's rewrites come along. None: all."""
     sampling: Literal["questions", "rows"] = "questions"
-    """`rows` draws single rewrites, as the original does, and so tears questions apart; `paper` only."""
+    """`rows` draws single rewrites, as the original does, and so separates the rewrites of a question; `paper` only."""
     seed: int = 0
     """Seed of the draw of a sample."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
@@ -52,7 +52,7 @@ class EvaluateConfig(Strict):
             raise ValueError("suite, vlguard, set: give one of them")
         if self.sampling == "rows" and self.protocol != "paper":
             raise ValueError(
-                "sampling: 'rows' tears questions apart and is for protocol: paper; allowed: 'questions'"
+                "sampling: 'rows' separates the rewrites of a question and is for protocol: paper; allowed: 'questions'"
             )
         check_judge_names(self.judges)
 

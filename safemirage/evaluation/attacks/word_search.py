@@ -75,7 +75,7 @@ class AttackSearch:
     audited: Sequence[WordStat]
     """The words that the audit gave."""
     tried: Sequence[WordResult]
-    """Every word that was tried on the selection questions, the widest gap first."""
+    """Every word that was tried on the selection questions, the highest rate first."""
     not_tried: Mapping[str, str]
     """Words whose gap cannot be had, and why."""
     chosen: WordResult

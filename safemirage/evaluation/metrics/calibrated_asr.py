@@ -1,7 +1,7 @@
 """Attack success of a stored evaluation, corrected for its judge's errors on labelled answers.
 
 Per response it is an estimate; any-of-K has bounds, because errors on a question's K answers are not independent
-(`judge_error`).
+(`calibration.py`).
 """
 
 from collections.abc import Sequence

@@ -37,7 +37,7 @@ class StoredEvaluation:
         return self.record.identity if knows_itself else self.id
 
     @property
-    def has_torn_groups(self) -> bool:
+    def has_split_groups(self) -> bool:
         """Whether questions were sampled as the original does, so that a group may hold rewrites of several."""
         return self.record.sampling == "rows"
 

@@ -11,7 +11,7 @@ SHARE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """The smallest difference of two paired rates over n questions: 5 %, power 80 % (Connor, `paired.smallest_effect`)."""
+    """The smallest difference of two paired rates over n questions: 5 %, power 80 % (Connor, `significance.smallest_effect`)."""
 
     n: int
     one_way: float | None

@@ -358,7 +358,7 @@ def _words(one: _Evaluated) -> Figure:
 
 
 def _attempts(one: _Evaluated) -> list[AttemptRate]:
-    if one.stored.has_torn_groups:
+    if one.stored.has_split_groups:
         return []  # a group is no question there
     return [
         rate

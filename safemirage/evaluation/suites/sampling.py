@@ -38,7 +38,7 @@ def suite_samples(suite: str | None, vlguard: VLGuardConfig | None) -> list[Samp
 
 
 def sample_rows(samples: Sequence[Sample], count: int | None, seed: int) -> list[Sample]:
-    """`count` rows of each condition, drawn and grouped as the original does, which tears the rewrites of a question apart.
+    """`count` rows of each condition, drawn and grouped as the original does, which separates the rewrites of a question.
 
     Python's `random.Random(seed).sample` over the sample's rows where 0 < count < their number; then any-of-K is taken
     over each K consecutive rows, K the suite's, and what is left over at the end is dropped. For the protocol `paper`

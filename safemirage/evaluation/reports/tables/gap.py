@@ -72,8 +72,8 @@ def _gap(
 ) -> ConditionGap:
     attacked, control, plain = samples
     gap, note = None, ""
-    if one.has_torn_groups:
-        note = "`sampling: rows` tears rewrites from their questions, so that none can be paired"
+    if one.has_split_groups:
+        note = "`sampling: rows` separates rewrites from their questions, so that none can be paired"
     else:
         try:
             gap = mirage_gap(attacked, control, judge, plain=plain, counted=COUNTED[metric])

@@ -124,18 +124,18 @@ def test_gap_of_sampled_rows_is_refused_in_a_note(store: Store) -> None:
     one = load_evaluation(store, find_evaluation(store, "mirage"))
     gaps = condition_gaps([replace(one, record=replace(one.record, sampling="rows"))])
     assert [gap.gap for gap in gaps] == [None, None]
-    assert "tears rewrites from their questions" in gaps[0].note
+    assert "separates rewrites from their questions" in gaps[0].note
 
 
 def test_gap_without_a_common_question_is_refused_in_a_note(store: Store) -> None:
     one = load_evaluation(store, find_evaluation(store, "mirage"))
-    torn = [
+    split = [
         replace(sample, group_id=f"other {sample.group_id}")
         if sample.condition == "unsafe_neutral"
         else sample
         for sample in one.samples
     ]
-    gaps = {gap.condition: gap for gap in condition_gaps([replace(one, samples=torn)])}
+    gaps = {gap.condition: gap for gap in condition_gaps([replace(one, samples=split)])}
     assert gaps["unsafe_what"].note == "attack and control share no scored question"
     assert gaps["safe_share"].gap is not None
 
