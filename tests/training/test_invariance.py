@@ -21,7 +21,9 @@ METHODS: dict[str, dict[str, Any]] = {
 GRID = [(accumulation, stage) for accumulation in (1, 2, 4) for stage in (0, 1, 2, 3)]
 SHARINGS = {1: GRID, 2: GRID, 4: [(1, 0), (2, 1), (4, 2), (1, 3)]}
 """(accumulation, stage) by the number of workers. Four processes on two cores take minutes, so not each with each."""
-COMPARED = ("loss", "forget/loss", "retain/loss", "optim/gradient_norm")
+COMPARED = {"loss": 1e-5, "forget/loss": 1e-5, "retain/loss": 1e-5, "optim/gradient_norm": 3e-5}
+"""What may differ, as a part of the trace's largest value: a loss or norm that falls keeps the rounding of the sums that it
+is made of. Backward adds to the rounding of forward: on one processor norms of four workers differed by 1.02e-5."""
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +35,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def config(
     tree: dict[str, Any], method: str, *, accumulation: int = 1, **branches: Any
 ) -> TrainConfig:
-    # Small steps: a run that moves fast magnifies the rounding of its sums, and a loss that falls to a quarter makes
-    # the rounding of its log-probabilities, which stays as it is, four times as large a part of it.
-    optim = {"learning_rate": 2e-6, "batch_size": 16, "steps": STEPS, "accumulation": accumulation}
+    # Small steps: Adam makes full steps of gradients that are rounding alone, so a run that moves fast magnifies it.
+    optim = {
+        "learning_rate": 1.5e-6,
+        "batch_size": 16,
+        "steps": STEPS,
+        "accumulation": accumulation,
+    }
     return tiny_train_config(
         tree, method=METHODS[method], optim=optim, checkpoint={"every_steps": STEPS}, **branches
     )
@@ -65,10 +71,11 @@ def plain(
 
 def assert_same_traces(found: list[StepMetrics], expected: list[StepMetrics]) -> None:
     assert len(found) == len(expected) == STEPS
-    for name in COMPARED:
+    for name, share in COMPARED.items():
         trace = [step[name] for step in expected]
-        assert [step[name] for step in found] == pytest.approx(trace, rel=1e-5)
-        assert abs(trace[-1] - trace[0]) > 1e-3 * abs(trace[0]), "too little moved to compare"
+        allowed = share * max(map(abs, trace))
+        assert [step[name] for step in found] == pytest.approx(trace, rel=0, abs=allowed)
+        assert abs(trace[-1] - trace[0]) > 10 * allowed, "too little moved to compare"
 
 
 @pytest.mark.timeout(900)

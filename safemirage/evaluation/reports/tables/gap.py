@@ -73,7 +73,9 @@ def _gap(
     attacked, control, plain = samples
     gap, note = None, ""
     if one.has_split_groups:
-        note = "`sampling: rows` separates rewrites from their questions, so that none can be paired"
+        note = (
+            "`sampling: rows` separates rewrites from their questions, so that none can be paired"
+        )
     else:
         try:
             gap = mirage_gap(attacked, control, judge, plain=plain, counted=COUNTED[metric])
