@@ -30,12 +30,12 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_script_of_the_docs_runs_as_written(tmp_path: Path) -> None:
+def test_scripts_of_the_docs_run_as_written(tmp_path: Path) -> None:
     records = [make(f"{kind}{i}") for i in range(5) for kind, make in (("u", unsafe_record), ("s", safe_record))]  # fmt: skip
     (tmp_path / "train.json").write_text(json.dumps(records))
     write_suite(tmp_path / "suite", [sample_record(str(number)) for number in range(3)])
     text = (ROOT / "docs" / "python.md").read_text()
-    (script,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    script = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
     with running_service({"weights_digest": "w1"}) as service:
         served = script.replace("http://127.0.0.1:8000/v1", service.url)
         done = run(served.replace("model.model=mine", "model.model=m"), tmp_path)
