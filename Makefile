@@ -50,11 +50,11 @@ quick: env
 	$(PYTEST) --quick -m "not slow and not postgres and not processes and not model"
 
 test: env
-	@echo "tests: about 25 minutes"
+	@echo "tests: about 15 minutes"
 	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: env
-	@echo "slow tests: about 25 minutes"
+	@echo "slow tests: about 22 minutes"
 	$(PYTEST) -m "slow or gpu"
 
 test-all: test test-slow
