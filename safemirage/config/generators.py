@@ -106,7 +106,7 @@ class TransformersConfig(Strict):
     """What replaces a part of the model's processor. The original asks with `template: llava_v1` and
     `image_preprocessing: crop`, whatever the model was trained in."""
     weights: WeightsConfig = field(default_factory=WeightsConfig)
-    """What is done to the weights first: an adapter scaled or switched off, quantisation. See docs/probes.md."""
+    """What is done to the weights first: an adapter scaled or switched off, quantisation. See docs/guides/probes.md."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The unlearning and tuning methods and their options; `name` tells them apart. docs/methods.md has their formulas."""
+"""The unlearning and tuning methods and their options; `name` tells them apart. docs/concepts/methods.md has their formulas."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

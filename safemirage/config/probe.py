@@ -1,4 +1,4 @@
-"""Probes of an export: relearning, adapter removal, quantisation. Files: configs/probe/*.yaml; see docs/probes.md."""
+"""Probes of an export: relearning, adapter removal, quantisation. Files: configs/probe/*.yaml; see docs/guides/probes.md."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

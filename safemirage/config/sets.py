@@ -1,4 +1,4 @@
-"""Public data sets as suites of an evaluation: their own files, as they are published. docs/sets.md says where."""
+"""Public data sets as suites of an evaluation: their own files, as they are published. docs/guides/sets.md says where."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""The original's settings: the values of its scripts in configs/train/, and the table in docs/original_options.md."""
+"""The original's settings: the values of its scripts in configs/train/, and the table in docs/reference/original_options.md."""
 
 import re
 from dataclasses import fields, is_dataclass
@@ -12,7 +12,7 @@ from safemirage.config.method import NPOConfig, RMUConfig
 from safemirage.config.train import DeepSpeedEngineConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs" / "original_options.md"
+DOCS = ROOT / "docs" / "reference" / "original_options.md"
 SIZES = ("7b", "13b")
 KINDS = ("npo_full", "npo_full_1_epoch", "npo_lora", "rmu_full", "rmu_lora")
 
