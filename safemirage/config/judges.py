@@ -152,8 +152,8 @@ class GuardJudgeConfig(Strict):
 
     name: Literal["guard"] = "guard"
     title: str = "guard"
-    guard: Literal["llama_guard_4", "shield_gemma_2", "qwen3guard"]
-    """The guard model whose prompt is asked and whose verdicts are read. ShieldGemma 2 sees the image alone."""
+    guard: Literal["llama_guard_4", "qwen3guard"]
+    """The guard model whose prompt is asked and whose verdicts are read."""
     model: JudgeModelConfig
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=64))
 

@@ -19,8 +19,8 @@ from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges import Judge, Judged
-from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.judges.oracle import OracleJudge
+from safemirage.evaluation.judges.rules import KeywordsJudge
 from safemirage.evaluation.suites.folder import load_suite
 from safemirage.evaluation.types import Generation, Request, Sample
 from safemirage.models.loading import DtypeName

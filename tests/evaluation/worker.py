@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
-from safemirage.evaluation.judges.keywords import KeywordsJudge
+from safemirage.evaluation.judges.rules import KeywordsJudge
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.types import Request
 from safemirage.store import open_store

@@ -4,8 +4,10 @@ In float32 a greedy answer does not depend on what else is in its batch, and a s
 draws from a generator of its own, seeded by its content.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -15,14 +17,17 @@ import transformers
 from safemirage.config.generators import DecodingConfig
 from safemirage.config.model import Presets
 from safemirage.config.weights import WeightsConfig
+from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.decoding.padding import PaddedDecoder
-from safemirage.evaluation.generators.decoding.prompts import ImageFeatures, TokenizedPrompt
-from safemirage.evaluation.generators.decoding.seeds import sampling_seed
+from safemirage.evaluation.generators.decoding.prompts import (
+    ImageFeatures,
+    TokenizedPrompt,
+    sampling_seed,
+)
 from safemirage.evaluation.generators.decoding.shared_prefix import SharedPrefixDecoder
-from safemirage.evaluation.generators.decoding.turns import Turns
 from safemirage.evaluation.types import Generation, Request
 from safemirage.models.families import Family
-from safemirage.models.images import read_image
+from safemirage.models.images import ImageError, read_image
 from safemirage.models.loading import DtypeName, LoadedModel, load_for_inference
 from safemirage.models.precision import multiplies
 from safemirage.models.prompts import Prompter, PromptError, stop_ids
@@ -66,7 +71,7 @@ class TransformersGenerator:
         self._context: int = self._model.config.get_text_config().max_position_embeddings
         self._decoder = self._build_decoder(loaded.family, batch_size)
         self.num_encoded_images = 0
-        self._turns = Turns("generate")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
 
     @classmethod
     def load(
@@ -120,11 +125,17 @@ class TransformersGenerator:
             RequestRejected: an image that cannot be read or prepared, or a prompt that
                 leaves no room for `max_new_tokens` in the model's context.
         """
-        return await self._turns.take(self._generate, requests, decoding)
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(
+                self._thread, self._generate, list(requests), decoding
+            )
+        except (PromptError, ImageError) as error:
+            raise RequestRejected(str(error)) from error
 
     def close(self) -> None:
-        """Wait for the running call and end the thread."""
-        self._turns.close()
+        """Waits for the running call and ends the thread; calls that wait are cancelled."""
+        self._thread.shutdown(cancel_futures=True)
 
     def _build_decoder(self, family: Family, rows: int) -> Decoder:
         text = self._model.config.get_text_config()

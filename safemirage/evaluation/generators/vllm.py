@@ -19,11 +19,11 @@ from safemirage.config.generators import DecodingConfig
 from safemirage.config.model import Presets
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.decoding.continuous import Engine
-from safemirage.evaluation.generators.decoding.seeds import sampling_seed
+from safemirage.evaluation.generators.decoding.prompts import sampling_seed
 from safemirage.evaluation.types import Generation, Request
 from safemirage.models.export import merge_export, verify_export
 from safemirage.models.families import family_of
-from safemirage.models.images import read_image
+from safemirage.models.images import ImageError, read_image
 from safemirage.models.loading import DtypeName, load_processor, resolve_model
 from safemirage.models.manifest import MANIFEST_NAME, is_adapter, weights_digest
 from safemirage.models.precision import multiplies, stored_dtypes
@@ -152,7 +152,7 @@ class VLLMGenerator:
 
         try:
             outputs = await self._engine.answers(enqueue)
-        except PromptError as error:
+        except (PromptError, ImageError) as error:
             raise RequestRejected(str(error)) from error
         answers = {
             prompt.place: self._generation(prompt, output.outputs[0])

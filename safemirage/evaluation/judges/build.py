@@ -23,10 +23,8 @@ from safemirage.config.rates import Metric
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.guards import FORMATS, GuardJudge
-from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.judges.oracle import OracleJudge, UsefulJudge
-from safemirage.evaluation.judges.refusal_rules import RefusalRulesJudge
 from safemirage.evaluation.judges.relevance import (
     ATTEMPTS_PROMPT,
     NORMAL_PROMPT,
@@ -34,7 +32,8 @@ from safemirage.evaluation.judges.relevance import (
     RelevanceJudge,
     RelevancePrompts,
 )
-from safemirage.evaluation.judges.usefulness import usefulness_prompt
+from safemirage.evaluation.judges.rules import KeywordsJudge, RefusalRulesJudge
+from safemirage.evaluation.judges.verdicts import usefulness_prompt
 
 
 def build_judge(

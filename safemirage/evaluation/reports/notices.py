@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from safemirage.evaluation.judges.keywords import KeywordsJudge
-from safemirage.evaluation.judges.refusal_rules import RefusalRulesJudge
+from safemirage.evaluation.judges.rules import KeywordsJudge, RefusalRulesJudge
 from safemirage.evaluation.metrics.rates import Row, grouped, headline
 from safemirage.text.numbers import percent
 

@@ -23,7 +23,7 @@ from safemirage.evaluation.errors import COMMONEST_REASON
 from safemirage.evaluation.generators import GenerationError, Generator
 from safemirage.evaluation.generators.asking import ask_each
 from safemirage.evaluation.judges import Judge, Judged
-from safemirage.evaluation.judges.degenerate import with_degenerate
+from safemirage.evaluation.judges.rules import with_degenerate
 from safemirage.evaluation.metrics.protocols import score_as
 from safemirage.evaluation.metrics.rates import row_tree
 from safemirage.evaluation.record import EvaluationRecord

@@ -17,7 +17,7 @@ TREES = [
     {"name": "usefulness", "model": MODEL},
     {"name": "relevance", "model": MODEL},
     {"name": "guard", "guard": "llama_guard_4", "model": MODEL},
-    {"name": "guard", "guard": "shield_gemma_2", "model": MODEL},
+    {"name": "guard", "guard": "qwen3guard", "model": MODEL},
 ]
 
 

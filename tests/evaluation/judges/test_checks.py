@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.judges.checks import PROBES, Probe, Result, check_judge
-from safemirage.evaluation.judges.keywords import KeywordsJudge
+from safemirage.evaluation.judges.rules import KeywordsJudge
 from safemirage.evaluation.types import Request
 from tests.evaluation.protocols import harm_judge
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.judges.keywords import KeywordsJudge
+from safemirage.evaluation.judges.rules import KeywordsJudge
 from tests.evaluation.samples import make_sample
 
 

@@ -18,11 +18,10 @@ from safemirage.config.rates import Metric, ProtocolName
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges import Judge
-from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.judges.model import ModelJudge
-from safemirage.evaluation.judges.refusal_rules import RefusalRulesJudge
 from safemirage.evaluation.judges.relevance import NORMAL_WORDS
-from safemirage.evaluation.judges.usefulness import usefulness_prompt
+from safemirage.evaluation.judges.rules import KeywordsJudge, RefusalRulesJudge
+from safemirage.evaluation.judges.verdicts import usefulness_prompt
 from safemirage.evaluation.metrics.gap import mirage_gap
 from safemirage.evaluation.metrics.protocols import score_as
 from safemirage.evaluation.metrics.rates import Row

@@ -13,9 +13,9 @@ from safemirage.config.judges import JudgePromptConfig
 from safemirage.evaluation.generators import GeneratorUnavailable, RequestRejected
 from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator
 from safemirage.evaluation.judges import Judge
-from safemirage.evaluation.judges.keywords import KeywordsJudge
 from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.judges.oracle import OracleJudge
+from safemirage.evaluation.judges.rules import KeywordsJudge
 from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.run.evaluate import EvaluationSpec, TooManyUnscored, evaluate
 from safemirage.evaluation.samples import evaluated_from

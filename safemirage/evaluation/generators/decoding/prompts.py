@@ -1,5 +1,6 @@
 """Tokenised requests, and images encoded once while their questions stand side by side."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,3 +72,10 @@ class ImageFeatures:
     def _on_device(self, tensor: Tensor) -> Tensor:
         dtype = self._model.dtype if tensor.is_floating_point() else None
         return tensor.to(self._model.device, dtype)
+
+
+def sampling_seed(prompt: str, image_digest: str | None, seed: int) -> int:
+    """The seed of one sampled answer, in [0, 2**63): it follows from the rendered prompt, the image and the request's seed, so
+    that neighbours in a batch change nothing."""
+    content = f"{seed}\0{image_digest or ''}\0{prompt}"
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") >> 1
