@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,14 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client  # read in Ray 2.60: see _at_running_serve
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_delay,
+    wait_fixed,
+)
 
 from safemirage.config.loading.load import load_config
 from safemirage.config.serve import ServeConfig
@@ -124,12 +131,10 @@ def start_service(config: ServeConfig, settings: Settings) -> RunningService:
         ServiceError: the port is taken, or Serve runs on this cluster already under another address.
     """
     owns_serve = not serve.status().proxies
-    if not owns_serve:
-        config = _at_running_serve(config)
-    elif config.port == 0:
-        config = replace(config, port=_free_port(config.host))
+    if owns_serve:
+        config = replace(config, port=_bindable(config.host, config.port))
     else:
-        _check_port(config.host, config.port)
+        config = _at_running_serve(config)
     instance = uuid.uuid4().hex
     serve.start(
         http_options=HTTPOptions(host=config.host, port=config.port),
@@ -166,30 +171,29 @@ def _at_running_serve(config: ServeConfig) -> ServeConfig:
 
 
 def _wait_until_answers(url: str, instance: str) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    last = "no answer"
-    while time.monotonic() < deadline:
-        try:
-            response = httpx.get(f"{url}/healthz", timeout=5)
-            if response.is_success and response.json().get("instance") == instance:
-                return
-            last = f"{response.status_code}: {response.text[:200]}"
-        except (httpx.TransportError, ValueError) as error:
-            last = str(error)
-        time.sleep(0.1)
-    raise ServiceError(
-        f"{url}: the service did not answer within {_START_TIMEOUT_S:g} s ({last}). If Serve runs on this cluster "
-        "already, it keeps the host and port that it was started with"
+    def instance_there() -> str:
+        response = httpx.get(f"{url}/healthz", timeout=5).raise_for_status()
+        return str(response.json().get("instance"))
+
+    retrying = Retrying(
+        retry=retry_if_exception_type((httpx.HTTPError, ValueError))
+        | retry_if_result(lambda there: there != instance),
+        stop=stop_after_delay(_START_TIMEOUT_S),
+        wait=wait_fixed(0.1),
     )
+    try:
+        retrying(instance_there)
+    except RetryError as error:
+        last = error.last_attempt
+        raise ServiceError(
+            f"{url}: the service did not answer within {_START_TIMEOUT_S:g} s "
+            f"({last.exception() if last.failed else 'another service answers there'}). If Serve runs on this cluster "
+            "already, it keeps the host and port that it was started with"
+        ) from error
 
 
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
-def _check_port(host: str, port: int) -> None:
+def _bindable(host: str, port: int) -> int:
+    """The port, which is free; for 0 a free one. Raises ServiceError where it is taken."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -198,6 +202,7 @@ def _check_port(host: str, port: int) -> None:
             raise ServiceError(
                 f"port: {host}:{port} cannot be used ({error.strerror}); choose another, or port=0 for a free one"
             ) from error
+        return int(probe.getsockname()[1])
 
 
 def _reachable(host: str) -> str:

@@ -10,8 +10,8 @@ from safemirage.evaluation.suites.folder import SUITE_FILE
 from safemirage.models.families import FAMILIES
 from safemirage.models.manifest import MANIFEST_NAME, ExportError, read_manifest
 from safemirage.storage import Storage
-from serve_app.backend import ModelCard, SuiteCard
 from serve_app.http.errors import ApiError, without_paths
+from serve_app.resources import ModelCard, SuiteCard
 
 
 def list_models(storage: Storage) -> list[ModelCard]:

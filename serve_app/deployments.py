@@ -15,7 +15,7 @@ from safemirage.settings import Settings
 from safemirage.storage import Storage
 from safemirage.store import open_store
 from serve_app.engines.checkpoints import ServedGenerator, ask, open_served, reference_of
-from serve_app.evaluations.worker import EvaluationRunner
+from serve_app.evaluations import EvaluationRunner
 from serve_app.http.api import ApiSettings, create_api
 from serve_app.http.auth import TokenDigest
 from serve_app.judges import Judges

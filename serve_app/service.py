@@ -1,8 +1,9 @@
-"""The Backend over storage, store and whatever answers questions: deployment handles, or generators in-process."""
+"""The service without HTTP: storage, store, and whatever answers questions (deployment handles, or generators in-process)."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 from safemirage.config.generators import DecodingConfig
@@ -21,13 +22,12 @@ from safemirage.evaluation.generators import (
     RequestRejected,
 )
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.record import EvaluationRecord, JudgeRecord
-from safemirage.evaluation.types import Generation, Request, Verdict, sample_tree
+from safemirage.evaluation.record import EvaluationRecord
+from safemirage.evaluation.types import Generation, ImageInput, Request, Verdict
 from safemirage.models.manifest import ExportError
 from safemirage.storage import Storage
 from safemirage.store import Store
 from safemirage.store.evaluations import Evaluation, IdempotencyConflict
-from serve_app.backend import EvaluationSpec, JudgeCard, ModelCard, Study, SuiteCard
 from serve_app.catalogue import (
     broken,
     find_model,
@@ -37,6 +37,7 @@ from serve_app.catalogue import (
     not_found,
 )
 from serve_app.http.errors import ApiError, without_paths
+from serve_app.resources import JudgeCard, ModelCard, Study, SuiteCard
 from serve_app.studies import find_study, list_studies
 
 _RETRY_AFTER_S = 5
@@ -53,7 +54,7 @@ class Engines(Protocol):
 
 
 class Service:
-    """Reads and writes files and database off the event loop."""
+    """Reads and writes files and database off the event loop. Raises ApiError for what the caller got wrong."""
 
     def __init__(
         self,
@@ -96,10 +97,18 @@ class Service:
         with _reported(judge):
             return await self._engines.judge(judge, items) if items else []
 
-    async def submit(self, spec: EvaluationSpec, *, idempotency_key: str | None) -> Evaluation:
-        for judge in spec.judges:
-            await self._check_judge(judge)
-        return await asyncio.to_thread(self._submit, spec, idempotency_key)
+    async def submit(
+        self,
+        record: EvaluationRecord,
+        images: Sequence[ImageInput],
+        *,
+        idempotency_key: str | None,
+    ) -> Evaluation:
+        """Queues an evaluation. The same key with the same record is the same evaluation: one that failed or was
+        cancelled is queued again, any other is returned as it is. With another record it is refused (422)."""
+        for judge in record.judges:
+            await self._check_judge(judge.name)
+        return await asyncio.to_thread(self._submit, record, images, idempotency_key)
 
     async def evaluation(self, evaluation_id: str) -> Evaluation:
         found = await asyncio.to_thread(self._store.evaluations.get, evaluation_id)
@@ -145,35 +154,29 @@ class Service:
             raise broken("model", model_id, card.problem)
         return card
 
-    def _submit(self, spec: EvaluationSpec, idempotency_key: str | None) -> Evaluation:
-        tree = to_tree(self._record(spec))
-        if spec.samples is not None:
-            images = [sample.image for sample in spec.samples if sample.image is not None]
-            self._store.samples.put_images({image.digest: image.data for image in images})
+    def _submit(
+        self,
+        record: EvaluationRecord,
+        images: Sequence[ImageInput],
+        idempotency_key: str | None,
+    ) -> Evaluation:
+        # Model and suite count by content, so that an edited one is another evaluation.
+        folder = find_suite(self._storage, record.suite) if record.suite is not None else None
+        record = replace(
+            record,
+            suite_digest=folder_digest(folder) if folder else None,
+            generator={"weights_digest": self._usable_model(record.name).weights_digest},
+        )
+        self._store.samples.put_images({image.digest: image.data for image in images})
         try:
-            evaluation = self._store.evaluations.submit(tree, idempotency_key=idempotency_key)
+            evaluation = self._store.evaluations.submit(
+                to_tree(record), idempotency_key=idempotency_key
+            )
         except IdempotencyConflict as error:
             raise ApiError(
                 422, str(error), param="Idempotency-Key", code="idempotency_key_reused"
             ) from error
         return _found(self._store.evaluations.requeue(evaluation.id), evaluation.id)
-
-    def _record(self, spec: EvaluationSpec) -> EvaluationRecord:
-        """The spec as stored. Model and suite count by content, so an edited one is another evaluation."""
-        folder = find_suite(self._storage, spec.suite) if spec.suite is not None else None
-        return EvaluationRecord(
-            name=spec.model,
-            source="service",
-            suite=spec.suite,
-            suite_digest=folder_digest(folder) if folder else None,
-            generator={"weights_digest": self._usable_model(spec.model).weights_digest},
-            judges=tuple(JudgeRecord(name=name) for name in spec.judges),
-            protocol=spec.protocol,
-            sample=spec.sample,
-            seed=spec.seed,
-            decoding=spec.decoding,
-            samples=tuple(map(sample_tree, spec.samples)) if spec.samples is not None else None,
-        )
 
 
 @contextmanager

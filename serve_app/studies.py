@@ -9,8 +9,8 @@ from safemirage.evaluation.metrics.pareto import pareto_front
 from safemirage.runs import StudyConfig, TrialConfig, TrialResult, costs_of, read_record
 from safemirage.store import Store
 from safemirage.store.runs import RunRecord
-from serve_app.backend import Study, Trial
 from serve_app.catalogue import not_found
+from serve_app.resources import Study, Trial
 
 
 def list_studies(store: Store) -> list[Study]:

@@ -26,6 +26,7 @@ from serve_app.engines.gathering import Gatherer
 
 _ATTEMPTS = 4
 _PAUSE_S = 2.0
+_Stamp = frozenset[tuple[str, int, int, int]]
 
 
 class _Closable(Generator, Protocol):
@@ -74,17 +75,25 @@ class Checkpoints:
         settings.secrets.install()
         self._config = config
         self._exports = settings.storage.exports
+        self._broken: dict[str, tuple[_Stamp, GeneratorBroken]] = {}
+        """Exports that could not be loaded, as their files were then: hashing gigabytes again would say the same."""
 
     async def load(self, reference: str) -> LoadedExport:
         name, _, digest = reference.partition("@")
         folder = self._exports / name
+        stamp = await asyncio.to_thread(_stamp, folder)
+        known, problem = self._broken.get(reference, (None, None))
+        if problem is not None and known == stamp:
+            raise problem
         try:
             # In a thread: loading takes minutes, and other models of the replica keep answering meanwhile.
             generator = await asyncio.to_thread(open_export, folder, self._config)
         except (ValueError, FileNotFoundError) as error:
             # Not what its manifest says, of a family that is not known, without a file: no wait mends that.
-            problem = str(error).replace(str(folder), name)
-            raise GeneratorBroken(f"model {name!r} cannot be loaded: {problem}") from error
+            said = str(error).replace(str(folder), name)
+            problem = GeneratorBroken(f"model {name!r} cannot be loaded: {said}")
+            self._broken[reference] = (stamp, problem)
+            raise problem from error
         except MemoryError as error:
             raise GeneratorUnavailable(f"no memory is left to load model {name!r}") from error
         # The export may have been replaced since the caller read its digest.
@@ -102,6 +111,12 @@ class Checkpoints:
         """One answer a request, in order; single requests of several callers share a pass."""
         loaded = await self.load(reference)
         return await loaded.answering.generate(requests, decoding)
+
+
+def _stamp(folder: Path) -> _Stamp:
+    """What changes when any file of a folder does, without reading one."""
+    found = ((path.as_posix(), path.stat()) for path in folder.rglob("*"))
+    return frozenset((name, one.st_size, one.st_mtime_ns, one.st_ino) for name, one in found)
 
 
 def checkpoints_class(models: int) -> type[Checkpoints]:

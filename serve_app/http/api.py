@@ -1,4 +1,4 @@
-"""The HTTP interface as one FastAPI app over a Backend. Imports neither ray nor torch.
+"""The HTTP interface as one FastAPI app over a `Service`. Imports neither ray nor torch.
 
 Everything under /v1 needs a bearer token; /healthz, the pages and their scripts hold nothing secret and need none.
 """
@@ -15,11 +15,10 @@ from fastapi.security import HTTPBearer
 from starlette.staticfiles import StaticFiles
 
 from safemirage.config.serve import LimitsConfig
-from serve_app.backend import Backend
+from serve_app.http.admission import Admission
 from serve_app.http.auth import Authentication, TokenDigest
+from serve_app.http.bodies import BodyLimit, describe_bodies
 from serve_app.http.errors import install_error_handlers
-from serve_app.http.limits import Admission, BodyLimit
-from serve_app.http.parsing import describe_bodies
 from serve_app.http.routes.chat import chat_routes
 from serve_app.http.routes.evaluations import evaluation_routes
 from serve_app.http.routes.judgements import judgement_routes
@@ -31,6 +30,7 @@ from serve_app.http.schemas import (
     JudgementsBody,
     SampleBody,
 )
+from serve_app.service import Service
 
 PAGES = Path(__file__).parents[1] / "pages"
 _PAGE_HEADERS = {
@@ -55,7 +55,7 @@ class ApiSettings:
     """Shown by /healthz: tells one service from another on the same port."""
 
 
-def create_api(backend: Backend, settings: ApiSettings) -> FastAPI:
+def create_api(service: Service, settings: ApiSettings) -> FastAPI:
     """The app. Its errors, also those of the framework, have OpenAI's shape."""
     app = FastAPI(
         title="safemirage",
@@ -70,13 +70,13 @@ def create_api(backend: Backend, settings: ApiSettings) -> FastAPI:
         Security(HTTPBearer(auto_error=False))
     ]  # for the OpenAPI page; the middleware checks
     for router in (
-        chat_routes(backend, admission),
-        judgement_routes(backend, admission),
-        evaluation_routes(backend, admission, settings.events_poll_s),
-        study_routes(backend),
+        chat_routes(service, admission),
+        judgement_routes(service, admission),
+        evaluation_routes(service, admission, settings.events_poll_s),
+        study_routes(service),
     ):
         app.include_router(router, dependencies=secured)
-    _add_catalogue(app, backend, secured)
+    _add_catalogue(app, service, secured)
     _add_pages(app, settings.instance)
     describe_bodies(app, (ChatBody, JudgementsBody, JudgementItem, EvaluationBody, SampleBody))
     install_error_handlers(app)
@@ -85,29 +85,29 @@ def create_api(backend: Backend, settings: ApiSettings) -> FastAPI:
     return app
 
 
-def _add_catalogue(app: FastAPI, backend: Backend, secured: list[Any]) -> None:
+def _add_catalogue(app: FastAPI, service: Service, secured: list[Any]) -> None:
     @app.get("/v1/models", tags=["catalogue"], dependencies=secured)
     async def models() -> dict[str, Any]:
         """The exports in storage, each with the digest of its weights, and the judges."""
         cards = [
             {**asdict(card), "object": "model", "owned_by": "safemirage"}
-            for card in await backend.models()
+            for card in await service.models()
         ]
         return {
             "object": "list",
             "data": cards,
-            "judges": [asdict(card) for card in backend.judges()],
+            "judges": [asdict(card) for card in service.judges()],
         }
 
     @app.get("/v1/models/{model_id}", tags=["catalogue"], dependencies=secured)
     async def model(model_id: str) -> dict[str, Any]:
-        card = await backend.model(model_id)
+        card = await service.model(model_id)
         return {**asdict(card), "object": "model", "owned_by": "safemirage"}
 
     @app.get("/v1/suites", tags=["catalogue"], dependencies=secured)
     async def suites() -> dict[str, Any]:
         """The suites in storage, with the number of samples of each condition."""
-        return {"object": "list", "data": [asdict(card) for card in await backend.suites()]}
+        return {"object": "list", "data": [asdict(card) for card in await service.suites()]}
 
 
 def _add_pages(app: FastAPI, instance: str) -> None:

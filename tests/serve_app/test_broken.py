@@ -14,7 +14,7 @@ from safemirage.models.manifest import ExportError
 from safemirage.settings import Settings
 from safemirage.storage import Storage
 from safemirage.store.evaluations import LEASE_PREFIX
-from serve_app.engines.checkpoints import Checkpoints
+from serve_app.engines.checkpoints import Checkpoints, reference_of
 from serve_app.http.errors import without_paths
 from tests.cluster.serving import write_tiny_export
 from tests.serve_app.conftest import Client
@@ -175,6 +175,24 @@ async def test_replica_tells_what_is_wrong_for_good_and_names_no_folder(
     with pytest.raises(GeneratorBroken, match=r"config\.json") as raised:
         await replica.load(f"{BROKEN}@0")
     assert str(storage.root) not in str(raised.value)
+
+
+async def test_broken_export_is_read_once_until_it_is_mended(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = storage.exports / BROKEN / "config.json"
+    whole = config.read_text()
+    config.write_text("{}")
+    replica = Checkpoints(CheckpointsConfig(), Settings.at(storage.root))
+    reference = reference_of(storage.exports, BROKEN)
+    with pytest.raises(GeneratorBroken, match="changed"):
+        await replica.load(reference)
+    with monkeypatch.context() as patch:
+        patch.setattr("serve_app.engines.checkpoints.open_export", lambda *_: pytest.fail("read"))
+        with pytest.raises(GeneratorBroken, match="changed"):
+            await replica.load(reference)
+    config.write_text(whole)
+    assert (await replica.load(reference)).key["engine"] == "transformers"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from safemirage.config.judges import BUILT_IN_JUDGES
 from safemirage.config.plan import load_search
-from serve_app.backend import Trial
+from serve_app.resources import Trial
 from serve_app.studies import mark_front
 from tests.serve_app.conftest import Client
 from tests.serve_app.study import ATTACK_AND_USEFUL, SEARCH, STUDY, record_study

@@ -24,7 +24,7 @@ from tests.evaluation.samples import make_image, make_sample, sample_record, wri
 from tests.evaluation.service import running_service
 from tests.evaluation.suites.sets.files import put_csv
 from tests.serve_app.conftest import Client
-from tests.serve_app.evaluations.test_worker import BODY, PATH, end_of, runner, scripted
+from tests.serve_app.test_evaluations import BODY, PATH, end_of, runner, scripted
 from tests.serve_app.world import MODEL, World
 
 pytestmark = pytest.mark.anyio

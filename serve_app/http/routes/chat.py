@@ -18,15 +18,15 @@ from fastapi.responses import StreamingResponse
 from safemirage.config.generators import DecodingConfig
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.types import Generation, ImageInput, Request
-from serve_app.backend import Backend
+from serve_app.http.admission import Admission
+from serve_app.http.bodies import parse, receive_json, takes
 from serve_app.http.errors import ApiError
 from serve_app.http.images import read_image
-from serve_app.http.limits import Admission
-from serve_app.http.parsing import parse, receive_json, takes
 from serve_app.http.schemas import ChatBody, ImagePart, Message, TextPart
+from serve_app.service import Service
 
 
-def chat_routes(backend: Backend, admission: Admission) -> APIRouter:
+def chat_routes(service: Service, admission: Admission) -> APIRouter:
     router = APIRouter(tags=["chat"])
     limits = admission.limits
 
@@ -39,7 +39,7 @@ def chat_routes(backend: Backend, admission: Admission) -> APIRouter:
             body = await parse(data, ChatBody, limits)
             request = await asyncio.to_thread(read_request, body, limits)
             decoding = read_decoding(body, limits)
-            [generation] = await backend.generate(body.model, [request], decoding)
+            [generation] = await service.generate(body.model, [request], decoding)
         head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),

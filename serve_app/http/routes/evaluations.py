@@ -9,18 +9,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.config.rates import check_protocol
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.errors import COMMONEST_REASON
-from safemirage.evaluation.types import Sample
+from safemirage.evaluation.record import EvaluationRecord, JudgeRecord, read_evaluation
+from safemirage.evaluation.types import ImageInput, Sample, sample_tree
 from safemirage.store.evaluations import TERMINAL, Evaluation
-from serve_app.backend import Backend, EvaluationSpec
-from serve_app.evaluations.specs import public_spec
+from serve_app.http.admission import Admission
+from serve_app.http.bodies import parse, parse_all, receive_json, takes
 from serve_app.http.errors import ApiError, without_paths
 from serve_app.http.images import read_image
-from serve_app.http.limits import Admission
-from serve_app.http.parsing import parse, parse_all, receive_json, takes
 from serve_app.http.schemas import EvaluationBody, SampleBody
+from serve_app.service import Service
 
 REDACTED = "[redacted: read with ?unredacted=true and a token of the role unredacted]"
 _JSONL = frozenset({"application/x-ndjson", "application/jsonl"})
@@ -32,15 +33,15 @@ Offset = Annotated[int, Query(ge=0, lt=2**63)]
 Key = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
-def evaluation_routes(backend: Backend, admission: Admission, poll_s: float) -> APIRouter:
+def evaluation_routes(service: Service, admission: Admission, poll_s: float) -> APIRouter:
     router = APIRouter(tags=["evaluations"], prefix="/v1/evaluations")
-    _add_resource(router, backend, admission)
-    _add_samples(router, backend, admission.limits)
-    _add_events(router, backend, admission, poll_s)
+    _add_resource(router, service, admission)
+    _add_samples(router, service, admission.limits)
+    _add_events(router, service, admission, poll_s)
     return router
 
 
-def _add_resource(router: APIRouter, backend: Backend, admission: Admission) -> None:
+def _add_resource(router: APIRouter, service: Service, admission: Admission) -> None:
     limits = admission.limits
 
     @router.post("", status_code=202, openapi_extra=takes(EvaluationBody))
@@ -52,8 +53,8 @@ def _add_resource(router: APIRouter, backend: Backend, admission: Admission) -> 
         data = await receive_json(request, admission)
         async with admission.admit():
             body = await parse(data, EvaluationBody, limits)
-            spec = await asyncio.to_thread(_read_spec, body, limits)
-            evaluation = await backend.submit(spec, idempotency_key=idempotency_key)
+            record, images = await asyncio.to_thread(_read_record, body, limits)
+            evaluation = await service.submit(record, images, idempotency_key=idempotency_key)
         response.headers["Location"] = f"/v1/evaluations/{evaluation.id}"
         return _view(evaluation)
 
@@ -61,21 +62,21 @@ def _add_resource(router: APIRouter, backend: Backend, admission: Admission) -> 
     async def listing(limit: Limit = 50, offset: Offset = 0) -> dict[str, Any]:
         """Evaluations, newest first."""
         limit = min(limit, limits.page)
-        found = await backend.evaluations(limit=limit + 1, offset=offset)
+        found = await service.evaluations(limit=limit + 1, offset=offset)
         return _page([_view(item) for item in found], limit=limit, offset=offset)
 
     @router.get("/{evaluation_id}")
     async def look(evaluation_id: str) -> dict[str, Any]:
         """State, progress, and the rows with intervals as far as they are known."""
-        return _view(await backend.evaluation(evaluation_id))
+        return _view(await service.evaluation(evaluation_id))
 
     @router.delete("/{evaluation_id}")
     async def cancel(evaluation_id: str) -> dict[str, Any]:
         """Ends an evaluation; what it has answered so far stays in the store."""
-        return _view(await backend.cancel(evaluation_id))
+        return _view(await service.cancel(evaluation_id))
 
 
-def _add_samples(router: APIRouter, backend: Backend, limits: LimitsConfig) -> None:
+def _add_samples(router: APIRouter, service: Service, limits: LimitsConfig) -> None:
     @router.get("/{evaluation_id}/samples", response_model=None)
     async def samples(
         request: Request,
@@ -92,31 +93,34 @@ def _add_samples(router: APIRouter, backend: Backend, limits: LimitsConfig) -> N
                 "unredacted: this token has the role 'reader'; it needs 'unredacted'",
                 param="unredacted",
             )
-        await backend.evaluation(evaluation_id)
+        await service.evaluation(evaluation_id)
         if _wants_lines(request.headers.get("accept", "")):
-            lines = _lines(backend, evaluation_id, page=limits.page, unredacted=unredacted)
+            lines = _lines(service, evaluation_id, page=limits.page, unredacted=unredacted)
             return StreamingResponse(lines, media_type="application/x-ndjson")
         limit = min(limit, limits.page)
-        found = await backend.samples(evaluation_id, limit=limit + 1, offset=offset)
+        found = await service.samples(evaluation_id, limit=limit + 1, offset=offset)
         return _page([_sample(item, unredacted) for item in found], limit=limit, offset=offset)
 
 
-def _add_events(router: APIRouter, backend: Backend, admission: Admission, poll_s: float) -> None:
+def _add_events(router: APIRouter, service: Service, admission: Admission, poll_s: float) -> None:
     streams = Admission(admission.limits)
 
     @router.get("/{evaluation_id}/events", response_model=None)
     async def events(evaluation_id: str) -> Response:
         """Server-sent events: `progress` at each change, `end` with the last state."""
-        await backend.evaluation(evaluation_id)
+        await service.evaluation(evaluation_id)
         streams.check()
         return StreamingResponse(
-            _events(backend, evaluation_id, streams, poll_s),
+            _events(service, evaluation_id, streams, poll_s),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache"},
         )
 
 
-def _read_spec(body: EvaluationBody, limits: LimitsConfig) -> EvaluationSpec:
+def _read_record(
+    body: EvaluationBody, limits: LimitsConfig
+) -> tuple[EvaluationRecord, list[ImageInput]]:
+    """What is asked for, and the images of the samples in it. Digests of model and suite are still left open."""
     try:
         protocol = check_protocol(body.protocol)
     except ValueError as error:
@@ -128,16 +132,19 @@ def _read_spec(body: EvaluationBody, limits: LimitsConfig) -> EvaluationSpec:
             f"decoding.max_new_tokens: {decoding.max_new_tokens} is over the limit of {limits.new_tokens}",
             param="decoding.max_new_tokens",
         )
-    return EvaluationSpec(
-        model=body.model,
+    samples = None if body.samples is None else _read_samples(body.samples, limits)
+    record = EvaluationRecord(
+        name=body.model,
+        source="service",
         suite=body.suite,
-        samples=_read_samples(body.samples, limits) if body.samples is not None else None,
+        judges=tuple(JudgeRecord(name=name) for name in body.judges),
         protocol=protocol,
-        judges=tuple(body.judges),
         sample=body.sample,
         seed=body.seed,
         decoding=decoding,
+        samples=None if samples is None else tuple(map(sample_tree, samples)),
     )
+    return record, [sample.image for sample in samples or () if sample.image is not None]
 
 
 def _read_samples(trees: list[Any], limits: LimitsConfig) -> tuple[Sample, ...]:
@@ -186,12 +193,37 @@ def _view(evaluation: Evaluation) -> dict[str, Any]:
         "id": evaluation.id,
         "object": "evaluation",
         "state": evaluation.state,
-        **public_spec(evaluation),
+        **_asked(evaluation),
         "progress": {"done": evaluation.done, "total": evaluation.total},
         "rows": evaluation.rows or [],
         "error": _public_error(evaluation.error),
         "created_at": evaluation.created_at.isoformat(),
         "updated_at": evaluation.updated_at.isoformat(),
+    }
+
+
+def _asked(evaluation: Evaluation) -> dict[str, Any]:
+    """What callers are shown of what was asked: never inline samples, which may be many. A record of another version
+    has its `problem`, and spoils no listing."""
+    problem = None
+    try:
+        record = read_evaluation(evaluation)
+    except ConfigError as error:
+        record = EvaluationRecord(name=evaluation.id)
+        problem = str(error)
+    rows = evaluation.rows or []
+    return {
+        "model": rows[0]["model"] if rows else record.name,
+        "generator": record.generator,
+        "suite": record.suite,
+        "suite_digest": record.suite_digest,
+        "judges": [judge.name for judge in record.judges],
+        "protocol": record.protocol,
+        "sample": record.sample,
+        "seed": record.seed,
+        "decoding": to_tree(record.decoding),
+        "source": record.source,
+        "problem": problem,
     }
 
 
@@ -225,22 +257,22 @@ def _wants_lines(accept: str) -> bool:
 
 
 async def _lines(
-    backend: Backend, evaluation_id: str, *, page: int, unredacted: bool
+    service: Service, evaluation_id: str, *, page: int, unredacted: bool
 ) -> AsyncIterator[str]:
     offset = 0
-    while found := await backend.samples(evaluation_id, limit=page, offset=offset):
+    while found := await service.samples(evaluation_id, limit=page, offset=offset):
         for sample in found:
             yield json.dumps(_sample(sample, unredacted), ensure_ascii=False) + "\n"
         offset += len(found)
 
 
 async def _events(
-    backend: Backend, evaluation_id: str, streams: Admission, poll_s: float
+    service: Service, evaluation_id: str, streams: Admission, poll_s: float
 ) -> AsyncIterator[str]:
     with streams.place():
         last, quiet_s = "", 0.0
         while True:
-            evaluation = await backend.evaluation(evaluation_id)
+            evaluation = await service.evaluation(evaluation_id)
             data = json.dumps(_view(evaluation))
             if evaluation.state in TERMINAL:
                 yield f"event: end\ndata: {data}\n\n"

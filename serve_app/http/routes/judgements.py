@@ -9,15 +9,15 @@ from pydantic import ValidationError
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.types import Sample
-from serve_app.backend import Backend
+from serve_app.http.admission import Admission
+from serve_app.http.bodies import parse, receive_json, takes
 from serve_app.http.errors import ApiError
 from serve_app.http.images import read_image
-from serve_app.http.limits import Admission
-from serve_app.http.parsing import parse, receive_json, takes
 from serve_app.http.schemas import JudgementItem, JudgementsBody
+from serve_app.service import Service
 
 
-def judgement_routes(backend: Backend, admission: Admission) -> APIRouter:
+def judgement_routes(service: Service, admission: Admission) -> APIRouter:
     router = APIRouter(tags=["judging"])
     limits = admission.limits
 
@@ -36,7 +36,7 @@ def judgement_routes(backend: Backend, admission: Admission) -> APIRouter:
                 )
             read = await asyncio.to_thread(_read_items, body.items, limits)
             good = [item for item in read if isinstance(item, Judged)]
-            verdicts = iter(await backend.judge(body.judge, good))
+            verdicts = iter(await service.judge(body.judge, good))
         entries: list[dict[str, Any]] = []
         for index, item in enumerate(read):
             if isinstance(item, ApiError):

@@ -5,22 +5,23 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from serve_app.backend import Backend, Study, Trial
 from serve_app.http.errors import without_paths
+from serve_app.resources import Study, Trial
+from serve_app.service import Service
 
 
-def study_routes(backend: Backend) -> APIRouter:
+def study_routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["studies"])
 
     @router.get("/v1/studies")
     async def studies() -> dict[str, Any]:
         """Every search, newest first, with the number of its trials in each state."""
-        return {"object": "list", "data": [_summary(study) for study in await backend.studies()]}
+        return {"object": "list", "data": [_summary(study) for study in await service.studies()]}
 
     @router.get("/v1/studies/{study_id}")
     async def study(study_id: str) -> dict[str, Any]:
         """One search: each trial's parameters, state and objectives, and whether it is on the Pareto front."""
-        found = await backend.study(study_id)
+        found = await service.study(study_id)
         return {**_summary(found), "trials": [_trial(trial) for trial in found.trials]}
 
     return router

@@ -12,7 +12,7 @@ from safemirage.evaluation.generators import Generator, GeneratorUnavailable
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.types import Request
 from safemirage.store.evaluations import TERMINAL, Evaluation
-from serve_app.evaluations.worker import EvaluationRunner
+from serve_app.evaluations import EvaluationRunner
 from serve_app.judges import Judges
 from tests.serve_app.conftest import Client
 from tests.serve_app.world import MODEL, World, data_uri, png, write_export

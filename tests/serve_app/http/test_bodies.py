@@ -16,9 +16,9 @@ from uvicorn.importer import import_from_string
 
 from safemirage.config.serve import LimitsConfig
 from serve_app.http.api import ApiSettings, create_api
+from serve_app.http.bodies import BodyShape
 from serve_app.http.errors import ApiError
 from serve_app.http.heads import BoundedHeads, proxy_environment
-from serve_app.http.nesting import BodyShape
 from serve_app.http.schemas import ChatBody, SampleBody
 from serve_app.service import Service
 from tests.serve_app.conftest import Client

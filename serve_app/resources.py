@@ -1,15 +1,9 @@
-"""What the HTTP routes need of the world behind them. `serve_app.service` is the one implementation."""
+"""What the service offers, as its routes show it: models, judges, suites, studies. `service.py` makes them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
-
-from safemirage.config.generators import DecodingConfig
-from safemirage.config.rates import ProtocolName
-from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.types import Generation, Request, Sample, Verdict
-from safemirage.store.evaluations import Evaluation
+from typing import Any, Literal
 
 State = Literal["ready", "broken"]
 
@@ -57,20 +51,6 @@ class SuiteCard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSpec:
-    """What an evaluation does; two with the same spec give the same rows."""
-
-    model: str
-    suite: str | None
-    samples: Sequence[Sample] | None
-    protocol: ProtocolName
-    judges: Sequence[str]
-    sample: int | None
-    seed: int
-    decoding: DecodingConfig
-
-
-@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One setting that a search tried."""
 
@@ -102,43 +82,3 @@ class Study:
     error: str | None
     created_at: datetime
     updated_at: datetime
-
-
-class Backend(Protocol):
-    """Raises serve_app.http.errors.ApiError for what the caller got wrong, e.g. 404 for a name that is not there."""
-
-    async def models(self) -> list[ModelCard]: ...
-
-    async def model(self, model_id: str) -> ModelCard: ...
-
-    def judges(self) -> list[JudgeCard]: ...
-
-    async def suites(self) -> list[SuiteCard]: ...
-
-    async def generate(
-        self, model: str, requests: Sequence[Request], decoding: DecodingConfig
-    ) -> list[Generation]:
-        """Answers requests, one answer each, in order."""
-
-    async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]:
-        """Judges items, one verdict each, in order."""
-
-    async def submit(self, spec: EvaluationSpec, *, idempotency_key: str | None) -> Evaluation:
-        """Queues an evaluation. The same key with the same spec is the same evaluation: one that failed or was
-        cancelled is queued again, any other is returned as it is. With another spec it is refused (422)."""
-
-    async def evaluation(self, evaluation_id: str) -> Evaluation: ...
-
-    async def evaluations(self, *, limit: int, offset: int) -> list[Evaluation]:
-        """Newest first."""
-
-    async def samples(self, evaluation_id: str, *, limit: int, offset: int) -> list[dict[str, Any]]:
-        """The samples that are stored so far, by position. Each has position, subset, question, answer, verdicts, ..."""
-
-    async def cancel(self, evaluation_id: str) -> Evaluation:
-        """Ends it at the next batch; one that has ended is returned as it is."""
-
-    async def studies(self) -> list[Study]:
-        """Newest first."""
-
-    async def study(self, study_id: str) -> Study: ...

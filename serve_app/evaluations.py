@@ -6,18 +6,18 @@ resumes from the batches that are stored.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from safemirage.config.serve import EvaluationsConfig
 from safemirage.evaluation.generators import Generator
-from safemirage.evaluation.record import EvaluationRecord, read_evaluation
+from safemirage.evaluation.record import EvaluationRecord, read_evaluation, readable
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.suites.folder import load_suite, sample_questions
-from safemirage.evaluation.types import Sample
+from safemirage.evaluation.types import ImageInput, Sample
 from safemirage.storage import Storage
 from safemirage.store import LeaseLost, Store
 from safemirage.store.evaluations import LEASE_PREFIX, Evaluation
-from serve_app.evaluations.specs import is_submitted, read_case
 from serve_app.judges import Judges
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,9 @@ class EvaluationRunner:
             for evaluation in reversed(found)
             if not evaluation.is_live
             and evaluation.id not in self._tasks
-            and is_submitted(evaluation)
+            # Those of jobs and trials are run by whoever recorded them.
+            and (record := readable(evaluation)) is not None
+            and record.source == "service"
         ]
         for evaluation in waiting[:free]:
             self._tasks[evaluation.id] = asyncio.create_task(self._evaluate(evaluation))
@@ -104,8 +106,17 @@ class EvaluationRunner:
         if record.suite is not None:
             samples = load_suite(self._storage.suites / record.suite)
         else:
-            samples = [read_case(tree, self._store) for tree in record.samples or ()]
+            samples = [self._sample(tree) for tree in record.samples or ()]
         return sample_questions(samples, record.sample, record.seed)
+
+    def _sample(self, tree: Mapping[str, Any]) -> Sample:
+        """The sample of a record, whose image is a digest."""
+        image = None
+        if tree["image"] is not None:
+            data = self._store.samples.image(tree["image"])
+            assert data is not None, f"image {tree['image']} is stored before its sample"
+            image = ImageInput(data)
+        return Sample(**{**tree, "image": image})
 
     def _fail(self, evaluation_id: str, message: str) -> None:
         lease = self._store.leases.acquire(

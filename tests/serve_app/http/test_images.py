@@ -9,8 +9,7 @@ import pytest
 from safemirage.config.loading.load import ConfigError, build_config
 from safemirage.config.serve import LimitsConfig, ServeConfig
 from serve_app.http.errors import ApiError
-from serve_app.http.images import read_image
-from serve_app.http.remote_images import origin_of
+from serve_app.http.images import origin_of, read_image
 from tests.serve_app.conftest import Client
 from tests.serve_app.world import MODEL, World, png
 
