@@ -10,7 +10,7 @@ from safemirage.config.types import Strict
 
 @dataclass(frozen=True, kw_only=True)
 class RoundToNearestConfig(Strict):
-    """Our own rounding of the weights; see models/quantisation.py. The same numbers on every machine."""
+    """Our own rounding of the weights; see models/precision.py. The same numbers on every machine."""
 
     name: Literal["round_to_nearest"] = "round_to_nearest"
     bits: Annotated[int, Field(ge=2, le=8)] = 4

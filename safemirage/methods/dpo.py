@@ -3,14 +3,13 @@
 from torch import Tensor, nn
 
 from safemirage.config.method import DPOConfig
-from safemirage.methods.batch import Batch, StepBatch
 from safemirage.methods.forward import supervised_logps
 from safemirage.methods.losses import cross_entropy_share, dpo_share
-from safemirage.methods.method import LossOutput, Stateless, Term, loss_output
-from safemirage.methods.retain import RetainTerms
+from safemirage.methods.method import Batch, LossOutput, StepBatch, Term
+from safemirage.methods.retain import BesideRetain
 
 
-class DPO(Stateless):
+class DPO(BesideRetain[DPOConfig]):
     """a_f mean[-log sigmoid(beta (r_preferred - r_forget))] + the retain terms, r = log pi - log pi_ref in nats.
 
     Rafailov et al. 2023, arXiv 2305.18290, eq. 7; for unlearning in Zhang et al. 2024 (NPO), whose code multiplies by
@@ -18,13 +17,6 @@ class DPO(Stateless):
     """
 
     reference_sets: tuple[str, ...] = ("forget", "preferred")
-
-    def __init__(self, config: DPOConfig) -> None:
-        self.config = config
-        self._retain = RetainTerms(config)
-
-    def prepare(self, model: nn.Module, *, seed: int) -> None:
-        self._retain.prepare(model)
 
     def loss(self, model: nn.Module, batch: StepBatch) -> LossOutput:
         forget, preferred = batch.forget, batch.preferred
@@ -40,11 +32,10 @@ class DPO(Stateless):
             beta=self.config.beta,
             global_samples=forget.global_samples,
         )
-        return loss_output(
-            [
-                Term("forget/loss", self.config.forget_weight, share),
-                *self._retain.terms(model, batch),
-            ],
+        return self.output(
+            model,
+            batch,
+            Term("forget/loss", self.config.forget_weight, share),
             logged={
                 "forget/log_ratio": forget_ratios_B.sum() / forget.global_samples,
                 "forget/cross_entropy": cross_entropy_share(

@@ -8,8 +8,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from safemirage.methods.batch import Batch
 from safemirage.methods.losses import sequence_logps
+from safemirage.methods.method import Batch
 
 
 def supervised_positions(labels_BT: Tensor) -> tuple[Tensor, Tensor]:

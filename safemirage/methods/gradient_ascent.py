@@ -3,14 +3,13 @@
 from torch import nn
 
 from safemirage.config.method import GradientAscentConfig, GradientDifferenceConfig
-from safemirage.methods.batch import StepBatch
 from safemirage.methods.forward import supervised_logps
 from safemirage.methods.losses import cross_entropy_share
-from safemirage.methods.method import LossOutput, Stateless, Term, loss_output
-from safemirage.methods.retain import RetainTerms
+from safemirage.methods.method import LossOutput, StepBatch, Term
+from safemirage.methods.retain import BesideRetain
 
 
-class GradientAscent(Stateless):
+class GradientAscent(BesideRetain[GradientAscentConfig | GradientDifferenceConfig]):
     """-forget_weight CE(forget) + the retain terms, CE token-mean in nats; it has no lower bound.
 
     `gradient_ascent` (Jang et al. 2023, "Knowledge Unlearning"): retain_weight 0, so the retain set only counts epochs.
@@ -18,24 +17,10 @@ class GradientAscent(Stateless):
     kl_weight in its place the first is TOFU's KL minimisation.
     """
 
-    reference_sets: tuple[str, ...] = ()
-
-    def __init__(self, config: GradientAscentConfig | GradientDifferenceConfig) -> None:
-        self.config = config
-        self._retain = RetainTerms(config)
-
-    def prepare(self, model: nn.Module, *, seed: int) -> None:
-        self._retain.prepare(model)
-
     def loss(self, model: nn.Module, batch: StepBatch) -> LossOutput:
         forget = batch.forget
         assert forget is not None
         share = -cross_entropy_share(
             supervised_logps(model, forget), global_tokens=forget.global_tokens
         )
-        return loss_output(
-            [
-                Term("forget/loss", self.config.forget_weight, share),
-                *self._retain.terms(model, batch),
-            ]
-        )
+        return self.output(model, batch, Term("forget/loss", self.config.forget_weight, share))

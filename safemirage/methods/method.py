@@ -1,4 +1,10 @@
-"""What the training loop asks of a method, and what a method returns."""
+"""What the training loop asks of a method: what it sees of a step, and what it returns.
+
+Tensor suffixes: B samples, T positions (image tokens included), V vocabulary, H hidden.
+
+A loss is a *share* of the global batch, divided by sizes that a `Batch` carries: the shares of all workers and
+micro-batches of a step add up to the loss of the whole, so what is learned does not depend on how it is cut.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +12,35 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from safemirage.methods.batch import StepBatch
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One worker's micro-batch of one set. All tensors lie on the model's device."""
+
+    inputs: dict[str, Tensor]
+    """What the model's forward takes: input_ids_BT, attention_mask_BT, pixel_values, ..."""
+    labels_BT: Tensor
+    """Token ids where supervised, -100 elsewhere; position t is predicted from positions < t."""
+    image_mask_BT: Tensor
+    """True at image tokens."""
+    global_tokens: int
+    """Supervised tokens of this set in the whole optimizer step: all workers, all micro-batches."""
+    global_samples: int
+    """Samples of this set in the whole optimizer step."""
+    reference_logps_B: Tensor | None = None
+    """float32: the reference model's log-probability of the supervised tokens, summed per sample, in nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBatch:
+    """One micro-batch of an optimizer step."""
+
+    retain: Batch
+    forget: Batch | None = None
+    preferred: Batch | None = None
+    """The forget batch's questions with the answers to give instead, row by row beside it."""
+    decouple: Batch | None = None
+    """Questions as the forget set asks them, about harmless images, with ordinary answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +85,3 @@ class Method(Protocol):
         """What a checkpoint must hold beside the model's weights."""
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
-
-
-class Stateless:
-    """The two calls of a method that keeps nothing beside the model's weights."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        assert not state

@@ -3,7 +3,6 @@
 from torch import Tensor, nn
 
 from safemirage.config.method import NPOConfig
-from safemirage.methods.batch import Batch, StepBatch
 from safemirage.methods.forward import num_supervised, supervised_logps
 from safemirage.methods.losses import (
     cross_entropy_share,
@@ -11,11 +10,11 @@ from safemirage.methods.losses import (
     npo_share,
     token_mean_log_ratios,
 )
-from safemirage.methods.method import LossOutput, Stateless, Term, loss_output
-from safemirage.methods.retain import RetainTerms
+from safemirage.methods.method import Batch, LossOutput, StepBatch, Term
+from safemirage.methods.retain import BesideRetain
 
 
-class NPO(Stateless):
+class NPO(BesideRetain[NPOConfig]):
     """a_f (2 / beta) mean[-log sigmoid(-beta r)] + the retain terms, r = log pi - log pi_ref of the forget answers.
 
     `sum` (Zhang et al. 2024, arXiv 2404.05868, eq. 3): r of each sample, summed over its supervised tokens, in nats.
@@ -23,16 +22,10 @@ class NPO(Stateless):
     `retain_term` adds a log-sigmoid term of the retain answers' r; `npo_retain_share` has its two forms.
     """
 
-    reference_sets: tuple[str, ...]
-
     def __init__(self, config: NPOConfig) -> None:
-        self.config = config
         has_term = config.retain_term != "none"
+        super().__init__(config, logps_term=self._retain_term if has_term else None)
         self.reference_sets = ("forget", "retain") if has_term else ("forget",)
-        self._retain = RetainTerms(config, logps_term=self._retain_term if has_term else None)
-
-    def prepare(self, model: nn.Module, *, seed: int) -> None:
-        self._retain.prepare(model)
 
     def loss(self, model: nn.Module, batch: StepBatch) -> LossOutput:
         forget = batch.forget
@@ -42,11 +35,10 @@ class NPO(Stateless):
         log_ratios_B = forget_logps_B - forget.reference_logps_B
         log_ratios_G, global_groups = self._groups(log_ratios_B, forget)
         share = npo_share(log_ratios_G, beta=self.config.beta, global_groups=global_groups)
-        return loss_output(
-            [
-                Term("forget/loss", self.config.forget_weight, share),
-                *self._retain.terms(model, batch),
-            ],
+        return self.output(
+            model,
+            batch,
+            Term("forget/loss", self.config.forget_weight, share),
             logged={
                 "forget/log_ratio": log_ratios_B.sum() / forget.global_samples,
                 "forget/cross_entropy": cross_entropy_share(

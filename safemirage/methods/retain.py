@@ -1,22 +1,53 @@
-"""What holds the rest of the model in place: the terms on the retain set, for every method to put beside its own."""
+"""What holds the rest of the model in place: the terms on the retain set, for every method to put beside its own.
 
-from collections.abc import Callable
+`BesideRetain` is what most methods are made of; `ReferenceModel` is the model that the KL term compares with."""
 
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+from peft import PeftModel
 from torch import Tensor, nn
 
 from safemirage.config.method import RetainConfig
-from safemirage.methods.batch import Batch, StepBatch
 from safemirage.methods.forward import (
+    base_model,
+    inference,
     supervised_logits,
     supervised_logps,
     supervised_positions,
 )
 from safemirage.methods.losses import cross_entropy_share, kl_share, sequence_logps
-from safemirage.methods.method import Term
-from safemirage.methods.reference import ReferenceModel
+from safemirage.methods.method import Batch, LossOutput, StepBatch, Term, loss_output
+from safemirage.methods.views import allow_views, frozen_copies, with_copies
 
+ConfigT = TypeVar("ConfigT", bound=RetainConfig)
 LogpsTerm = Callable[[Tensor, Batch], Term]
 """Makes one more term out of the retain answers' log-probabilities (B,), in nats."""
+
+
+class ReferenceModel:
+    """The model with the weights it had at the start, without gradient and without dropout.
+
+    Under LoRA it is the model itself with its adapter off, a projector trained by `modules_to_save` included: no copy.
+    With full parameters it holds frozen copies of the modules that own a trained tensor, whole on every worker (ZeRO
+    does not share them out); modules with nothing trained, such as the vision tower, are the model's own.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Call with the initial weights, before an engine takes the model."""
+        self._adapter = model if isinstance(model, PeftModel) else None
+        self._base = base_model(model)
+        allow_views(self._base)
+        self._frozen = {} if self._adapter is not None else frozen_copies(self._base)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(B, K, V): logits at the batch's supervised positions."""
+        with inference(self._base):
+            if self._adapter is not None:
+                with self._adapter.disable_adapter():
+                    return supervised_logits(self._adapter, batch)[0]
+            view = with_copies(self._base, self._frozen, batch.labels_BT.device)
+            return supervised_logits(view, batch)[0]
 
 
 class RetainTerms:
@@ -77,3 +108,34 @@ class RetainTerms:
             supervised_logps(model, batch.decouple), global_tokens=batch.decouple.global_tokens
         )
         return [Term("decouple/loss", self._config.decouple_weight, share)]
+
+
+class BesideRetain(Generic[ConfigT]):
+    """What a method has whose loss is a term of its own beside the retain terms: nothing to save, and no reference unless
+    it says so."""
+
+    reference_sets: tuple[str, ...] = ()
+
+    def __init__(self, config: ConfigT, *, logps_term: LogpsTerm | None = None) -> None:
+        self.config = config
+        self._retain = RetainTerms(config, logps_term=logps_term)
+
+    def prepare(self, model: nn.Module, *, seed: int) -> None:
+        self._retain.prepare(model)
+
+    def output(
+        self,
+        model: nn.Module,
+        batch: StepBatch,
+        own: Term,
+        *,
+        logged: Mapping[str, Tensor] | None = None,
+    ) -> LossOutput:
+        """The method's own term and the retain terms, which run after it."""
+        return loss_output([own, *self._retain.terms(model, batch)], logged=logged)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        assert not state

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from safemirage.config.method import RMUConfig
-from safemirage.methods.batch import Batch, StepBatch
 from safemirage.methods.losses import activation_lengths, activation_share, control_vector
-from safemirage.methods.method import LossOutput, Term, loss_output
+from safemirage.methods.method import Batch, LossOutput, StepBatch, Term, loss_output
 from safemirage.methods.retain import RetainTerms
 from safemirage.methods.views import LayerViews, Lower
 

@@ -3,25 +3,16 @@
 from torch import nn
 
 from safemirage.config.method import SFTConfig
-from safemirage.methods.batch import StepBatch
-from safemirage.methods.method import LossOutput, Stateless, loss_output
-from safemirage.methods.retain import RetainTerms
+from safemirage.methods.method import LossOutput, StepBatch, loss_output
+from safemirage.methods.retain import BesideRetain
 
 
-class SFT(Stateless):
+class SFT(BesideRetain[SFTConfig]):
     """Token-mean cross-entropy over the supervised tokens of the global batch, in nats a token.
 
     The paper's baselines differ in data and start alone. Mixed: a base on safety data and general data. Post-hoc: a
     given model on safety data alone. Diversified: Mixed with the first words of the safety questions varied.
     """
-
-    reference_sets: tuple[str, ...] = ()
-
-    def __init__(self, config: SFTConfig) -> None:
-        self._retain = RetainTerms(config)
-
-    def prepare(self, model: nn.Module, *, seed: int) -> None:
-        self._retain.prepare(model)
 
     def loss(self, model: nn.Module, batch: StepBatch) -> LossOutput:
         return loss_output(self._retain.terms(model, batch))

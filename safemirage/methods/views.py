@@ -23,8 +23,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from safemirage.config.loading.load import ConfigError
-from safemirage.methods.batch import Batch
 from safemirage.methods.forward import base_model, inference, supervised_positions
+from safemirage.methods.method import Batch
 
 
 def replace_modules(root: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:

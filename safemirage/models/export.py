@@ -36,7 +36,7 @@ from safemirage.models.manifest import (
     verify_export,
     weights_digest,
 )
-from safemirage.models.presets import write_processor
+from safemirage.models.processor import write_processor
 
 __all__ = [
     "BaseModel",

@@ -9,16 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from huggingface_hub import snapshot_download
 from peft import PeftModel
 from torch import nn
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoVideoProcessor,
-    PreTrainedModel,
-)
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from safemirage.config.loading.identity import is_local
 from safemirage.config.loading.load import ConfigError
@@ -26,7 +20,6 @@ from safemirage.config.model import ModelConfig, Presets
 from safemirage.config.weights import WeightsConfig
 from safemirage.models.adapter import scale_adapter, with_adapters
 from safemirage.models.families import Family, family_of
-from safemirage.models.fit import CLASS_TOKENS, check_fit
 from safemirage.models.manifest import (
     MANIFEST_NAME,
     ExportError,
@@ -36,8 +29,8 @@ from safemirage.models.manifest import (
     verify_export,
     weights_digest,
 )
-from safemirage.models.presets import apply_presets, presets_digest
-from safemirage.models.quantisation import quantise
+from safemirage.models.precision import quantise
+from safemirage.models.processor import AS_SAVED, load_processor, presets_digest
 
 _LOG = logging.getLogger(__name__)
 _HUB_FILES = [
@@ -48,7 +41,6 @@ _HUB_FILES = [
     "tokenizer.model",
     "merges.txt",
 ]
-_AS_SAVED = Presets()
 _AS_THEY_ARE = WeightsConfig()
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -118,7 +110,7 @@ def load_for_inference(
     *,
     dtype: DtypeName = "float32",
     device: str = "cpu",
-    presets: Presets = _AS_SAVED,
+    presets: Presets = AS_SAVED,
     changes: WeightsConfig = _AS_THEY_ARE,
 ) -> LoadedModel:
     """The model in eval mode on `device`; an adapter is merged into its base, or left out at scale 0.
@@ -167,41 +159,6 @@ def resolve_model(path: str, revision: str = "main") -> Path:
             f"model.path: {path!r} is no folder; name an export, a model folder or a hub id"
         )
     return Path(snapshot_download(path, revision=revision, allow_patterns=_HUB_FILES))
-
-
-def load_processor(
-    folder: Path, family: Family, config: Any, *, presets: Presets = _AS_SAVED
-) -> Any:
-    """The processor, with PIL image preprocessing (torchvision's gives other pixels) and a chat template.
-
-    Raises:
-        ConfigError: presets that the family does not have, or a processor that does not fit the model.
-    """
-    _serve_videos_with_pil(family, config)
-    processor = AutoProcessor.from_pretrained(folder, backend="pil")
-    if processor.chat_template is None:
-        # Older exports of a family have none; without one no prompt can be rendered.
-        processor.chat_template = family.chat_template
-    if family.patch_size_in_model and processor.patch_size is None:
-        processor.patch_size = config.vision_config.patch_size
-        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
-        processor.num_additional_image_tokens = CLASS_TOKENS.get(config.vision_config.model_type, 0)
-    apply_presets(processor, family, presets)
-    check_fit(folder, processor, family, config)
-    return processor
-
-
-def _serve_videos_with_pil(family: Family, config: Any) -> None:
-    """Makes the family's one processor for videos the answer to `backend="pil"` too.
-
-    Asked for PIL images, AutoProcessor asks for PIL videos as well, and transformers has none; vLLM in this process loads
-    the processor in the same way.
-    """
-    if family.video_processor is not None:
-        kind = getattr(transformers, family.video_processor)
-        AutoVideoProcessor.register(
-            type(config), video_processor_classes={"torchvision": kind, "pil": kind}, exist_ok=True
-        )
 
 
 def choose_attention(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from safemirage.config.generators import TransformersConfig
 from safemirage.config.probe import QuantiseConfig
 from safemirage.config.weights import WeightsConfig
-from safemirage.models.quantisation import require_quantisation
+from safemirage.models.precision import require_quantisation
 from safemirage.probes.measuring import Point
 
 

@@ -21,7 +21,7 @@ from safemirage.config.loading.load import ConfigError
 from safemirage.config.train import DeepSpeedEngineConfig, OptimConfig, TrainConfig
 from safemirage.methods.forward import inference
 from safemirage.methods.method import LossOutput
-from safemirage.training.parameter_groups import parameter_groups
+from safemirage.training.schedule import parameter_groups
 
 _SHARED_MEMORY = "ShareMemCommBuilder"
 _FUSED_ADAM = "FusedAdamBuilder"

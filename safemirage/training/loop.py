@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from safemirage.config.train import TrainConfig
-from safemirage.methods.batch import Batch, StepBatch
 from safemirage.methods.build import build_method
-from safemirage.methods.method import Method
+from safemirage.methods.method import Batch, Method, StepBatch
 from safemirage.models.loading import LoadedModel, load_for_training
 from safemirage.training.engine import Engine, build_engine
 from safemirage.training.job import (

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safemirage.methods.batch import Batch, StepBatch
 from safemirage.methods.forward import base_model
+from safemirage.methods.method import Batch, StepBatch
 
 Terms = dict[str, Tensor]
 """By the names that the methods log."""

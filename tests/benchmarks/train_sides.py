@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from safemirage.config.method import MethodConfig, NPOConfig, RMUConfig, SFTConfig
 from safemirage.config.train import OptimConfig
-from safemirage.methods.batch import StepBatch
 from safemirage.methods.build import build_method
-from safemirage.methods.method import LossOutput, Method
+from safemirage.methods.method import LossOutput, Method, StepBatch
 from safemirage.models.loading import trainable_names
 from safemirage.training.engine import TorchEngine
-from safemirage.training.parameter_groups import parameter_groups
 from safemirage.training.reference import ReferencePass, reference_logps
+from safemirage.training.schedule import parameter_groups
 from tests.benchmarks.train_original import OriginalLoss, Terms, npo_terms, rmu_terms
 from tests.benchmarks.train_world import FAMILY, Samples, Shape, build_model
 

@@ -15,7 +15,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from safemirage.methods.batch import Batch
+from safemirage.methods.method import Batch
 from safemirage.models.families import LLAVA
 
 PATCHES = 24

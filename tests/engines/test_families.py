@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from safemirage.models.export import write_export
-from safemirage.models.presets import square_images
+from safemirage.models.processor import square_images
 from tests.engines.test_vllm import GREEDY, by_transformers, in_own_process, record
 from tests.tiny_families import TINY_MEMBERS, TinyMember
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from safemirage.config.method import MethodConfig
-from safemirage.methods.batch import Batch, StepBatch
 from safemirage.methods.build import build_method
+from safemirage.methods.method import Batch, StepBatch
 from tests.methods.test_methods import METHODS, MODELS, name_of, nudge, step_batch
 
 

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import torch
 
-from safemirage.methods.batch import Batch, StepBatch
+from safemirage.methods.method import Batch, StepBatch
 from tests.tiny import IMAGE_TOKENS
 
 IMAGE, PAD = 4, 3

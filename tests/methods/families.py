@@ -11,7 +11,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from safemirage.methods.batch import Batch
+from safemirage.methods.method import Batch
 from tests.methods.batches import make_batch
 from tests.tiny import IMAGE_TOKENS, build_tiny_llava
 

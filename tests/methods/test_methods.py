@@ -18,10 +18,10 @@ from safemirage.config.method import (
     SFTConfig,
     SimNPOConfig,
 )
-from safemirage.methods.batch import StepBatch
 from safemirage.methods.build import build_method
 from safemirage.methods.forward import supervised_logps
 from safemirage.methods.losses import activation_lengths, activation_share
+from safemirage.methods.method import StepBatch
 from tests.methods.batches import make_batch, select_step
 from tests.tiny import build_tiny_llava
 

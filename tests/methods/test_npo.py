@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from safemirage.config.method import GradientAscentConfig, MethodConfig, NPOConfig
-from safemirage.methods.batch import Batch, StepBatch
 from safemirage.methods.build import build_method
 from safemirage.methods.forward import supervised_logps
+from safemirage.methods.method import Batch, StepBatch
 from tests.methods.batches import make_batch
 from tests.methods.test_methods import nudge, step_batch, tiny_model
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from safemirage.data.llava import read_llava, to_llava
-from safemirage.methods.batch import Batch
 from safemirage.methods.forward import inference, supervised_logits
-from safemirage.methods.reference import ReferenceModel
+from safemirage.methods.method import Batch
+from safemirage.methods.retain import ReferenceModel
 from safemirage.methods.views import LayerViews
 from safemirage.models.prompts import Prompter
 from safemirage.training.samples.batches import tokenize

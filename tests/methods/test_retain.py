@@ -16,11 +16,11 @@ from safemirage.config.method import (
     RMUConfig,
     SFTConfig,
 )
-from safemirage.methods.batch import Batch
 from safemirage.methods.build import build_method
 from safemirage.methods.forward import supervised_logits
 from safemirage.methods.losses import kl_share
-from safemirage.methods.reference import ReferenceModel
+from safemirage.methods.method import Batch
+from safemirage.methods.retain import ReferenceModel
 from tests.methods.batches import make_batch
 from tests.methods.test_methods import MODELS, lora_model, nudge, step_batch, tiny_model
 

@@ -10,7 +10,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from safemirage.methods.batch import Batch
 from safemirage.methods.forward import (
     base_model,
     supervised_logits,
@@ -18,6 +17,7 @@ from safemirage.methods.forward import (
     supervised_positions,
 )
 from safemirage.methods.losses import sequence_logps
+from safemirage.methods.method import Batch
 from safemirage.methods.views import LayerViews
 from tests.methods.families import build_family, family_batch
 

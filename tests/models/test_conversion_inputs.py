@@ -23,7 +23,7 @@ from transformers import (
 from safemirage.data.vlguard import iterate_pairs, read_vlguard
 from safemirage.models.conversion import ConversionError, convert
 from safemirage.models.families import LLAVA
-from safemirage.models.loading import load_processor
+from safemirage.models.processor import load_processor
 from safemirage.models.prompts import IGNORED, Prompter, Tokens
 from tests.models.original_checkpoint import (
     TOKENIZER_CONFIG,

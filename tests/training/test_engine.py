@@ -19,7 +19,7 @@ from safemirage.training.engine import (
     build_operator,
     deepspeed_config,
 )
-from safemirage.training.parameter_groups import parameter_groups
+from safemirage.training.schedule import parameter_groups
 
 ENGINES: list[dict[str, Any]] = [
     {"name": "torch"},

@@ -24,10 +24,10 @@ from safemirage.evaluation.types import Generation, Request
 from safemirage.models.export import merge_export, verify_export
 from safemirage.models.families import family_of
 from safemirage.models.images import ImageError, read_image
-from safemirage.models.loading import DtypeName, load_processor, resolve_model
+from safemirage.models.loading import DtypeName, resolve_model
 from safemirage.models.manifest import MANIFEST_NAME, is_adapter, weights_digest
 from safemirage.models.precision import multiplies, stored_dtypes
-from safemirage.models.presets import presets_digest, write_view
+from safemirage.models.processor import load_processor, presets_digest, write_view
 from safemirage.models.prompts import Prompter, PromptError
 
 _FINISH_REASONS: Mapping[str, Literal["stop", "length"]] = {"stop": "stop", "length": "length"}

@@ -39,7 +39,7 @@ from safemirage.models.conversion.tokenizer import (
 )
 from safemirage.models.export import export_folder, write_index, write_processor
 from safemirage.models.families import LLAVA
-from safemirage.models.presets import square_images
+from safemirage.models.processor import square_images
 
 _PREPROCESSOR = "preprocessor_config.json"
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")

@@ -28,8 +28,9 @@ from safemirage.models.conversion.source import (
 from safemirage.models.conversion.tokenizer import check_image_blanks
 from safemirage.models.export import BaseModel, export_folder, write_processor
 from safemirage.models.families import LLAVA
-from safemirage.models.loading import load_processor, resolve_model
+from safemirage.models.loading import resolve_model
 from safemirage.models.manifest import is_adapter, weights_digest
+from safemirage.models.processor import load_processor
 
 _UNKNOWN_KINDS = ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern")
 

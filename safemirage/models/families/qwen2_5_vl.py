@@ -1,27 +1,7 @@
-"""Qwen2.5-VL, 3B to 72B: `Qwen/Qwen2.5-VL-7B-Instruct`. Images keep their shape; positions have three axes."""
+"""Qwen2.5-VL, 3B to 72B: `Qwen/Qwen2.5-VL-7B-Instruct`. Names and conversation are Qwen2-VL's."""
 
-from safemirage.models.families.chatml import QWEN_VL
-from safemirage.models.families.family import Family
+from dataclasses import replace
 
-QWEN2_5_VL = Family(
-    name="qwen2_5_vl",
-    lmms_eval="qwen2_5_vl",
-    language="model.language_model",
-    layers="model.language_model.layers",
-    head="lm_head",
-    projector="model.visual.merger",
-    vision="model.visual",
-    hub_prefixes=(
-        ("model.language_model.", "model."),
-        ("model.visual.", "visual."),
-        ("lm_head.", "lm_head."),
-    ),
-    shared_settings=(
-        ("image_token_id", "image_token_id"),
-        ("image_processor.patch_size", "vision_config.patch_size"),
-        ("image_processor.merge_size", "vision_config.spatial_merge_size"),
-        ("image_processor.temporal_patch_size", "vision_config.temporal_patch_size"),
-    ),
-    chat_template=QWEN_VL,
-    video_processor="Qwen2VLVideoProcessor",
-)
+from safemirage.models.families.qwen2_vl import QWEN2_VL
+
+QWEN2_5_VL = replace(QWEN2_VL, name="qwen2_5_vl", lmms_eval="qwen2_5_vl")

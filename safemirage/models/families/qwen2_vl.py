@@ -1,7 +1,23 @@
 """Qwen2-VL, 2B to 72B: `Qwen/Qwen2-VL-2B-Instruct`. Images keep their shape; positions have three axes."""
 
-from safemirage.models.families.chatml import QWEN_VL
 from safemirage.models.families.family import Family
+
+CHATML = (
+    "{%- if messages[0]['role'] != 'system' -%}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
+    "{%- endif -%}"
+    "{%- for message in messages -%}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{%- if message['content'] is string -%}{{ message['content'] }}"
+    "{%- else -%}{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{%- else -%}{{ part['text'] }}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{{ '<|im_end|>\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+)
+"""ChatML, an image between two vision tokens."""
 
 QWEN2_VL = Family(
     name="qwen2_vl",
@@ -22,6 +38,6 @@ QWEN2_VL = Family(
         ("image_processor.merge_size", "vision_config.spatial_merge_size"),
         ("image_processor.temporal_patch_size", "vision_config.temporal_patch_size"),
     ),
-    chat_template=QWEN_VL,
+    chat_template=CHATML,
     video_processor="Qwen2VLVideoProcessor",
 )

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -12,14 +12,9 @@ from torch import Tensor
 
 from safemirage.config.loading.identity import digest_of, file_digest
 from safemirage.data.llava import LlavaRecord
-from safemirage.methods.batch import Batch
+from safemirage.methods.method import Batch
 from safemirage.models.images import ImageError, image_size, read_image
-from safemirage.models.prompts import (
-    IGNORED,
-    Prompter,
-    PromptError,
-    cat_pixels,
-)
+from safemirage.models.prompts import IGNORED, Prompter, PromptError, cat_pixels
 from safemirage.training.job import SampleError
 
 _SHOWN_IDS = 20
@@ -42,23 +37,6 @@ class Sample:
     def num_supervised(self) -> int:
         """Labels that a causal model is asked to predict: the first position has nothing before it."""
         return sum(label != IGNORED for label in self.labels[1:])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Padding:
-    """What the right side of shorter samples is filled with, and which tokens are image tokens."""
-
-    pad_token_id: int
-    image_token_id: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """Which global batch a micro-batch is a share of, and what the reference said about its samples."""
-
-    global_tokens: int
-    global_samples: int
-    reference_logps_B: Tensor | None = None
 
 
 @dataclass
@@ -113,21 +91,20 @@ class SampleSet:
         reference_logps_B: Tensor | None = None,
     ) -> Batch:
         """A micro-batch on `device`; `global_indices` are all samples of the step, on every worker."""
-        share = Share(
-            global_tokens=self.num_tokens(global_indices),
-            global_samples=len(global_indices),
-            reference_logps_B=reference_logps_B,
-        )
         samples = [self.samples[index] for index in indices]
         images = [self._image(image) for sample in samples for image in sample.images]
         # A set without any image never runs the vision tower, on no worker.
         blank = self._blank if self._has_images and not images else None
-        padding = Padding(
-            pad_token_id=self.prompter.pad_token_id, image_token_id=self.prompter.image_token_id
+        inputs, labels_BT, image_mask_BT = _collate(samples, images, self.prompter, blank)
+        inputs |= self.prompter.token_types(inputs["input_ids"])
+        return Batch(
+            inputs={name: tensor.to(device) for name, tensor in inputs.items()},
+            labels_BT=labels_BT.to(device),
+            image_mask_BT=image_mask_BT.to(device),
+            global_tokens=self.num_tokens(global_indices),
+            global_samples=len(global_indices),
+            reference_logps_B=None if reference_logps_B is None else reference_logps_B.to(device),
         )
-        batch = collate(samples, images=images, padding=padding, share=share, blank=blank)
-        batch.inputs.update(self.prompter.token_types(batch.inputs["input_ids"]))
-        return _to_device(batch, device)
 
     def prompt(self, index: int, *, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The forward's inputs of one sample up to its first answer: (1, T) ids and mask, its image's pixels."""
@@ -235,19 +212,18 @@ def _sample(
     )
 
 
-def collate(
+def _collate(
     samples: Sequence[Sample],
-    *,
     images: Sequence[dict[str, Tensor]],
-    padding: Padding,
-    share: Share,
-    blank: BlankImage | None = None,
-) -> Batch:
-    """Right-padded tensors on the CPU; `images` are those of all samples, in order."""
+    prompter: Prompter,
+    blank: BlankImage | None,
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """The forward's inputs, labels and image mask, padded on the right, on the CPU; `images` are those of all samples, in
+    order."""
     longest = max(len(sample.ids) for sample in samples)
     extra = blank.num_tokens if blank is not None else 0
     shape = (len(samples), longest + extra)
-    input_ids_BT = torch.full(shape, padding.pad_token_id)
+    input_ids_BT = torch.full(shape, prompter.pad_token_id)
     labels_BT = torch.full(shape, IGNORED)
     attention_mask_BT = torch.zeros(shape, dtype=torch.long)
     for row, sample in enumerate(samples):
@@ -256,29 +232,11 @@ def collate(
         labels_BT[row, :length] = torch.tensor(sample.labels)
         attention_mask_BT[row, :length] = 1
     # Before a blank image adds tokens, which are no image of the sample.
-    image_mask_BT = input_ids_BT == padding.image_token_id
+    image_mask_BT = input_ids_BT == prompter.image_token_id
     inputs = {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT}
     if blank is not None:
-        input_ids_BT[0, longest:] = padding.image_token_id
+        input_ids_BT[0, longest:] = prompter.image_token_id
         inputs |= blank.pixels
     elif images:
         inputs |= cat_pixels(images)
-    return Batch(
-        inputs=inputs,
-        labels_BT=labels_BT,
-        image_mask_BT=image_mask_BT,
-        global_tokens=share.global_tokens,
-        global_samples=share.global_samples,
-        reference_logps_B=share.reference_logps_B,
-    )
-
-
-def _to_device(batch: Batch, device: torch.device | str) -> Batch:
-    reference = batch.reference_logps_B
-    return replace(
-        batch,
-        inputs={name: tensor.to(device) for name, tensor in batch.inputs.items()},
-        labels_BT=batch.labels_BT.to(device),
-        image_mask_BT=batch.image_mask_BT.to(device),
-        reference_logps_B=None if reference is None else reference.to(device),
-    )
+    return inputs, labels_BT, image_mask_BT

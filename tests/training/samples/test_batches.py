@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from safemirage.data.llava import LlavaRecord, TurnImage
-from safemirage.methods.batch import Batch
-from safemirage.models.presets import square_images
+from safemirage.methods.method import Batch
+from safemirage.models.processor import square_images
 from safemirage.models.prompts import IGNORED, Prompter
 from safemirage.training.job import SampleError
 from safemirage.training.samples.batches import SampleSet, tokenize

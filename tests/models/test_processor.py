@@ -17,7 +17,7 @@ from safemirage.models.families import LLAVA
 from safemirage.models.images import read_image
 from safemirage.models.loading import load_for_inference, load_for_training
 from safemirage.models.manifest import file_digests, processor_digest, weights_digest
-from safemirage.models.presets import write_view
+from safemirage.models.processor import write_view
 from safemirage.models.prompts import Prompter
 from tests.models.originals import cropped_by_hand, padded_by_hand
 from tests.tiny import make_tiny_llava, tiny_image

@@ -7,7 +7,7 @@ from safemirage.config.loading.load import ConfigError
 from safemirage.config.weights import BitsAndBytesConfig, RoundToNearestConfig, WeightsConfig
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.models.loading import load_for_inference
-from safemirage.models.quantisation import require_quantisation, round_to_nearest
+from safemirage.models.precision import require_quantisation, round_to_nearest
 from tests.tiny_families import TINY_MEMBERS, make_tiny_member
 
 
