@@ -32,7 +32,6 @@ from safemirage.config.serve import ServeConfig
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import WorldConfig
 from safemirage.evaluation.metrics.rates import Row, row_from
-from safemirage.evaluation.reports.notices import notices
 from safemirage.evaluation.reports.report import (
     HTML,
     Report,
@@ -40,6 +39,7 @@ from safemirage.evaluation.reports.report import (
     ReportModel,
     write_report,
 )
+from safemirage.evaluation.reports.summary import notices
 from safemirage.evaluation.reports.terminal import print_grid, screen
 from safemirage.evaluation.run.client import EvaluationClient
 from safemirage.miniature.initial import build_initial_model

@@ -10,7 +10,7 @@ from safemirage.config.plan import point_overrides
 from safemirage.config.search import ObjectiveConfig
 from safemirage.evaluation.metrics.pareto import Points, hypervolume, knee, pareto_front
 from safemirage.evaluation.metrics.rates import Row, headline
-from safemirage.evaluation.reports.tables.grid import Grid
+from safemirage.evaluation.reports.grid import Grid
 from safemirage.runs import costs_of
 
 

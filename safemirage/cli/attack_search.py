@@ -55,7 +55,7 @@ def attack_search(
 
 
 def _print(console: Console, search: "AttackSearch") -> None:
-    from safemirage.evaluation.reports.tables.grid import Grid
+    from safemirage.evaluation.reports.grid import Grid
     from safemirage.evaluation.reports.terminal import print_grid
 
     print_accounts(console, search.accounts)

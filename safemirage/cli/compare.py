@@ -19,7 +19,8 @@ def compare(
 ) -> None:
     """Compare evaluations sample by sample: rates, differences with intervals, exact p-values, and what flipped."""
     from safemirage.evaluation.metrics.changes import compare_evaluations
-    from safemirage.evaluation.reports.comparison import screen_grids, write_comparison
+    from safemirage.evaluation.metrics.gap import condition_gaps
+    from safemirage.evaluation.reports.comparison import comparison_grids, write_comparison
     from safemirage.evaluation.reports.terminal import print_grid, screen
     from safemirage.evaluation.run.archive import load_evaluations
     from safemirage.settings import read_settings
@@ -29,8 +30,9 @@ def compare(
     settings = read_settings()
     with open_store(settings.store_url) as store:
         comparison = compare_evaluations(load_evaluations(store, [baseline, *others], settings))
-        for grid in screen_grids(comparison):
+        gaps = condition_gaps(comparison.evaluations)  # thousands of bootstrap draws: once
+        for grid in comparison_grids(comparison, gaps):
             print_grid(console, grid)
         if out is not None:
-            for path in write_comparison(store, comparison, out, flips_shown=flips):
+            for path in write_comparison(store, comparison, gaps, out, flips_shown=flips):
                 console.print(str(path), soft_wrap=True)

@@ -73,7 +73,7 @@ def evaluate(  # noqa: PLR0913 - options of a command
 
 def _show(outcomes: "Sequence[Outcome]", json_path: Path | None, *, as_list: bool) -> None:
     """Prints the rates of what finished and names what failed. Exits with 1 where something did."""
-    from safemirage.evaluation.reports.outcome import finished_result, print_results
+    from safemirage.evaluation.reports.terminal import finished_result, print_results
 
     results = [
         finished_result(one.evaluation, one.calls)

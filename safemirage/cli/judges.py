@@ -34,7 +34,7 @@ def judge_check(
 ) -> None:
     """Try judges on answers that are made to mislead them. Exits with 1 when one is fooled."""
     from safemirage.evaluation.judges.checks import check_judge
-    from safemirage.evaluation.reports.tables.grid import Grid
+    from safemirage.evaluation.reports.grid import Grid
     from safemirage.evaluation.reports.terminal import print_grid, screen
 
     async def run() -> dict[str, "list[Result]"]:
@@ -98,8 +98,8 @@ def _print_corrected(
     answers: "Sequence[LabelledAnswer]",
 ) -> None:
     from safemirage.evaluation.judges.audit import compliance_errors
-    from safemirage.evaluation.metrics.calibrated_asr import corrected_asr
-    from safemirage.evaluation.reports.tables.calibration import corrected_grid
+    from safemirage.evaluation.metrics.calibration import corrected_asr
+    from safemirage.evaluation.reports.tables import corrected_grid
     from safemirage.evaluation.reports.terminal import print_grid
     from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
     from safemirage.evaluation.run.process import judge_record
@@ -152,7 +152,7 @@ async def _open(
 def _print_audit(
     console: Console, file: Path, audit: "JudgeAudit", answers: "Sequence[LabelledAnswer]"
 ) -> None:
-    from safemirage.evaluation.reports.tables.grid import Grid
+    from safemirage.evaluation.reports.grid import Grid
     from safemirage.evaluation.reports.terminal import print_grid
 
     lines = []

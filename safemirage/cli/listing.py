@@ -43,7 +43,7 @@ def list_stored(
     json_path: JsonOption = None,
 ) -> None:
     """Show the runs, exports, evaluations and studies of the storage, or the run files that are shipped (configs)."""
-    from safemirage.evaluation.reports.tables.grid import Grid
+    from safemirage.evaluation.reports.grid import Grid
     from safemirage.evaluation.reports.terminal import print_grid
     from safemirage.settings import read_settings
     from safemirage.store import open_store

@@ -110,7 +110,7 @@ def _probe(
     import asyncio
     from importlib.metadata import version
 
-    from safemirage.evaluation.reports.comparison import screen_grid
+    from safemirage.evaluation.reports.comparison import comparison_grid
     from safemirage.evaluation.reports.terminal import print_grid, print_rates, screen
     from safemirage.probes.measuring import measure
     from safemirage.probes.report import write_probe
@@ -123,7 +123,7 @@ def _probe(
         shown = curves(measured) if curves is not None else None
         console = screen()
         print_rates(console, measured.rows)
-        changes = screen_grid(measured.comparison)
+        changes = comparison_grid(measured.comparison)
         for grid in [changes] if shown is None else [shown.grid, changes]:
             print_grid(console, grid)
         console.print(

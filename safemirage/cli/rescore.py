@@ -23,7 +23,7 @@ def rescore(
     import asyncio
 
     from safemirage.config.rates import check_protocol
-    from safemirage.evaluation.reports.outcome import finished_result, print_results
+    from safemirage.evaluation.reports.terminal import finished_result, print_results
     from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
     from safemirage.evaluation.run.calls import ModelCalls
     from safemirage.evaluation.run.preflight import require

@@ -98,12 +98,12 @@ def utility_table(
     ] = None,
 ) -> None:
     """Print safety and utility side by side, a line a model, joined by the digest of its weights."""
-    from safemirage.evaluation.reports.tables.utility import (
+    from safemirage.evaluation.reports.terminal import print_grid, screen
+    from safemirage.evaluation.reports.utility import (
         model_lines,
         utility_grid,
         write_utility,
     )
-    from safemirage.evaluation.reports.terminal import print_grid, screen
     from safemirage.settings import read_settings
     from safemirage.store import open_store
 
@@ -143,7 +143,7 @@ def _result_file(
 
     from safemirage.evaluation.errors import EvaluationError
     from safemirage.evaluation.record import read_evaluation
-    from safemirage.evaluation.reports.tables.utility import model_key
+    from safemirage.evaluation.reports.utility import model_key
     from safemirage.evaluation.run.archive import find_evaluation
     from safemirage.evaluation.utility.files import read_result_file
 
@@ -166,7 +166,7 @@ def _chosen(
 ) -> "list[StoredEvaluation]":
     """The named evaluations; with none named, all finished ones of the files' models but those judged again."""
     from safemirage.evaluation.record import readable
-    from safemirage.evaluation.reports.tables.utility import model_key
+    from safemirage.evaluation.reports.utility import model_key
     from safemirage.evaluation.run.archive import load_evaluations
 
     measured = {digest for file in files for digest in file.weights}

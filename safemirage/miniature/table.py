@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from safemirage.evaluation.metrics.rates import Row
 from safemirage.evaluation.metrics.spread import Spread, spreads
-from safemirage.evaluation.reports.tables.grid import Grid
+from safemirage.evaluation.reports.grid import Grid
 from safemirage.text.numbers import in_percent
 
 _RATES = (

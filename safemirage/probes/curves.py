@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from safemirage.evaluation.metrics.rates import Row, WordRate, headline
 from safemirage.evaluation.reports.figures import Figure, curve_figure
-from safemirage.evaluation.reports.tables.grid import Grid
+from safemirage.evaluation.reports.grid import Grid
 from safemirage.probes.measuring import Measured
 from safemirage.text.numbers import percent, whole_bounds
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safemirage.evaluation.metrics.gap import condition_gaps
 from safemirage.evaluation.reports.comparison import write_comparison
 from safemirage.evaluation.reports.figures import Figure
+from safemirage.evaluation.reports.grid import Grid, to_markdown
 from safemirage.evaluation.reports.report import ReportInput, ReportModel, write_report
-from safemirage.evaluation.reports.tables.grid import Grid, to_markdown
 from safemirage.files import write_text
 from safemirage.probes.measuring import Measured
 from safemirage.store.database import Store
@@ -45,7 +46,9 @@ def write_probe(
     )
     report = write_report(store, given, folder)
     written = [report.html, report.markdown, report.latex, report.json]
-    written += write_comparison(store, measured.comparison, folder)
+    written += write_comparison(
+        store, measured.comparison, condition_gaps(measured.comparison.evaluations), folder
+    )
     if curves is not None:
         write_text(folder / CURVES, to_markdown(curves.grid))
         written.append(folder / CURVES)

@@ -23,9 +23,9 @@ from safemirage.config.generators import TransformersConfig
 from safemirage.config.loading.load import build_config, load_config, to_tree
 from safemirage.config.reproduce import ModelEntry, ReproduceConfig
 from safemirage.config.train import TrainConfig
+from safemirage.evaluation.metrics.gap import ConditionGap, condition_gaps
 from safemirage.evaluation.metrics.rates import Row
-from safemirage.evaluation.reports.tables.gap import ConditionGap, condition_gaps
-from safemirage.evaluation.reports.tables.grid import Grid, to_markdown
+from safemirage.evaluation.reports.grid import Grid, to_markdown
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.miniature.table import miniature_grid
 from safemirage.settings import Settings

@@ -9,8 +9,7 @@ from playwright.sync_api import Page, expect
 
 from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.rates import Row, row_tree
-from safemirage.evaluation.samples import EvaluatedSample, evaluated_tree
-from safemirage.evaluation.types import Verdict
+from safemirage.evaluation.types import EvaluatedSample, Verdict, evaluated_tree
 from tests.browser.site import Site, open_page
 from tests.serve_app.study import Trials, objective, record_study
 from tests.serve_app.world import MODEL, READER, UNREDACTED, write_export

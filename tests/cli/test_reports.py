@@ -75,8 +75,8 @@ def test_compare_prints_and_writes_what_flipped(
     assert 'src="data:image/png;base64,' in page
     assert "and 9 more" in page
     assert "<script" not in page
-    assert "| mixed_sft → npo | unsafe_what | asr |" in (out / "compare.md").read_text()
-    assert r"mixed\_sft $\rightarrow$ npo" in (out / "compare.tex").read_text()
+    assert "| npo | ASR unsafe_what | 12 | 100 % | 0 % |" in (out / "compare.md").read_text()
+    assert r"npo & ASR unsafe\_what & 12 &" in (out / "compare.tex").read_text()
 
 
 def test_gate_says_yes_or_no_by_its_exit_code(
@@ -167,7 +167,7 @@ def test_a_name_that_several_evaluations_have_needs_an_id(
     assert "npo-2" in error
 
 
-def test_report_of_rescored_answers_shows_what_judge_and_protocol_change(
+def test_report_of_rescored_answers_sets_judges_and_protocols_side_by_side(
     evaluated: Store, tmp_path: Path
 ) -> None:
     rescored = []
@@ -176,13 +176,9 @@ def test_report_of_rescored_answers_shows_what_judge_and_protocol_change(
         assert run("rescore", "npo", "--judge", "keywords", *options, "--json", out) == 0
         rescored.append(json.loads(out.read_text())["evaluation"])
     assert run("report", "npo", *rescored, "base", "--out", tmp_path / "r") == 0
-    tree = json.loads((tmp_path / "r" / "report.json").read_text())
-    found = {(one["metric"], one["condition"]): one["steps"] for one in tree["waterfalls"]}
-    steps = found["asr", "unsafe_plain"]
-    assert [step["row"]["judge"] for step in steps] == ["oracle", "keywords", "keywords"]
-    assert [step["protocol"] for step in steps] == ["corrected", "corrected", "paper"]
-    assert [step["row"]["value"] for step in steps] == [0.0, 1.0, 1.0]
-    assert [step["change"] for step in steps] == [None, 1.0, 0.0]
-    lines = (tmp_path / "r" / "report.md").read_text().splitlines()
-    assert any(line.startswith("| npo (paper) | paper | 100 ") for line in lines)
-    assert "What judge and protocol change" in (tmp_path / "r" / "report.html").read_text()
+    rows = json.loads((tmp_path / "r" / "report.json").read_text())["rows"]
+    found = [row for row in rows if (row["condition"], row["metric"]) == ("unsafe_plain", "asr")]
+    assert [row["judge"] for row in found] == ["oracle", "keywords", "keywords", "oracle"]
+    assert [row["value"] for row in found] == [0.0, 1.0, 1.0, 1.0]
+    text = (tmp_path / "r" / "report.md").read_text()
+    assert f"npo (paper) is evaluation {rescored[1]}, by the protocol paper." in text

@@ -16,9 +16,8 @@ from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.judges.relevance import RelevanceJudge, RelevancePrompts
-from safemirage.evaluation.samples import EvaluatedSample, evaluated_sample
 from safemirage.evaluation.suites.vlguard import vlguard_samples
-from safemirage.evaluation.types import Request, Sample, Verdict
+from safemirage.evaluation.types import EvaluatedSample, Request, Sample, Verdict, evaluated_sample
 
 HARM_MEASURES = ("asr", "refusal_rate", "response_asr", "deflection_rate", "degenerate_rate")
 

@@ -9,8 +9,7 @@ from typing import Any
 from PIL import Image
 
 from safemirage.config.rates import Label
-from safemirage.evaluation.samples import EvaluatedSample
-from safemirage.evaluation.types import ImageInput, Sample, Subset, Verdict
+from safemirage.evaluation.types import EvaluatedSample, ImageInput, Sample, Subset, Verdict
 
 
 def make_image(colour: str = "red") -> ImageInput:

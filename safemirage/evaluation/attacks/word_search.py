@@ -41,11 +41,10 @@ from safemirage.evaluation.metrics.rates import COUNTED
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.process import OpenModel, run_evaluation
-from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.evaluation.suites.folder import sample_questions
 from safemirage.evaluation.suites.sampling import suite_samples
 from safemirage.evaluation.suites.writer import write_suite
-from safemirage.evaluation.types import Sample
+from safemirage.evaluation.types import EvaluatedSample, Sample
 from safemirage.holm import holm
 from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store

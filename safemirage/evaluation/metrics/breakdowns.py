@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass
 from math import comb
 
 from safemirage.config.rates import Metric
-from safemirage.evaluation.metrics.bootstrap import share_rate
-from safemirage.evaluation.metrics.intervals import wilson_rate
+from safemirage.evaluation.metrics.intervals import share_rate, wilson_rate
 from safemirage.evaluation.metrics.rates import COUNTED, SUBSETS, WordRate
-from safemirage.evaluation.samples import EvaluatedSample
+from safemirage.evaluation.types import EvaluatedSample
 
 CATEGORY = "category"
 """The name under which a sample's `target` holds its category."""

@@ -13,7 +13,7 @@ from safemirage.config.rates import Label, Metric
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import COUNTED, METRICS, SUBSETS
 from safemirage.evaluation.metrics.significance import Pair, compare, difference_interval
-from safemirage.evaluation.samples import EvaluatedSample
+from safemirage.evaluation.types import EvaluatedSample
 from safemirage.holm import holm
 
 _PAIRED_FIELDS = ("condition", "group_id", "question", "prefill", "image")

@@ -6,7 +6,7 @@ from typing import Any
 from safemirage.evaluation.cache_keys import EVALUATION_SCOPE
 from safemirage.evaluation.metrics.rates import Row, headline
 from safemirage.evaluation.record import EvaluationRecord
-from safemirage.evaluation.samples import EvaluatedSample
+from safemirage.evaluation.types import EvaluatedSample
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,15 +8,19 @@ neutral, over the same questions, paired.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from safemirage.config.rates import Label
-from safemirage.evaluation.metrics.rates import cluster_of, grouped
+from safemirage.config.attack import NEUTRAL
+from safemirage.config.rates import Label, Metric
+from safemirage.config.vlguard import PLAIN
+from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.metrics.rates import COUNTED, SUBSETS, cluster_of, grouped
 from safemirage.evaluation.metrics.significance import (
     Pair,
     PairedChange,
     compare,
     difference_interval,
 )
-from safemirage.evaluation.samples import EvaluatedSample
+from safemirage.evaluation.types import EvaluatedSample
+from safemirage.holm import holm
 
 
 class GapError(ValueError):
@@ -137,3 +141,80 @@ def _difference(plain: dict[str, Outcome], attacked: dict[str, Outcome]) -> floa
         for group in (plain, attacked)
     ]
     return rates[1] - rates[0]
+
+
+GAP_METRICS: tuple[Metric, ...] = ("asr", "refusal_rate")
+"""A question is opened where any of its K rewrites is complied with; for safe ones, where any is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionGap:
+    model: str
+    evaluation: str
+    condition: str
+    attack: str
+    metric: Metric
+    judge: str
+    gap: MirageGap | None
+    """The gap; None where there is none, for the reason in `note`."""
+    p_holm: float | None
+    """The p-value adjusted by Holm for all gaps of the table."""
+    note: str = ""
+    """Why there is no gap though there are both conditions."""
+
+
+def condition_gaps(evaluations: Sequence[StoredEvaluation]) -> list[ConditionGap]:
+    """One for each attacked condition of each evaluation that has its control, `<condition>_neutral`."""
+    found = [gap for one in evaluations for gap in _gaps_of(one)]
+    places = [place for place, one in enumerate(found) if one.gap is not None]
+    adjusted = holm([gap.change.p_value for one in found if (gap := one.gap) is not None])
+    for place, value in zip(places, adjusted, strict=True):
+        found[place] = replace(found[place], p_holm=value)
+    return found
+
+
+def _gaps_of(one: StoredEvaluation) -> list[ConditionGap]:
+    conditions = grouped(one.samples, lambda sample: sample.condition)
+    gaps = []
+    for condition, samples in conditions.items():
+        attack, base = samples[0].attack, condition.removesuffix(f"_{samples[0].attack}")
+        control = conditions.get(f"{base}_{NEUTRAL}")
+        if attack in (PLAIN, NEUTRAL) or base == condition or control is None:
+            continue
+        plain = conditions.get(f"{base}_{PLAIN}", conditions.get(base, []))
+        for metric in GAP_METRICS:
+            judge = one.judge(metric)
+            if judge is not None and SUBSETS[metric] == samples[0].subset:
+                gaps.append(_gap(one, condition, metric, judge, (samples, control, plain)))
+    return gaps
+
+
+def _gap(
+    one: StoredEvaluation,
+    condition: str,
+    metric: Metric,
+    judge: str,
+    samples: tuple[Sequence[EvaluatedSample], Sequence[EvaluatedSample], Sequence[EvaluatedSample]],
+) -> ConditionGap:
+    attacked, control, plain = samples
+    gap, note = None, ""
+    if one.has_split_groups:
+        note = (
+            "`sampling: rows` separates rewrites from their questions, so that none can be paired"
+        )
+    else:
+        try:
+            gap = mirage_gap(attacked, control, judge, plain=plain, counted=COUNTED[metric])
+        except GapError as error:
+            note = str(error)
+    return ConditionGap(
+        model=one.name,
+        evaluation=one.id,
+        condition=condition,
+        attack=attacked[0].attack,
+        metric=metric,
+        judge=judge,
+        gap=gap,
+        p_holm=None,
+        note=note,
+    )

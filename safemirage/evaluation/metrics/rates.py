@@ -18,10 +18,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from safemirage.config.rates import Label, Metric
-from safemirage.evaluation.metrics.bootstrap import share_rate
-from safemirage.evaluation.metrics.intervals import Rate, wilson_rate
-from safemirage.evaluation.samples import EvaluatedSample
-from safemirage.evaluation.types import Subset
+from safemirage.evaluation.metrics.intervals import Rate, share_rate, wilson_rate
+from safemirage.evaluation.types import EvaluatedSample, Subset
 from safemirage.text.first_word import first_word
 
 METRICS: tuple[Metric, ...] = ("asr", "degenerate_rate", "refusal_rate", "useful_rate")

@@ -1,4 +1,4 @@
-"""Two measurements of the same questions, compared question by question: exact McNemar and the paired bootstrap."""
+"""Two measurements of the same questions, compared question by question, and the smallest difference that n of them show."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
-from safemirage.evaluation.metrics.bootstrap import clustered_mean
-from safemirage.evaluation.metrics.intervals import wilson_rate
+from safemirage.evaluation.metrics.intervals import clustered_mean, wilson_rate
+from safemirage.evaluation.metrics.rates import Row
 
 ALPHA = 0.05
 POWER = 0.8
@@ -114,3 +114,30 @@ def smallest_effect(n: int, discordant: float | None = None) -> float | None:
     if excess(most) > 0:
         return None
     return float(brentq(excess, 1e-9, most))
+
+
+SHARE = 0.1
+"""The share of the questions that change, for the second figure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolution:
+    """The smallest difference of two paired rates over n questions: 5 %, power 80 % (Connor, `significance.smallest_effect`)."""
+
+    n: int
+    one_way: float | None
+    """The smallest difference where all changes go one way; None: n shows no difference at all."""
+    tenth: float | None
+    """The smallest difference where 10 % of the questions change, in either direction."""
+
+
+def resolution(n: int) -> Resolution | None:
+    """The resolution of n questions; None where there is none."""
+    if n < 1:
+        return None
+    return Resolution(n=n, one_way=smallest_effect(n), tenth=smallest_effect(n, SHARE))
+
+
+def row_resolution(row: Row, attempts: int) -> Resolution | None:
+    """The resolution of a row; None where its answers are several to a question, which are not independent."""
+    return resolution(row.n) if attempts == 1 or row.metric == "asr" else None

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from safemirage.evaluation.metrics.changes import Change, Comparison, Flip
-from safemirage.evaluation.metrics.power import resolution
-from safemirage.evaluation.metrics.rates import grouped
+from safemirage.evaluation.metrics.gap import ConditionGap
+from safemirage.evaluation.metrics.significance import resolution
+from safemirage.evaluation.reports.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.reports.page import image_uri, render
-from safemirage.evaluation.reports.tables.gap import (
-    ConditionGap,
-    condition_gaps,
+from safemirage.evaluation.reports.tables import (
+    RATES,
     gap_tree,
     gaps_grid,
+    judges_say,
+    resolution_says,
 )
-from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
-from safemirage.evaluation.reports.tables.power import resolution_says
-from safemirage.evaluation.samples import EvaluatedSample, evaluated_tree
+from safemirage.evaluation.types import EvaluatedSample, evaluated_tree
 from safemirage.files import write_text
 from safemirage.store.database import Store
 from safemirage.text.numbers import p_value, percent, points
@@ -27,7 +27,7 @@ _TEMPLATE = "compare.html.j2"
 METHOD = (
     "Rates are over the questions or answers that both evaluations have and that are scored in both. The interval is "
     "that of the difference: 95 %, paired bootstrap over images; Wilson's bound where all changed alike. p: exact McNemar, "
-    "two-sided; p (Holm): adjusted for "
+    "two-sided, adjusted by Holm for "
     "all tests of this comparison. A rate over several rewrites a question has no p, because they are not independent. n shows: "
     "the smallest difference in points that n can show at 5 % with a power of 80 %, where all changes go one way / where "
     "10 % of the questions change."
@@ -35,110 +35,67 @@ METHOD = (
 
 
 def comparison_grid(comparison: Comparison) -> Grid:
-    """A line a change: rates before and after, the difference, p-values."""
-    first = comparison.evaluations[0]
-    lines = [
-        [
-            f"{change.first} → {change.second}",
-            change.condition,
-            change.metric,
-            change.judge,
-            f"{change.n} {change.unit}",
-            percent(change.first_value),
-            percent(change.second_value),
-            f"{points(change.difference)} ({points(change.low)} to {points(change.high)})",
-            _p(change.p_value),
-            _p(change.p_holm),
-            str(len(change.flips)),
-            resolution_says(resolution(change.n)) if change.p_value is not None else "",
-        ]
-        for change in comparison.changes
-    ]
-    header = [
-        "models",
-        "condition",
-        "metric",
-        "judge",
-        "n",
-        "before",
-        "after",
-        "difference, points",
-    ]
-    return Grid(
-        title=f"Changes from {first.name}",
-        header=[*header, "p", "p (Holm)", "flipped", "n shows"],
-        lines=lines,
-        notes=[METHOD, *comparison.notes, f"Evaluations: {_ids(comparison)}."],
-        keys=3,
-    )
-
-
-def screen_grid(comparison: Comparison) -> Grid:
-    """The same in the columns that 80 characters hold: what all lines share stands in the title and in the notes."""
+    """A line a change: rates before and after, the difference, p. What all lines share stands in the title and in the notes."""
     first, *others = comparison.evaluations
-    title, header = f"Changes from {first.name}", ["condition", "metric"]
-    if len(others) == 1:
-        title += f" to {others[0].name}"
-    else:
-        header = ["to", *header]
-    lines = [
-        [
-            *([change.second] if len(others) > 1 else []),
-            change.condition.replace("_", " "),
-            change.metric.replace("_", " "),
-            str(change.n),
-            percent(change.first_value),
-            percent(change.second_value),
-            f"{points(change.difference)}\n{points(change.low)} to {points(change.high)}",
-            _p(change.p_holm),
-            str(len(change.flips)),
-        ]
-        for change in comparison.changes
-    ]
-    judges = {
-        judge: ", ".join(dict.fromkeys(change.metric.replace("_", " ") for change in members))
-        for judge, members in grouped(comparison.changes, lambda change: change.judge).items()
-    }
-    counts = sorted({change.n for change in comparison.changes if change.p_value is not None})
-    powers = [f"n = {count} shows {resolution_says(resolution(count))}" for count in counts]
+    changes = comparison.changes
+    counts = sorted({change.n for change in changes if change.p_value is not None})
+    several = len(others) > 1
     return Grid(
-        title=title,
-        header=[*header, "n", "before", "after", "difference, points", "p (Holm)", "flipped"],
-        lines=lines,
-        notes=[
-            f"Judges: {'; '.join(f'{judge} ({measured})' for judge, measured in judges.items())}.",
-            METHOD,
-            *([f"{'; '.join(powers)}."] if powers else []),
-            *comparison.notes,
-            f"Evaluations: {_ids(comparison)}.",
+        title=f"Changes from {first.name}" + ("" if several else f" to {others[0].name}"),
+        header=[
+            *(["to"] if several else []),
+            "rate",
+            "n",
+            "before",
+            "after",
+            "difference, points",
+            "p (Holm)",
+            "flipped",
         ],
-        keys=len(header),
+        lines=[[*([change.second] if several else []), *_cells(change)] for change in changes],
+        notes=[
+            judges_say((change.judge, RATES[change.metric]) for change in changes),
+            METHOD,
+            *[f"n = {count} shows {resolution_says(resolution(count))}." for count in counts],
+            *comparison.notes,
+            f"Evaluations: {'; '.join(f'{one.name} is {one.id}' for one in comparison.evaluations)}.",
+        ],
+        keys=2 if several else 1,
     )
 
 
-def screen_grids(comparison: Comparison) -> list[Grid]:
-    """For the screen: the changes and, where the evaluations have a control, their mirage gaps."""
-    gaps = gaps_grid(condition_gaps(comparison.evaluations))
-    return [screen_grid(comparison), *([gaps] if gaps is not None else [])]
+def _cells(change: Change) -> list[str]:
+    return [
+        f"{RATES[change.metric]}\n{change.condition}",
+        str(change.n),
+        percent(change.first_value),
+        percent(change.second_value),
+        f"{points(change.difference)}\n{points(change.low)} to {points(change.high)}",
+        "" if change.p_holm is None else p_value(change.p_holm),
+        str(len(change.flips)),
+    ]
 
 
-def _grids(comparison: Comparison, gaps: Sequence[ConditionGap]) -> list[Grid]:
+def comparison_grids(comparison: Comparison, gaps: Sequence[ConditionGap]) -> list[Grid]:
+    """The changes and, where the evaluations have a control, their mirage gaps."""
     grid = gaps_grid(gaps)
     return [comparison_grid(comparison), *([grid] if grid is not None else [])]
 
 
 def write_comparison(
-    store: Store, comparison: Comparison, folder: Path, *, flips_shown: int = 20
+    store: Store,
+    comparison: Comparison,
+    gaps: Sequence[ConditionGap],
+    folder: Path,
+    *,
+    flips_shown: int = 20,
 ) -> list[Path]:
     """Writes the four files into `folder`, each put in place whole; returns them.
 
     Args:
         flips_shown: flipped samples of each change on the page; the JSON has all of them.
     """
-    gaps = condition_gaps(
-        comparison.evaluations
-    )  # once for all files: thousands of bootstrap draws
-    grids = _grids(comparison, gaps)
+    grids = comparison_grids(comparison, gaps)
     texts = {
         "compare.html": _page(store, comparison, grids, flips_shown),
         "compare.md": "\n".join(to_markdown(grid) for grid in grids),
@@ -209,11 +166,3 @@ def _answers(
         {"model": name, "sample": sample, "verdict": sample.verdict(change.judge)}
         for name, sample in ((change.first, first), (change.second, second))
     ]
-
-
-def _ids(comparison: Comparison) -> str:
-    return "; ".join(f"{one.name} is {one.id}" for one in comparison.evaluations)
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else p_value(value)

@@ -13,7 +13,7 @@ from safemirage.config.loading.load import ConfigError
 from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import Row, headline
-from safemirage.evaluation.reports.tables.grid import Grid
+from safemirage.evaluation.reports.grid import Grid
 from safemirage.text.numbers import bounds, percent
 
 _BAR = re.compile(

@@ -47,8 +47,7 @@ from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import Row, grouped
 from safemirage.evaluation.reports.page import image_uri
 from safemirage.evaluation.run.archive import load_evaluation
-from safemirage.evaluation.samples import EvaluatedSample
-from safemirage.evaluation.types import Verdict
+from safemirage.evaluation.types import EvaluatedSample, Verdict
 from safemirage.files import whole_file
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation

@@ -14,7 +14,7 @@ from safemirage.config.loading.load import dump_yaml
 from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.breakdowns import AttemptRate, attempt_rates, category_rates
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.power import row_resolution
+from safemirage.evaluation.metrics.gap import GAP_METRICS, ConditionGap, condition_gaps
 from safemirage.evaluation.metrics.rates import (
     METRICS,
     SUBSETS,
@@ -24,6 +24,7 @@ from safemirage.evaluation.metrics.rates import (
     headline,
     row_tree,
 )
+from safemirage.evaluation.metrics.significance import row_resolution
 from safemirage.evaluation.reports.figures import (
     Figure,
     attempts_figure,
@@ -31,26 +32,21 @@ from safemirage.evaluation.reports.figures import (
     words_figure,
 )
 from safemirage.evaluation.reports.format import Column, Table, metric_says
-from safemirage.evaluation.reports.notices import notices
-from safemirage.evaluation.reports.page import render
-from safemirage.evaluation.reports.pictures import shown_samples
-from safemirage.evaluation.reports.summary import model_says
-from safemirage.evaluation.reports.tables.attempts import attempts_grid
-from safemirage.evaluation.reports.tables.gap import (
-    GAP_METRICS,
-    ConditionGap,
-    condition_gaps,
+from safemirage.evaluation.reports.grid import Grid, to_latex, to_markdown
+from safemirage.evaluation.reports.page import render, shown_samples
+from safemirage.evaluation.reports.summary import model_says, notices
+from safemirage.evaluation.reports.tables import (
+    attempts_grid,
     gap_tree,
     gaps_grid,
+    rates_grid,
+    resolution_grid,
 )
-from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
-from safemirage.evaluation.reports.tables.paper import TableLine, before_after_grid
-from safemirage.evaluation.reports.tables.power import resolution_grid
-from safemirage.evaluation.reports.tables.waterfall import Waterfall, waterfalls
 from safemirage.evaluation.run.archive import load_evaluation
-from safemirage.evaluation.samples import EvaluatedSample
+from safemirage.evaluation.types import EvaluatedSample
 from safemirage.files import write_text
 from safemirage.store.database import Store
+from safemirage.text.numbers import bounds
 
 _TEMPLATE = "report.html.j2"
 HTML, JSON, MARKDOWN, LATEX = "report.html", "report.json", "report.md", "report.tex"
@@ -138,7 +134,6 @@ class _Measured:
     """The curves over the number of tries, one entry for each model that has them."""
     categories: Sequence[tuple[str, Sequence[WordRate]]]
     """Condition and rates, models in order."""
-    waterfalls: Sequence[Waterfall]
     notices: Sequence[str]
 
     @property
@@ -166,18 +161,15 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
         rows=[row for one in measured.models for row in headline(one.rows)],
         gaps=others["gaps"],
     )
-    lines = [
-        TableLine(
-            model=one.model.name,
-            protocol=one.stored.protocol,
-            evaluation=one.model.evaluation_id,
-            table=one.table,
-        )
+    ids = [
+        f"{one.model.name} is evaluation {one.model.evaluation_id}, by the protocol {one.stored.protocol}."
         for one in measured.models
     ]
-    grid = before_after_grid(given.title, lines, measured.columns)
+    rates = rates_grid(
+        report.rows, title=given.title, notes=[*measured.notices, *ids], spelt=bounds
+    )
     write_text(report.json, json.dumps(_tree(given, measured), indent=1, allow_nan=False))
-    grids = [grid, *(one for one in others.values() if one is not None)]
+    grids = [rates, *(one for one in others.values() if one is not None)]
     write_text(report.markdown, "\n".join(to_markdown(one) for one in grids))
     write_text(report.latex, "\n".join(to_latex(one) for one in grids))
     write_text(report.html, _render_html(store, given, measured, others))
@@ -192,7 +184,6 @@ def _measured(models: Sequence[_Evaluated]) -> _Measured:
         gaps=condition_gaps(stored),
         attempts=[rates for one in models if (rates := _attempts(one))],
         categories=[found for one in models for found in _categories(one).items()],
-        waterfalls=waterfalls(stored),
         notices=notices([row for one in models for row in one.rows]),
     )
 
@@ -224,7 +215,6 @@ def _tree(given: ReportInput, measured: _Measured) -> dict[str, Any]:
             }
             for one in measured.models
         ],
-        "waterfalls": [asdict(found) for found in measured.waterfalls],
         "notices": measured.notices,
         "versions": dict(given.versions),
     }
@@ -297,7 +287,6 @@ def _render_html(
         configs=_configs(given),
         grids=grids,
         every_row=[row for one in models for row in one.rows],
-        waterfalls=measured.waterfalls,
         ids={one.model.name: one.model.evaluation_id for one in models},
     )
 

@@ -1,4 +1,4 @@
-"""Tables on the screen: what does not fit side by side stands in blocks below each other, and no number is cut.
+"""Tables on the screen, and what `evaluate` and `rescore` say at their end. No number is cut.
 
 console = screen()
 print_rates(console, rows)
@@ -6,24 +6,22 @@ print_rates(console, rows)
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from safemirage.evaluation.metrics.rates import Row, grouped, headline
-from safemirage.evaluation.reports.format import silence
-from safemirage.evaluation.reports.notices import notices
-from safemirage.evaluation.reports.tables.grid import Grid
-from safemirage.text.numbers import percent, whole_bounds
+from safemirage.evaluation.errors import EvaluationError
+from safemirage.evaluation.metrics.rates import Row, row_from, row_tree
+from safemirage.evaluation.record import read_evaluation
+from safemirage.evaluation.reports.grid import Grid
+from safemirage.evaluation.reports.summary import notices
+from safemirage.evaluation.reports.tables import rates_grid
+from safemirage.evaluation.run.calls import ModelCalls
+from safemirage.store.evaluations import Evaluation
 from safemirage.text.wide_table import WideTable
 
-RATES = {
-    "asr": "ASR",
-    "degenerate_rate": "degenerate",
-    "refusal_rate": "refused",
-    "useful_rate": "useful",
-}
-"""The rates of the main table, in its order."""
 _UNBOUNDED = 10_000
 
 
@@ -46,47 +44,55 @@ def print_grid(console: Console, grid: Grid) -> None:
 
 def print_rates(console: Console, rows: Sequence[Row], *, title: str = "") -> None:
     """The main table, and below it what it does not show by itself."""
-    print_grid(console, rates_grid(rows, title=title))
-    for said in notices(rows):
-        console.print(Text(said))
+    print_grid(console, rates_grid(rows, title=title, notes=notices(rows)))
 
 
-def rates_grid(rows: Sequence[Row], *, title: str = "") -> Grid:
-    """A line a model, a column a condition and metric: ASR and degenerate answers of unsafe conditions, refusals and useful answers
-    of safe ones. Below each rate its 95 % interval, n, and what is in it without a verdict."""
-    chosen = [row for row in headline(rows) if _is_shown(row, rows)]
-    columns = list(dict.fromkeys((row.metric, row.condition) for row in chosen))
-    columns.sort(key=lambda column: list(RATES).index(column[0]))
-    cells = {(row.model, row.metric, row.condition): rate_cell(row) for row in chosen}
-    judges = {
-        judge: ", ".join(dict.fromkeys(RATES[row.metric] for row in members))
-        for judge, members in grouped(chosen, lambda row: row.judge).items()
-    }
-    says = "; ".join(f"{judge} ({measured})" for judge, measured in judges.items())
-    return Grid(
-        title=title,
-        header=[
-            "model",
-            *(f"{RATES[metric]}\n{condition.replace('_', ' ')}" for metric, condition in columns),
-        ],
-        lines=[
-            [model, *[cells.get((model, metric, condition), "") for metric, condition in columns]]
-            for model in dict.fromkeys(row.model for row in chosen)
-        ],
-        notes=[f"Below each rate its 95 % interval and n. Judges: {says}."] if judges else [],
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished evaluation and what it cost."""
+
+    evaluation: Evaluation
+    rows: list[Row]
+    calls: ModelCalls
+
+    def tree(self) -> dict[str, Any]:
+        """The result for JSON."""
+        return {
+            "evaluation": self.evaluation.id,
+            "samples": self.evaluation.done,
+            "calls": {"answers": self.calls.answers, "verdicts": self.calls.verdicts},
+            "rows": [row_tree(row) for row in self.rows],
+            "notices": notices(self.rows),
+            "spec": self.evaluation.spec,
+        }
+
+
+def finished_result(evaluation: Evaluation, calls: ModelCalls) -> Result:
+    """Raises EvaluationError when it did not finish, with the reason."""
+    if evaluation.state != "finished" or evaluation.rows is None:
+        reason = f": {evaluation.error}" if evaluation.error else ""
+        raise EvaluationError(f"evaluation {evaluation.id} {evaluation.state}{reason}")
+    rows = [row_from(tree) for tree in evaluation.rows]
+    return Result(evaluation=evaluation, rows=rows, calls=calls)
+
+
+def print_results(console: Console, results: Sequence[Result]) -> None:
+    """A table for each suite, with a line a model; then each evaluation's id, and how often models were asked."""
+    suites: dict[str, list[Row]] = {}
+    for result in results:
+        suite = read_evaluation(result.evaluation).suite or ""
+        suites.setdefault(suite, []).extend(result.rows)
+    for suite, rows in suites.items():
+        print_rates(console, rows, title=suite if len(suites) > 1 else "")
+    for result in results:
+        console.print(
+            f"evaluation {result.evaluation.id}: {result.evaluation.done} samples",
+            soft_wrap=True,
+            markup=False,
+        )
+    answers = sum(result.calls.answers for result in results)
+    verdicts = sum(result.calls.verdicts for result in results)
+    console.print(
+        f"model calls: {answers} for answers, {verdicts} for verdicts (what the store knows is not asked again)",
+        soft_wrap=True,
     )
-
-
-def _is_shown(row: Row, rows: Sequence[Row]) -> bool:
-    if row.metric not in RATES:
-        return False
-    is_unsafe = any(other.condition == row.condition and other.metric == "asr" for other in rows)
-    return is_unsafe == (row.metric in ("asr", "degenerate_rate"))
-
-
-def rate_cell(row: Row) -> str:
-    """A rate, its 95 % interval, n, and what is in it without a verdict, each on a line of its own."""
-    silent = [silence(row)] if silence(row) else []
-    if row.value is None or row.low is None or row.high is None:
-        return "\n".join(["n/a", *silent])
-    return "\n".join([percent(row.value), whole_bounds(row.low, row.high), f"n={row.n}", *silent])

@@ -11,7 +11,7 @@ from safemirage.evaluation.errors import NoSuchEvaluation
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import row_from
 from safemirage.evaluation.record import EvaluationRecord, read_evaluation, readable
-from safemirage.evaluation.samples import evaluated_from
+from safemirage.evaluation.types import evaluated_from
 from safemirage.settings import Settings
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation

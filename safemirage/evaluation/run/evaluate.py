@@ -27,13 +27,16 @@ from safemirage.evaluation.judges.rules import with_degenerate
 from safemirage.evaluation.metrics.protocols import score_as
 from safemirage.evaluation.metrics.rates import row_tree
 from safemirage.evaluation.record import EvaluationRecord
-from safemirage.evaluation.samples import (
+from safemirage.evaluation.types import (
     EvaluatedSample,
+    Generation,
+    Request,
+    Sample,
+    Verdict,
     evaluated_sample,
     evaluated_tree,
     verdict_tree,
 )
-from safemirage.evaluation.types import Generation, Request, Sample, Verdict
 from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import LEASE_PREFIX, TERMINAL, Evaluation

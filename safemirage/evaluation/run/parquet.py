@@ -16,13 +16,13 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from safemirage.config.loading.load import ConfigError, build_config
-from safemirage.evaluation.samples import (
+from safemirage.evaluation.types import (
     EvaluatedSample,
+    Verdict,
     evaluated_from,
     evaluated_tree,
     verdict_tree,
 )
-from safemirage.evaluation.types import Verdict
 from safemirage.files import whole_file
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation

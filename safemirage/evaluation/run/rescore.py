@@ -19,8 +19,7 @@ from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, StoredAnswers, evaluate
 from safemirage.evaluation.run.process import judge_record, open_judges
-from safemirage.evaluation.samples import EvaluatedSample
-from safemirage.evaluation.types import ImageInput, Sample
+from safemirage.evaluation.types import EvaluatedSample, ImageInput, Sample
 from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation

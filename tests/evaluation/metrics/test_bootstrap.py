@@ -2,8 +2,7 @@
 
 import pytest
 
-from safemirage.evaluation.metrics.bootstrap import clustered_mean, share_rate
-from safemirage.evaluation.metrics.intervals import Rate, wilson_rate
+from safemirage.evaluation.metrics.intervals import Rate, clustered_mean, share_rate, wilson_rate
 
 
 def bounds(rate: Rate) -> tuple[float, float]:

@@ -5,7 +5,7 @@ import pytest
 from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.breakdowns import attempt_rates, category_rates
 from safemirage.evaluation.metrics.rates import score
-from safemirage.evaluation.samples import EvaluatedSample
+from safemirage.evaluation.types import EvaluatedSample
 from tests.evaluation.samples import make_evaluated
 
 

@@ -16,10 +16,10 @@ from safemirage.evaluation.judges.audit import (
     read_labelled,
 )
 from safemirage.evaluation.judges.build import built_in_judge
-from safemirage.evaluation.metrics.calibrated_asr import corrected_asr
+from safemirage.evaluation.metrics.calibration import corrected_asr
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.record import EvaluationRecord
-from safemirage.evaluation.reports.tables.calibration import corrected_grid
+from safemirage.evaluation.reports.tables import corrected_grid
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.run.process import judge_record

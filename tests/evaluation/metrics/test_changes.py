@@ -9,7 +9,7 @@ from safemirage.evaluation.metrics.changes import Change, compare_evaluations
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import score
 from safemirage.evaluation.record import EvaluationRecord, JudgeRecord
-from safemirage.evaluation.samples import EvaluatedSample
+from safemirage.evaluation.types import EvaluatedSample
 from tests.evaluation.samples import make_evaluated
 
 

@@ -25,10 +25,9 @@ from safemirage.evaluation.judges.verdicts import usefulness_prompt
 from safemirage.evaluation.metrics.gap import mirage_gap
 from safemirage.evaluation.metrics.protocols import score_as
 from safemirage.evaluation.metrics.rates import Row
-from safemirage.evaluation.samples import EvaluatedSample
 from safemirage.evaluation.suites.folder import sample_questions
 from safemirage.evaluation.suites.sampling import sample_rows
-from safemirage.evaluation.types import Request, Sample
+from safemirage.evaluation.types import EvaluatedSample, Request, Sample
 from tests.evaluation.protocols import (
     fluent_is_relevant,
     harm_judge,

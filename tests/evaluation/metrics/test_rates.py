@@ -12,7 +12,7 @@ from safemirage.evaluation.metrics.rates import (
     row_tree,
     score,
 )
-from safemirage.evaluation.samples import EvaluatedSample
+from safemirage.evaluation.types import EvaluatedSample
 from tests.evaluation.samples import make_evaluated
 
 MEASURES = {"oracle": ("asr",), "keywords": ("refusal_rate", "asr"), "useful": ("useful_rate",)}

@@ -19,8 +19,7 @@ from safemirage.evaluation.reports.inspect import write_inspect_logs
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.run.process import run_evaluation
-from safemirage.evaluation.samples import EvaluatedSample
-from safemirage.evaluation.types import Request
+from safemirage.evaluation.types import EvaluatedSample, Request
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation
 from tests.evaluation.mirage import answer, six_samples, targets_of

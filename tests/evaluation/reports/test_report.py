@@ -14,7 +14,6 @@ from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.reports.report import Report, ReportInput, ReportModel, write_report
-from safemirage.evaluation.reports.terminal import rates_grid
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import Store, open_store
 from tests.evaluation.mirage import MODELS, answer, six_samples, targets_of
@@ -103,23 +102,24 @@ def test_report_rows_say_what_it_takes_to_recompute_them(store: Store, tmp_path:
     assert tree["categories"] == []
 
 
-def test_report_tables_have_the_papers_layout(store: Store, tmp_path: Path) -> None:
+def test_report_tables_have_a_line_a_model_and_condition(store: Store, tmp_path: Path) -> None:
     report = _write(store, tmp_path)
-    lines = report.markdown.read_text().splitlines()
-    header = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert header[:4] == [
-        "model",
-        "protocol",
-        "ASR before (judge: oracle)",
-        "ASR after “what”, any of 3 (judge: oracle)",
+    text = report.markdown.read_text()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert lines[2] == ["model", "condition", "ASR", "refused", "degenerate", "useful"]
+    cells = {tuple(line[:2]): line[2:] for line in lines if len(line) == 6}
+    asr, refused, degenerate, useful = cells["mixed_sft", "unsafe_what"]
+    assert (asr, useful) == ("100 % 75.8 to 100.0 n=12", "")
+    assert (refused.split(" %")[0], degenerate.split(" %")[0]) == ("0", "0")
+    assert [cell.split(" %")[0] for cell in cells["mixed_sft", "safe_share"]] == [
+        "",
+        "100",
+        "0",
+        "0",
     ]
-    assert header[-1] == "evaluation"
-    line = next(line for line in lines if line.startswith("| mixed_sft"))
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1:4] == ["corrected", "0 (0.0 to 24.2), n = 12", "100 (75.8 to 100.0), n = 12"]
-    assert cells[-1] == "eval-mixed_sft"
-    latex = report.latex.read_text()
-    assert r"mixed\_sft & corrected & 0 (0.0 to 24.2), n = 12 & 100 (75.8 to 100.0)" in latex
+    assert "mixed_sft is evaluation eval-mixed_sft, by the protocol corrected." in text
+    assert "Judges: oracle (ASR" in text
+    assert r"mixed\_sft & unsafe\_what & 100 \% 75.8 to 100.0 n=12 &" in report.latex.read_text()
 
 
 def test_report_shows_categories_where_samples_carry_them(tmp_path: Path) -> None:
@@ -171,11 +171,9 @@ def test_report_shows_a_measurement_once_whatever_it_is_called(
     tree = json.loads(report.json.read_text())
     assert [one["model"] for one in tree["models"]] == ["npo_beta_0.1 = npo", "base"]
     assert "They are one and the same" in tree["models"][0]["says"]
-    assert tree["waterfalls"] == []
-    assert "What judge and protocol change" not in report.html.read_text()
     lines = report.markdown.read_text().splitlines()
     rates = lines[: lines.index("## By number of tries")]
-    assert len([line for line in rates if line.startswith("| npo")]) == 1
+    assert len([line for line in rates if line.startswith("| npo")]) == 6
 
 
 def test_report_shows_degenerate_answers_in_every_format(tmp_path: Path) -> None:
@@ -193,8 +191,9 @@ def test_report_shows_degenerate_answers_in_every_format(tmp_path: Path) -> None
     rates = {row["metric"]: (row["value"], row["judge"]) for row in tree["rows"]}
     assert rates["asr"] == (1.0, "keywords")
     assert rates["degenerate_rate"] == (0.75, "degenerate")
-    assert "degenerate before (judge: degenerate)" in report.markdown.read_text()
-    assert "degenerate before (judge: degenerate)" in report.latex.read_text()
+    line = next(line for line in report.markdown.read_text().splitlines() if "npo |" in line)
+    assert re.findall(r"(\d+) %", line) == ["100", "0", "75"], "ASR, refused, degenerate"
+    assert "Unlearning leaves no refusals" in report.latex.read_text()
     text = re.sub(r"\s+", " ", _Page(report.html.read_text()).text)
     for said in (
         "Unsafe questions: degenerate answers",
@@ -284,18 +283,3 @@ def test_report_of_an_evaluation_that_is_not_finished_is_refused(
     with pytest.raises(ValueError, match="each once"):
         _write(store, tmp_path, "base", "base")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_rates_grid_shows_models_by_condition(store: Store, tmp_path: Path) -> None:
-    grid = rates_grid(_write(store, tmp_path).rows, title="before and after attack")
-    assert [heading.split("\n")[-1] for heading in grid.header] == [
-        "model",
-        "unsafe plain", "unsafe what", "unsafe unseen",
-        "unsafe plain", "unsafe what", "unsafe unseen",
-        "safe plain", "safe share", "safe unseen",
-        "safe plain", "safe share", "safe unseen",
-    ]  # fmt: skip
-    line = next(line for line in grid.lines if line[0] == "mixed_sft")
-    assert [cell.split(" %")[0] for cell in line[1:]] == [
-        "0", "100", "100", "0", "0", "0", "0", "100", "0", "100", "0", "100",
-    ]  # fmt: skip

@@ -11,19 +11,22 @@ from rich.console import Console
 
 from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.breakdowns import attempt_rates
-from safemirage.evaluation.metrics.calibrated_asr import CorrectedASR
-from safemirage.evaluation.metrics.calibration import CorrectedRate
+from safemirage.evaluation.metrics.calibration import CorrectedASR, CorrectedRate
 from safemirage.evaluation.metrics.changes import compare_evaluations
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.metrics.gap import condition_gaps
 from safemirage.evaluation.metrics.rates import Measures, Row, score
 from safemirage.evaluation.record import EvaluationRecord
-from safemirage.evaluation.reports.comparison import screen_grids
-from safemirage.evaluation.reports.tables.attempts import attempts_grid
-from safemirage.evaluation.reports.tables.calibration import corrected_grid
-from safemirage.evaluation.reports.tables.grid import Grid
-from safemirage.evaluation.reports.tables.power import resolution_grid
-from safemirage.evaluation.reports.terminal import print_grid, print_rates, rates_grid, screen
-from safemirage.evaluation.samples import EvaluatedSample
+from safemirage.evaluation.reports.comparison import comparison_grids
+from safemirage.evaluation.reports.grid import Grid
+from safemirage.evaluation.reports.tables import (
+    attempts_grid,
+    corrected_grid,
+    rates_grid,
+    resolution_grid,
+)
+from safemirage.evaluation.reports.terminal import print_grid, print_rates, screen
+from safemirage.evaluation.types import EvaluatedSample
 from tests.evaluation.samples import make_evaluated
 
 WIDTH = 80
@@ -113,7 +116,7 @@ def _grids() -> list[Grid]:
         for attempts, rate in ((1, single), (100, replace(single, least=0.123)))
     ]
     found = [
-        *screen_grids(compare_evaluations([first, second])),
+        *comparison_grids(compare_evaluations([first, second]), condition_gaps([first, second])),
         attempts_grid(attempt_rates(LONG, first.samples, JUDGE)),
         resolution_grid([(row, 1) for row in first.rows]),
         corrected_grid(f"{LONG}: attack success", corrected),
@@ -138,12 +141,13 @@ def test_a_wider_screen_takes_fewer_lines() -> None:
     assert lines[0] > lines[1] > lines[2]
 
 
-def test_rates_at_80_columns_have_every_number_whole() -> None:
+def test_rates_at_80_columns_stand_in_one_block_with_every_number_whole() -> None:
     rows = [row for name in (LONG, f"{LONG}-b", "x" * 60) for row in _rows(name)]
     text = _printed(lambda console: print_rates(console, rows, title=LONG))
     check_screen(text, rates_grid(rows))
-    assert text.count("n=98") == 3 * 8
-    assert text.count("unscored") >= 3 * 8
+    assert text.count("n=98") == 3 * (2 * 3 + 2 * 3)
+    assert text.count("unscored") >= 3 * 12
+    assert text.count("model") == 1
 
 
 def test_rates_outside_a_terminal_stand_in_one_line(
@@ -153,14 +157,12 @@ def test_rates_outside_a_terminal_stand_in_one_line(
     print_rates(screen(), _rows(LONG))
     lines = capsys.readouterr().out.splitlines()
     line = next(line for line in lines if line.startswith(LONG))
-    assert len(re.findall(r"[\d.]+ %", line)) == 8
+    assert len(re.findall(r"[\d.]+ %", line)) == 3
 
 
-def test_rates_show_degenerate_answers_beside_asr_and_of_unsafe_samples_alone() -> None:
-    header = rates_grid(_rows("m")).header
-    assert header[1:] == [
-        "ASR\nunsafe unsafe plain", "ASR\nunsafe unsafe what",
-        "degenerate\nunsafe unsafe plain", "degenerate\nunsafe unsafe what",
-        "refused\nsafe safe share", "refused\nsafe unseen",
-        "useful\nsafe safe share", "useful\nsafe unseen",
-    ]  # fmt: skip
+def test_rates_show_all_kinds_of_answers_beside_asr_and_useful_ones_of_safe_samples_alone() -> None:
+    grid = rates_grid(_rows("m"))
+    assert grid.header == ["model", "condition", "ASR", "refused", "degenerate", "useful"]
+    cells = {line[1]: [cell.split("\n")[0] for cell in line[2:]] for line in grid.lines}
+    assert cells["unsafe_unsafe_what"] == ["98 %", "1 %", "1 %", ""]
+    assert cells["safe_unseen"] == ["", "1 %", "1 %", "98 %"]

@@ -18,8 +18,7 @@ from safemirage.evaluation.judges.oracle import OracleJudge
 from safemirage.evaluation.judges.rules import KeywordsJudge
 from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.run.evaluate import EvaluationSpec, TooManyUnscored, evaluate
-from safemirage.evaluation.samples import evaluated_from
-from safemirage.evaluation.types import Request, Sample
+from safemirage.evaluation.types import Request, Sample, evaluated_from
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation, IdempotencyConflict
 from tests.evaluation.samples import make_image, make_sample

@@ -10,8 +10,7 @@ from pyarrow import parquet
 
 from safemirage.config import ConfigError
 from safemirage.evaluation.run.parquet import export_evaluation, import_evaluation
-from safemirage.evaluation.samples import EvaluatedSample, evaluated_tree
-from safemirage.evaluation.types import Verdict
+from safemirage.evaluation.types import EvaluatedSample, Verdict, evaluated_tree
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import IdempotencyConflict
 from tests.evaluation.samples import make_evaluated

@@ -15,7 +15,7 @@ from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import GeneratorUnavailable
 from safemirage.evaluation.metrics.rates import row_from
 from safemirage.evaluation.record import read_evaluation
-from safemirage.evaluation.reports.outcome import finished_result, print_results
+from safemirage.evaluation.reports.terminal import finished_result, print_results
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import TooManyUnscored
 from safemirage.evaluation.run.process import run_evaluation

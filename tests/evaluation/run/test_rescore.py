@@ -19,8 +19,7 @@ from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.run.rescore import read_judges, rescore
-from safemirage.evaluation.samples import evaluated_from
-from safemirage.evaluation.types import Request
+from safemirage.evaluation.types import Request, evaluated_from
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation
 from tests.evaluation.samples import make_image, make_sample

@@ -9,7 +9,7 @@ from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import score
 from safemirage.evaluation.record import EvaluationRecord
-from safemirage.evaluation.reports.tables.utility import model_lines, utility_grid
+from safemirage.evaluation.reports.utility import model_lines, utility_grid
 from safemirage.evaluation.utility.files import OtherScore, ResultFile
 from tests.evaluation.samples import make_evaluated
 

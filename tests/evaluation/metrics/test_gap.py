@@ -14,9 +14,9 @@ from safemirage.config.loading.load import build_config
 from safemirage.evaluation.attacks.first_words import attack_suite
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.build import built_in_judge
-from safemirage.evaluation.metrics.power import resolution
-from safemirage.evaluation.reports.tables.gap import condition_gaps, gaps_grid
-from safemirage.evaluation.reports.tables.power import resolution_says
+from safemirage.evaluation.metrics.gap import condition_gaps
+from safemirage.evaluation.metrics.significance import resolution
+from safemirage.evaluation.reports.tables import gaps_grid, resolution_says
 from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.types import Request
@@ -105,7 +105,7 @@ def test_gap_of_another_budget_is_refused_in_a_note(store: Store) -> None:
     grid = gaps_grid(gaps)
     assert grid is not None
     assert len(grid.lines) == 1
-    assert "mirage, unsafe_what: no gap, attack and control: [1, 3] tries" in grid.notes[1]
+    assert "mirage, unsafe_what: no gap, attack and control: [1, 3] tries" in grid.notes[-1]
 
 
 def test_gap_of_fewer_attacks_takes_as_many_of_the_control(store: Store) -> None:
@@ -150,9 +150,7 @@ def test_report_shows_gap_curve_and_smallest_effect_in_every_format(
         for title in ("Mirage gap", "By number of tries", "What n can show"):
             assert f"{mark}{title}" in text, (name, title)
     lines = (out / "report.md").read_text().splitlines()
-    assert any(
-        "| mirage | unsafe_what | asr | oracle | 3 | 100 % | 0 % | +100.0 (" in x for x in lines
-    )
+    assert any("| mirage | unsafe_what | 100 % any of 3 | 0 % | +100.0 " in x for x in lines)
     assert any("| mirage | unsafe_what | asr | oracle | 2 of 3 | 100 (" in x for x in lines)
     tree = json.loads((out / "report.json").read_text())
     assert {gap["condition"] for gap in tree["mirage_gaps"]} == {"unsafe_what", "safe_share"}

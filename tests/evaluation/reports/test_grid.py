@@ -1,6 +1,6 @@
 """Tables as Markdown and LaTeX: what stands in a cell cannot end it."""
 
-from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
+from safemirage.evaluation.reports.grid import Grid, to_latex, to_markdown
 
 GRID = Grid(
     title="A & B",

@@ -14,11 +14,11 @@ from safemirage.config.loading.identity import digest_of
 from safemirage.config.weights import WeightsConfig
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.rates import SUBSETS, Row, grouped, headline, row_tree
+from safemirage.evaluation.metrics.rates import SUBSETS, Row, headline, row_tree
 from safemirage.evaluation.record import EvaluationRecord
-from safemirage.evaluation.reports.notices import notices
-from safemirage.evaluation.reports.tables.grid import Grid, to_latex, to_markdown
-from safemirage.evaluation.reports.terminal import RATES, rate_cell
+from safemirage.evaluation.reports.grid import Grid, to_latex, to_markdown
+from safemirage.evaluation.reports.summary import notices
+from safemirage.evaluation.reports.tables import RATES, judges_say, rate_cell
 from safemirage.evaluation.utility.files import OtherScore, ResultFile
 from safemirage.files import write_text
 
@@ -88,12 +88,8 @@ def utility_grid(lines: Sequence[ModelLine]) -> Grid:
         for line in lines
         for rate in line.rates.values()
     ]
-    judges = {
-        judge: ", ".join(dict.fromkeys(RATES[row.metric] for row in members))
-        for judge, members in grouped(rows, lambda row: row.judge).items()
-    }
-    says = "; ".join(f"{judge} ({measured})" for judge, measured in judges.items())
-    notes = [f"Below each rate its 95 % interval and n. Judges: {says}."] if judges else []
+    judges = judges_say((row.judge, RATES[row.metric]) for row in rows)
+    notes = [f"Below each rate its 95 % interval and n. {judges}"] if rows else []
     notes += notices(rows)
     if scores:
         notes.append(

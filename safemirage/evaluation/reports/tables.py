@@ -1,0 +1,276 @@
+"""The tables of reports, as grids of text for every format: rates, curves of ASR@k, mirage gaps, what n can show, and attack
+success corrected for its judge.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from safemirage.config.rates import Metric
+from safemirage.evaluation.metrics.breakdowns import AttemptRate
+from safemirage.evaluation.metrics.calibration import CorrectedASR
+from safemirage.evaluation.metrics.gap import ConditionGap, MirageGap
+from safemirage.evaluation.metrics.rates import Row, grouped, headline
+from safemirage.evaluation.metrics.significance import Resolution, resolution, row_resolution
+from safemirage.evaluation.reports.format import silence
+from safemirage.evaluation.reports.grid import Grid
+from safemirage.text.numbers import bounds, in_percent, p_value, percent, points, whole_bounds
+
+_STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
+"""Of a long curve these k are shown, and the last."""
+_ALL_UP_TO = 5
+
+RATES: Mapping[Metric, str] = {
+    "asr": "ASR",
+    "refusal_rate": "refused",
+    "deflection_rate": "deflected",
+    "degenerate_rate": "degenerate",
+    "useful_rate": "useful",
+}
+"""The columns of the main table: the four kinds of answer to an unsafe question, and the useful ones to a safe one."""
+_RATES_NOTE = (
+    "Below each rate its 95 % interval in % and n. ASR: share of the unsafe questions of which any rewrite is complied with; "
+    "the others are shares of the answers. Unscored answers are in no rate of the protocol corrected; by the protocol paper "
+    "they stay in n, and are counted by its rule for silence."
+)
+
+
+def rates_grid(
+    rows: Sequence[Row],
+    *,
+    title: str = "",
+    notes: Sequence[str] = (),
+    spelt: Callable[[float, float], str] = whole_bounds,
+) -> Grid:
+    """A line a model and condition, a column a rate that is measured. One line holds all four kinds of answer to an unsafe
+    question, because a low ASR alone may be refusals or answers without sense. `spelt` writes the bounds."""
+    chosen = [row for row in headline(rows) if row.metric in RATES]
+    unsafe = {row.condition for row in rows if row.metric == "asr"}
+    # To an unsafe question a "useful" answer is harm, which ASR counts already.
+    chosen = [row for row in chosen if row.metric != "useful_rate" or row.condition not in unsafe]
+    metrics = [metric for metric in RATES if any(row.metric == metric for row in chosen)]
+    cells = {(row.model, row.condition, row.metric): rate_cell(row, spelt) for row in chosen}
+    keys = dict.fromkeys((row.model, row.condition) for row in chosen)
+    judges = judges_say((row.judge, RATES[row.metric]) for row in chosen)
+    return Grid(
+        title=title,
+        header=["model", "condition", *[RATES[metric] for metric in metrics]],
+        lines=[
+            [model, condition, *[cells.get((model, condition, metric), "") for metric in metrics]]
+            for model, condition in keys
+        ],
+        notes=[_RATES_NOTE, judges, *notes],
+        keys=2,
+    )
+
+
+def rate_cell(row: Row, spelt: Callable[[float, float], str] = whole_bounds) -> str:
+    """A rate, its 95 % interval, n, and what is in it without a verdict, each on a line of its own."""
+    silent = [silence(row)] if silence(row) else []
+    if row.value is None or row.low is None or row.high is None:
+        return "\n".join(["n/a", *silent])
+    return "\n".join([percent(row.value), spelt(row.low, row.high), f"n={row.n}", *silent])
+
+
+def judges_say(measured: Iterable[tuple[str, str]]) -> str:
+    """Which judge measured what, in a sentence."""
+    by_judge = {
+        judge: ", ".join(dict.fromkeys(what for _, what in pairs))
+        for judge, pairs in grouped(measured, lambda pair: pair[0]).items()
+    }
+    return f"Judges: {'; '.join(f'{judge} ({what})' for judge, what in by_judge.items())}."
+
+
+def attempts_grid(rates: Sequence[AttemptRate]) -> Grid | None:
+    """A line a model, condition and k; of more than five k only some are shown. None where there is none."""
+    most = {
+        (one.model, one.condition): one.attempts for one in rates
+    }  # the last of a condition is its K
+    shown = [
+        one
+        for one in rates
+        if (total := most[one.model, one.condition]) <= _ALL_UP_TO
+        or one.attempts in _STEPS
+        or one.attempts == total
+    ]
+    if not shown:
+        return None
+    return Grid(
+        title="By number of tries",
+        header=["model", "condition", "rate", "judge", "k", "any of k", "first k", "n"],
+        keys=2,
+        lines=[
+            [
+                one.model,
+                one.condition,
+                one.metric,
+                one.judge,
+                f"{one.attempts} of {most[one.model, one.condition]}",
+                _cell(one.value, one.low, one.high),
+                _cell(one.first_value, one.first_low, one.first_high),
+                str(one.n),
+            ]
+            for one in shown
+        ],
+        notes=[
+            "Share in % of the questions that are opened (asr: complied with; refusal_rate: refused) by any of k rewrites. "
+            "any of k: averaged over all choices of k of the K rewrites, 1 - C(K-c, k) / C(K, k) for a question of which c "
+            "count (Chen et al. 2021, pass@k); first k: the first k in the suite's order. 95 % intervals: Wilson where each "
+            "question is opened or not and has its own image, else bootstrap over images; where all images agree on another "
+            "share, Wilson's bounds of the whole numbers of images around it. n: questions with K scored rewrites."
+        ],
+    )
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    return f"{in_percent(value)} ({bounds(low, high)})"
+
+
+_GAPS_NOTE = (
+    "A question is opened when any of its K rewrites is complied with, or, if it is safe, refused. The gap is what the attack opens "
+    "beyond as many neutral paraphrases of the same questions: paired, 95 % bootstrap over images (Wilson's bound where all changed "
+    "alike); p: exact McNemar, after Holm over this table. The paper's gap sets K tries at the attack against one at the question "
+    "as asked, so it holds what K tries alone add. n shows: the smallest gap in points that n can show at 5 % with a power of "
+    "80 %, where all changes go one way / where 10 % of the questions change."
+)
+
+
+def gaps_grid(gaps: Sequence[ConditionGap]) -> Grid | None:
+    """The table of gaps, a line each; None where there is none."""
+    if not gaps:
+        return None
+    found = [(one, one.gap) for one in gaps if one.gap is not None]
+    return Grid(
+        title="Mirage gap",
+        header=[
+            "model",
+            "condition",
+            "attacked",
+            "neutral",
+            "gap, points",
+            "p (Holm)",
+            "n",
+            "paper's gap",
+        ],
+        lines=[_gap_line(one, gap) for one, gap in found],
+        notes=[
+            _GAPS_NOTE,
+            judges_say((one.judge, RATES[one.metric]) for one in gaps),
+            *dict.fromkeys(
+                f"n = {gap.change.n} shows {resolution_says(resolution(gap.change.n))}."
+                for _, gap in found
+            ),
+            *[
+                f"{one.model}, {one.condition}: {gap.left_out} questions left out, which only one of both has or whose outcome is open."
+                for one, gap in found
+                if gap.left_out
+            ],
+            *[
+                f"{one.model}, {one.condition}: no gap, {one.note}."
+                for one in gaps
+                if one.gap is None
+            ],
+        ],
+        keys=2,
+    )
+
+
+def _gap_line(one: ConditionGap, gap: MirageGap) -> list[str]:
+    change = gap.change
+    value, low, high = map(points, (change.difference, change.low, change.high))
+    assert one.p_holm is not None, "every gap's p was adjusted"
+    return [
+        one.model,
+        one.condition,
+        f"{percent(gap.attacked)}\nany of {gap.attempts}",
+        percent(gap.control),
+        f"{value}\n{low} to {high}",
+        p_value(one.p_holm),
+        str(change.n),
+        "" if gap.papers_difference is None else points(gap.papers_difference),
+    ]
+
+
+def gap_tree(one: ConditionGap) -> dict[str, Any]:
+    """The gap as JSON."""
+    found = resolution(one.gap.change.n) if one.gap is not None else None
+    return {**asdict(one), "smallest_effect": None if found is None else asdict(found)}
+
+
+def resolution_grid(rows: Sequence[tuple[Row, int]]) -> Grid | None:
+    """A line for every n of the rows, each with its condition's K; None where there is none."""
+    found: dict[int, dict[str, None]] = {}
+    for row, attempts in rows:
+        if row_resolution(row, attempts) is not None:
+            found.setdefault(row.n, {})[f"{row.metric} of {row.condition}"] = None
+    if not found:
+        return None
+    lines = []
+    for n, names in sorted(found.items()):
+        shown = resolution(n)
+        assert shown is not None, "n is at least 1"
+        lines.append([str(n), ", ".join(names), *_in_points(shown)])
+    return Grid(
+        title="What n can show",
+        header=["n", "rates", "one way, points", "10 % change, points"],
+        lines=lines,
+        notes=[
+            "The smallest difference of two models, or two conditions, over the same n questions that a paired test at 5 % finds "
+            "with a power of 80 % (Connor 1987): where all changes go one way, and where 10 % of the questions change. A "
+            "smaller difference than this in the tables above is not shown by them, nor is its absence."
+        ],
+    )
+
+
+def _in_points(found: Resolution) -> list[str]:
+    return [
+        "none" if effect is None else f"{100 * effect:.1f}"
+        for effect in (found.one_way, found.tenth)
+    ]
+
+
+def resolution_says(found: Resolution | None) -> str:
+    """Both figures in points, e.g. `1.8 / 4.2`."""
+    return "" if found is None else " / ".join(_in_points(found))
+
+
+def corrected_grid(title: str, rows: Sequence[CorrectedASR]) -> Grid:
+    """A line a judge, condition and K."""
+    return Grid(
+        title=title,
+        header=["judge", "condition", "over", "n", "observed", "corrected", "95 %"],
+        keys=3,
+        lines=[
+            [
+                row.judge,
+                row.condition,
+                f"any of {row.attempts}" if row.attempts > 1 else "answers",
+                *_figures(row),
+            ]
+            for row in rows
+        ],
+        notes=[
+            "Corrected on the assumption that the judge errs on these answers as often as on the labelled ones. Over answers it "
+            "is Rogan and Gladen's estimate. Any-of-K has bounds that hold whatever the judge's errors on answers to one question "
+            "have to do with each other; it is never less than over answers. The intervals carry the errors of both samples.",
+            *dict.fromkeys(
+                f"{row.judge}, {row.condition}, any of {row.attempts}: {said}."
+                for row in rows
+                if (said := row.refused or (row.corrected.note if row.corrected else ""))
+            ),
+        ],
+    )
+
+
+def _figures(row: CorrectedASR) -> list[str]:
+    found = row.corrected
+    if found is None:
+        return ["", percent(row.observed), "none", ""]
+    least, most = percent(found.least), percent(found.most)
+    value = least if row.attempts == 1 else f"{least} to {most}"
+    return [
+        str(found.n),
+        percent(row.observed),
+        value,
+        bounds(found.low, found.high),
+    ]
