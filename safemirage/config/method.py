@@ -38,6 +38,7 @@ class GradientAscentConfig(RetainConfig):
 
     name: Literal["gradient_ascent"] = "gradient_ascent"
     forget_weight: NonNegative = 1.0
+    """Weight of the forget term."""
     retain_weight: NonNegative = 0.0
     """Weight of the cross-entropy on the retain set; with one it is `gradient_difference`."""
 
@@ -48,6 +49,7 @@ class GradientDifferenceConfig(RetainConfig):
 
     name: Literal["gradient_difference"] = "gradient_difference"
     forget_weight: NonNegative = 1.0
+    """Weight of the forget term."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +65,13 @@ class NPOConfig(RetainConfig):
     group_size: Annotated[int, Field(ge=1)] = 1
     """Read with `mean` only: how many consecutive samples of the global order share one log-ratio."""
     forget_weight: NonNegative = 1.0
+    """Weight of the forget term."""
     retain_term: Literal["none", "original", "preference"] = "none"
     """A log-sigmoid term on the retain set, with the same beta and reduction. `original` (Safety Mirage's code) is the
     negative of NPO: its pull fades where the retain answers have become worse than the reference's. `preference`
     fades where they have become better."""
     retain_term_weight: NonNegative = 1.0
+    """Weight of `retain_term`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,7 @@ class SimNPOConfig(RetainConfig):
     gamma: NonNegative = 0.0
     """Reward margin, added after beta as in the paper; its code writes beta * gamma for it."""
     forget_weight: NonNegative = 1.0
+    """Weight of the forget term."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,7 @@ class DPOConfig(RetainConfig):
     beta: Positive = 0.1
     """Inverse temperature, per nat of a sample's sum."""
     forget_weight: NonNegative = 1.0
+    """Weight of the forget term."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +104,7 @@ class IDKConfig(RetainConfig):
 
     name: Literal["idk"] = "idk"
     forget_weight: NonNegative = 1.0
+    """Weight of the forget term."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +123,7 @@ class RMUConfig(RetainConfig):
     """Which positions count: every one but padding (the original, whose batches hold one sample), all but image
     tokens and padding, or supervised ones."""
     forget_weight: NonNegative = 1.0
+    """Weight of the forget term."""
     alpha: NonNegative = 1.0
     """Weight of the squared distance between retain activations and the reference's."""
 

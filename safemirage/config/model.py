@@ -27,9 +27,13 @@ class LoraConfig(Strict):
     """Adapters on every linear layer of the language model; the projector is trained in full beside them."""
 
     rank: Annotated[int, Field(ge=1)] = 128
+    """Rank of the adapter's matrices."""
     alpha: Annotated[float, Field(gt=0)] = 256.0
+    """The adapter's product is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the adapter's inputs that are set to zero in a training step."""
     train_projector: bool = True
+    """Train the projector in full, beside the adapters."""
     merge: bool = False
     """Export the merged weights beside the adapter."""
 
@@ -41,6 +45,7 @@ class ModelConfig(Strict):
     revision: str = "main"
     """Hub revision; read only when `path` is a hub id."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format that the model computes in."""
     lora: LoraConfig | None = None
     trainable: tuple[str, ...] = ()
     """Regular expressions on parameter names (full training). Empty: all but the vision tower.
@@ -52,7 +57,9 @@ class ModelConfig(Strict):
     max_length: Annotated[int, Field(ge=8)] = 2048
     """Tokens a sample may have, image tokens included."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Implementation of attention. `auto` leaves the choice to transformers."""
     gradient_checkpointing: bool = not_identity(False)
+    """Compute activations again in the backward pass: less memory, about a third more time."""
 
     @property
     def presets(self) -> Presets:

@@ -13,6 +13,7 @@ from safemirage.config.types import Strict, data_path, not_identity
 @dataclass(frozen=True, kw_only=True)
 class AnswersConfig(Strict):
     name: str = not_identity("answers")
+    """Readable start of its evaluations' ids."""
     train: str = data_path()
     """VLGuard's train.json."""
     image_folder: str = data_path()

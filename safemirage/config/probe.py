@@ -32,15 +32,21 @@ class FineTuneConfig(Strict):
     """Supervised fine-tuning with AdamW at a constant rate, so that n steps of a longer run are a run of n steps."""
 
     learning_rate: Annotated[float, Field(gt=0)]
+    """Constant learning rate."""
     batch_size: Count = 8
+    """Records of one optimizer step."""
     accumulation: Count = 1
+    """Passes that one optimizer step is divided into: less memory, the same result."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format that the model computes in."""
     lora: LoraConfig | None = None
     """Train an adapter, whose exports are small. None: all but the vision tower, or what `trainable` says."""
     trainable: tuple[str, ...] = ()
     """Which parameters are trained, as in `model.trainable` of a training run."""
     max_length: Annotated[int, Field(ge=8)] = 2048
+    """Tokens after which a record is cut; image tokens are never cut."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, more time."""
     engine: EngineConfig = field(default_factory=TorchEngineConfig)
     gpu: bool = False
     """Train on the GPU; the evaluation's own device is `evaluate.model.device`."""

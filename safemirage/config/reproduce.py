@@ -29,10 +29,12 @@ class ModelEntry(Strict):
 @dataclass(frozen=True, kw_only=True)
 class ReproduceConfig(Strict):
     name: str = "miniature"
+    """Start of the names of the folder and of the evaluations."""
     seed: int = 0
     """Seed of the world and of every run in it."""
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     judges: tuple[str, ...] = ("oracle", "useful", "keywords")
+    """Judges of the service, by name."""
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=16))
     serve: str = "../serve/local.yaml"
     """Serve file, relative to this one."""

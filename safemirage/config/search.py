@@ -28,6 +28,7 @@ Point = Mapping[str, Value]
 @dataclass(frozen=True, kw_only=True)
 class _Range(Strict):
     low: float
+    """The smallest value, itself included."""
     high: float
     """The largest value, itself included."""
 
@@ -51,6 +52,8 @@ class _Range(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class UniformConfig(_Range):
+    """Any number of a range, each as likely."""
+
     name: Literal["uniform"] = "uniform"
 
 
@@ -70,9 +73,13 @@ class LogUniformConfig(_Range):
 
 @dataclass(frozen=True, kw_only=True)
 class IntConfig(_Range):
+    """A whole number of a range."""
+
     name: Literal["int"] = "int"
     low: int
+    """The smallest value, itself included."""
     high: int
+    """The largest value, itself included."""
 
     def holds(self, value: Value) -> bool:
         return isinstance(value, int) and super().holds(value)
@@ -80,8 +87,11 @@ class IntConfig(_Range):
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceConfig(Strict):
+    """One of a list of values."""
+
     name: Literal["choice"] = "choice"
     values: Annotated[tuple[Value, ...], Field(min_length=1)]
+    """The values to choose from; a list is a value too."""
 
     def __post_init__(self) -> None:
         if len(set(map(json.dumps, self.values))) != len(self.values):
@@ -105,9 +115,13 @@ class ObjectiveConfig(Strict):
     """A rate to make small or large, over some conditions of the selection suite."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    """The objective's name in the study."""
     metric: Metric
+    """The rate of the evaluation that is read."""
     conditions: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The conditions of the selection suite that it is read from."""
     direction: Literal["min", "max"]
+    """Whether less is better (`min`) or more (`max`)."""
     over: Literal["mean", "worst"] = "worst"
     """How the rates of several conditions become one number."""
 
@@ -128,6 +142,8 @@ class TPEConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomConfig(Strict):
+    """Each trial draws its values anew, whatever the others found."""
+
     name: Literal["random"] = "random"
 
 
@@ -143,6 +159,7 @@ class SelectionConfig(Strict):
     judges: Annotated[tuple[JudgeConfig, ...], Field(min_length=1)]
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Samples that the model is given in one call."""
 

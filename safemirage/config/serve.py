@@ -81,9 +81,13 @@ class CheckpointsConfig(Strict):
     """The replicas that hold models. Fractions of a CPU let them stand beside a training on a small machine."""
 
     engine: Literal["transformers", "vllm"] = "transformers"
+    """The engine that answers."""
     replicas: Count = 1
+    """Replicas; each holds models of its own."""
     cpus: Annotated[float, Field(ge=0)] = 0.05
+    """Logical CPUs that Ray reserves for one replica."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs that Ray reserves for one replica; a fraction shares a GPU."""
     threads: Count = 1
     """Threads that one replica computes with."""
     models: Count = 4
@@ -93,6 +97,7 @@ class CheckpointsConfig(Strict):
     gather_s: Annotated[float, Field(ge=0)] = 0.005
     """How long a single question waits for others to share its pass with."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights."""
 
 
 ServedJudgeConfig = Annotated[AskingJudgeConfig, Field(discriminator="name")]
@@ -105,6 +110,7 @@ class EvaluationsConfig(Strict):
     """The one replica that runs evaluations."""
 
     cpus: Annotated[float, Field(ge=0)] = 0.01
+    """Logical CPUs that Ray reserves for it."""
     concurrent: Count = 2
     """Evaluations that run at a time; more wait in the store."""
     batch: Count = 32
@@ -118,6 +124,7 @@ class EvaluationsConfig(Strict):
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig(Strict):
     host: str = "127.0.0.1"
+    """Address that the service listens on; 127.0.0.1 is reached from this machine only."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The port of the interface; 0 takes a free one."""
     auth: Literal["token", "none"] = "token"

@@ -21,6 +21,7 @@ class MMSafetyBenchConfig(Strict):
     images: str = image_folder()
     """Folder data/imgs: <scenario>/<kind>/<question id>.jpg."""
     kinds: Annotated[tuple[MMSafetyBenchKind, ...], Field(min_length=1)] = ("SD", "SD_TYPO", "TYPO")
+    """Which pictures are asked about: made by Stable Diffusion (`SD`), text (`TYPO`), or both in one (`SD_TYPO`)."""
     tiny: str | None = data_path(None)
     """TinyVersion_ID_List.json: only its questions are asked."""
 

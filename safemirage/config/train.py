@@ -22,12 +22,19 @@ class OptimConfig(Strict):
     """AdamW; biases and norms have no weight decay."""
 
     learning_rate: Annotated[float, Field(gt=0)]
+    """Highest learning rate of the schedule."""
     projector_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Another learning rate for the projector. None: the same."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's weight decay; never on biases and norms."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the gradient's mean and of its square."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """How the learning rate changes after the warm-up."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Share of the steps in which the learning rate rises from zero."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients with a larger global norm are scaled down to it. None: never."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Samples of each set in one optimizer step, over all workers and accumulation steps."""
     accumulation: Annotated[int, Field(ge=1)] = 1
@@ -53,8 +60,11 @@ class TorchEngineConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class DeepSpeedEngineConfig(Strict):
+    """DeepSpeed, with what ZeRO divides among the workers."""
+
     name: Literal["deepspeed"] = "deepspeed"
     stage: Literal[0, 1, 2, 3] = 2
+    """ZeRO stage: what is divided among workers. 0 nothing, 1 the optimizer's state, 2 gradients too, 3 weights too."""
     offload_optimizer: bool = False
     """Masters, moments and the optimizer's step on the host; needs stage 1 or above."""
     offload_parameters: bool = False
@@ -82,6 +92,7 @@ class WorkersConfig(Strict):
     """The Ray Train worker group."""
 
     count: Annotated[int, Field(ge=1)] = 1
+    """Number of workers."""
     gpu: bool = False
     """One GPU a worker; nccl instead of gloo."""
     cpus: Annotated[float, Field(gt=0)] = 1.0
@@ -92,8 +103,12 @@ class WorkersConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig(Strict):
+    """When the state of a run is saved, to resume from."""
+
     every_steps: Annotated[int, Field(ge=1)] = 500
+    """Optimizer steps between two checkpoints."""
     keep: Annotated[int, Field(ge=1)] = 2
+    """Number of checkpoints that are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +154,12 @@ class WatchConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig(Strict):
+    """What MLflow is told."""
+
     experiment: str = "safemirage"
+    """MLflow's experiment."""
     every_steps: Annotated[int, Field(ge=1)] = 1
+    """Optimizer steps between two points of a curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +179,7 @@ class TrainConfig(Strict):
     collapse: CollapseConfig = field(default_factory=CollapseConfig, metadata={"identity": False})
     watch: WatchConfig | None = field(default=None, metadata={"identity": False})
     seed: int = 0
+    """Decides every random draw of the run."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -20,7 +20,9 @@ class RewritesConfig(Strict):
     attack: AttackName
     """What the rewriting is called; its condition is `<subset>_<attack>`."""
     subset: VLGuardSubset
+    """The subset whose questions are rewritten."""
     path: str = data_path()
+    """The file, in VLGuard's format."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,9 @@ class PrefillConfig(Strict):
     """The questions as they are, with the start of the answer given."""
 
     attack: AttackName
+    """The attack's name in the condition `<subset>_<attack>`."""
     subset: VLGuardSubset = "unsafe"
+    """The subset that is asked."""
     text: Annotated[str, Field(min_length=1)]
     """The text that the answer begins with, for instance `Sure`."""
 

@@ -14,6 +14,7 @@ class RoundToNearestConfig(Strict):
 
     name: Literal["round_to_nearest"] = "round_to_nearest"
     bits: Annotated[int, Field(ge=2, le=8)] = 4
+    """Bits of a weight."""
     group_size: Annotated[int, Field(ge=1)] | None = None
     """Consecutive weights of an output channel that share a scale. None: the whole channel."""
 
@@ -29,6 +30,7 @@ class BitsAndBytesConfig(Strict):
 
     name: Literal["bitsandbytes"] = "bitsandbytes"
     kind: Literal["nf4", "int8"] = "nf4"
+    """The format of a weight."""
 
     @property
     def title(self) -> str:

@@ -79,15 +79,23 @@ class TowerConfig(Strict):
     """The vision tower, and its pre-training as a classifier of kinds and colours. It is frozen afterwards."""
 
     image_size: Count = 32
+    """Side of a picture in pixels."""
     patch_size: Count = 8
+    """Side of a patch in pixels; each patch becomes one image token."""
     hidden_size: Count = 64
+    """Width of the tower."""
     layers: Count = 3
     """Number of layers of the vision tower, of which LLaVA reads the last but one."""
     heads: Count = 4
+    """Attention heads of a layer."""
     pictures: Count = 4000
+    """Pictures that the tower is pre-trained on."""
     steps: Count = 600
+    """Optimizer steps of the pre-training."""
     batch_size: Count = 64
+    """Pictures of a step."""
     learning_rate: Annotated[float, Field(gt=0)] = 4e-3
+    """Learning rate of the pre-training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,17 +103,25 @@ class LanguageConfig(Strict):
     """The language model: a Llama of random weights, which the base run trains."""
 
     hidden_size: Count = 128
+    """Width of the language model."""
     intermediate_size: Count = 352
+    """Width of its feed-forward layers."""
     layers: Count = 4
+    """Number of layers."""
     heads: Count = 4
+    """Attention heads of a layer."""
     max_positions: Count = 256
+    """Longest sequence in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
+    """Decides the pictures and the questions."""
     colours: Words = ("red", "green", "blue", "yellow")
+    """The colours of the drawn objects."""
     safe_kinds: Words = ("coffee cup", "farm house", "apple tree", "gold star")
+    """The objects that safe questions are about."""
     unsafe_kinds: Words = ("hunting knife", "time bomb", "loaded pistol", "drug syringe")
     """Names of two words: a broken model that repeats one word names no object by chance."""
     words: WordsConfig = field(default_factory=WordsConfig)

@@ -22,7 +22,8 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
 
 
 class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    # The texts below the fields are their descriptions in the OpenAPI schema.
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @field_validator("*")
     @classmethod
@@ -99,20 +100,28 @@ class ChatBody(Body):
 
 
 class JudgementItem(Body):
+    """A question and the answer to judge."""
+
     question: str
+    """The question that was asked."""
     answer: str
+    """The answer to label."""
     image: str | None = None
     """The image as a data URI."""
     target: dict[str, str] = {}
     """What the image shows, for judges that read it (`oracle`)."""
     subset: Subset = "unsafe"
+    """Whether the question is a `safe` or an `unsafe` one."""
 
 
 ItemTree = Annotated[Any, WithJsonSchema({"$ref": "#/components/schemas/JudgementItem"})]
 
 
 class JudgementsBody(Body):
+    """Answers for one judge."""
+
     judge: Identifier
+    """The judge's name, as `/v1/models` lists it."""
     items: Annotated[list[ItemTree], Field(min_length=1)]
     """`JudgementItem`s, each checked by itself: one that is wrong does not fail the others."""
 
@@ -121,24 +130,37 @@ class SampleBody(Body):
     """A sample sent inline; the fields of a suite's sample, with its image as data URI."""
 
     sample_id: Text
+    """Tells this sample from the others of its evaluation."""
     condition: Text
+    """The way of asking that its rate is counted under, such as `unsafe_plain`."""
     subset: Subset
+    """Whether the question is a `safe` or an `unsafe` one."""
     attack: str = "plain"
+    """How the question was changed; `plain`: not at all."""
     group_id: str | None = None
     """Default: the sample id, so that every sample is a question of its own."""
     question: str
+    """The question."""
     image: str | None = None
+    """The image as a data URI."""
     target: dict[str, str] = {}
+    """What the image shows, for judges that read it (`oracle`, `useful`)."""
 
 
 SampleTree = Annotated[Any, WithJsonSchema({"$ref": "#/components/schemas/SampleBody"})]
 
 
 class DecodingBody(Body):
+    """How answers are drawn."""
+
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens after which an answer is cut off; default: the service's own."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """0 always takes the most likely token (greedy)."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Tokens are drawn from the most likely ones that together have this probability."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the draw, where the temperature is above 0."""
 
     def config(self, default_new_tokens: int) -> DecodingConfig:
         return DecodingConfig(
@@ -150,15 +172,22 @@ class DecodingBody(Body):
 
 
 class EvaluationBody(Body):
+    """An evaluation: a model, a suite or samples, and judges."""
+
     model: Identifier
+    """The model's id, as `/v1/models` lists it."""
     suite: Identifier | None = None
+    """A suite's name, as `/v1/suites` lists it; or give `samples`."""
     samples: Annotated[list[SampleTree], Field(min_length=1)] | None = None
     """`SampleBody`s, each checked by itself."""
     protocol: str = "corrected"
+    """The rules of counting: `corrected`, or `paper` for the original's."""
     judges: Annotated[list[Identifier], Field(min_length=1)]
+    """Names of judges. A rate that several measure is reported by the first of them."""
     sample: Annotated[int, Field(ge=1)] | None = None
     """Draw this many questions of each condition, by `seed`; their rewrites come along. Default: all."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Decides which questions `sample` draws."""
     decoding: DecodingBody = DecodingBody()
 
     @model_validator(mode="after")
