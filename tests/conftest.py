@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.vlguard_files import WriteJson
 
@@ -58,3 +60,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="Leave out the folders that start Ray, vLLM or a browser, or compute with models.",
     )
+
+
+# What starts Ray, vLLM or a browser expects the machine's cores and memory for itself.
+ALONE = ("tests/cluster/", "tests/engines/", "tests/browser/")
+
+
+class _Scheduling(LoadScopeScheduling):
+    """Tests of one module share fixtures and stay in one process; so do all that start a cluster, an engine or a
+    browser: two of those never run beside each other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "alone" if nodeid.startswith(ALONE) else nodeid.split("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _Scheduling(config, log)

@@ -62,7 +62,7 @@ def _reply(body: dict[str, Any]) -> str:
 def running_service(card: Mapping[str, str]) -> Iterator[Service]:
     """The service while the `with` lasts; `card` stands beside the model's id in /models."""
     running = Service(dict(card))
-    thread = threading.Thread(target=running.server.serve_forever)
+    thread = threading.Thread(target=running.server.serve_forever, args=(0.02,))
     thread.start()
     try:
         yield running

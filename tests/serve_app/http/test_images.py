@@ -56,7 +56,7 @@ def origin() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Pictures)
     server.daemon_threads = True
     server.stopped = threading.Event()  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.stopped.set()  # type: ignore[attr-defined]
