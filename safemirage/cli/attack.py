@@ -9,6 +9,7 @@ from rich.console import Console
 from safemirage.cli.options import OverridesArgument
 from safemirage.cli.output import tables
 from safemirage.cli.progress import progress_bars
+from safemirage.text.numbers import percent
 from safemirage.text.wide_table import WideTable
 
 if TYPE_CHECKING:
@@ -68,13 +69,14 @@ def attack(
 
 
 def print_accounts(console: Console, accounts: "Sequence[Account]") -> None:
-    """How many questions of each condition got K rewrites, in which way, and which did not."""
+    """How many questions of each condition got K rewrites, their share, in which way, and which did not."""
     lines = []
     for one in accounts:
         forms = ", ".join(f"{count} {form}" for form, count in one.forms.items())
-        counts = (str(one.attempts), str(one.questions), str(one.rewritten))
+        share = percent(one.rewritten / one.questions)
+        counts = (str(one.attempts), str(one.questions), f"{one.rewritten} ({share})")
         lines.append([one.condition, one.attack, *counts, forms])
-    header = ["condition", "attack", "K", "questions", "rewritten", "rewrites by form"]
+    header = ["condition", "attack", "K", "questions", "with K rewrites", "rewrites by form"]
     console.print(WideTable(header, lines, keys=2))
     missing = [(one, item) for one in accounts for item in one.missing]
     for one, item in missing[:_SHOWN]:

@@ -23,9 +23,10 @@ class RuleRewritesConfig(Strict):
 
     name: Literal["rule"] = "rule"
     forms: Annotated[tuple[RewriteForm, ...], Field(min_length=1)] = ("transform", "carrier")
-    """The forms of a rewrite, in order of preference. `transform` turns the question ("What would a caption for this
-    image look like?"), `carrier` leads up to it word for word ("What is your answer to this: ..."), `prefix` puts
-    the bare word before it ("What: ...") and is the only one that knows every word."""
+    """The forms of a rewrite, in order of preference. `transform` turns the question ("What is your description of this
+    image?") where that keeps its meaning, which rules can tell of few questions; `carrier` leads up to the question,
+    which follows word for word ("What is your answer to this: ..."); `prefix` puts the bare word before it ("What:
+    ...") and is the only one that knows every word. Other rewrites need a model."""
 
 
 @dataclass(frozen=True, kw_only=True)

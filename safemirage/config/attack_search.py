@@ -45,8 +45,10 @@ class AttackSearchConfig(Strict):
     attempts: Count = 3
     """K: rewrites of each question, and neutral paraphrases."""
     source: RewritesSourceConfig = field(
-        default_factory=lambda: RuleRewritesConfig(forms=("transform", "carrier", "prefix"))
+        default_factory=lambda: RuleRewritesConfig(forms=("prefix",))
     )
+    """The bare word before the question, because it is the one form that every word can take: words are compared by
+    rewrites of the same kind."""
     on_missing: Literal["fail", "drop"] = "fail"
     """What happens when a question has too few rewrites: `fail` lists such questions and stops, `drop` leaves them out."""
     selection_share: Annotated[float, Field(gt=0, lt=1)] = 0.5

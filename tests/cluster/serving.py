@@ -1,6 +1,5 @@
 """What the tests of the service run against: exports of random weights, a small suite, clients, replicas."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from safemirage.config.serve import (
     ServeConfig,
 )
 from safemirage.evaluation.run.client import EvaluationClient
+from safemirage.evaluation.suites import writer
+from safemirage.evaluation.types import ImageInput, Sample
 from safemirage.models.export import ExportRecord, write_export
 from safemirage.models.families import family_of
 from safemirage.storage import Storage
@@ -80,15 +81,11 @@ def write_tiny_export(storage: Storage, name: str, seed: int, *, num_layers: int
 
 
 def write_suite(storage: Storage) -> None:
-    folder = storage.suites / "tiny"
-    (folder / "images").mkdir(parents=True)
-    for colour in COLOURS:
-        (folder / "images" / f"{colour}.png").write_bytes(tiny_image(colour))
+    images = {colour: ImageInput(tiny_image(colour)) for colour in COLOURS}
     samples = [
-        {**sample_tree(number), "image": f"images/{COLOURS[number % 3]}.png"}
-        for number in range(12)
+        Sample(**sample_tree(number), image=images[COLOURS[number % 3]]) for number in range(12)
     ]
-    (folder / "suite.json").write_text(json.dumps({"name": "tiny", "samples": samples}))
+    writer.write_suite(storage.suites / "tiny", "tiny", samples)
 
 
 def sample_tree(number: int) -> dict[str, Any]:

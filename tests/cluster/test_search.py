@@ -24,6 +24,8 @@ from ray_jobs.cluster.head import ClusterAddress
 from ray_jobs.tune.outcome import SearchOutcome, TrialOutcome
 from ray_jobs.tune.study import studies_url
 from safemirage.databases import full
+from safemirage.evaluation.suites import writer
+from safemirage.evaluation.types import ImageInput, Sample, Subset
 from safemirage.settings import Settings
 from safemirage.store.database import open_store
 from safemirage.store.engine import open_database
@@ -127,23 +129,22 @@ def bench(cluster: ClusterAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def write_suite(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "red.png").write_bytes(tiny_image("red"))
+    subsets: tuple[Subset, ...] = ("unsafe", "safe")
     samples = [
-        {
-            "sample_id": f"{subset}-{index}",
-            "condition": f"{subset}_plain",
-            "subset": subset,
-            "attack": "plain",
-            "group_id": f"{subset}-{index}",
-            "question": f"Share it {index}",
-            "image": "red.png",
-            "target": {"kind": "knife", "colour": "red", "unsafe": str(subset == "unsafe").lower()},
-        }
-        for subset in ("unsafe", "safe")
+        Sample(
+            sample_id=f"{subset}-{index}",
+            condition=f"{subset}_plain",
+            subset=subset,
+            attack="plain",
+            group_id=f"{subset}-{index}",
+            question=f"Share it {index}",
+            image=ImageInput(tiny_image("red")),
+            target={"kind": "knife", "colour": "red", "unsafe": str(subset == "unsafe").lower()},
+        )
+        for subset in subsets
         for index in range(2)
     ]
-    (folder / "suite.json").write_text(json.dumps({"name": "tiny", "samples": samples}))
+    writer.write_suite(folder, "tiny", samples)
 
 
 def wait_until(

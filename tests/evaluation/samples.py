@@ -1,15 +1,17 @@
 """Samples, as asked and as evaluated, and suites for the tests of evaluation."""
 
 import io
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from safemirage.config.rates import Label
+from safemirage.evaluation.suites import writer
 from safemirage.evaluation.types import EvaluatedSample, ImageInput, Sample, Subset, Verdict
+
+KNIFE = {"kind": "knife", "colour": "red"}
 
 
 def make_image(colour: str = "red") -> ImageInput:
@@ -55,22 +57,13 @@ def make_evaluated(
     )
 
 
-def write_suite(folder: Path, samples: list[dict[str, Any]]) -> Path:
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    (folder / "images" / "red.png").write_bytes(make_image().data)
-    (folder / "suite.json").write_text(json.dumps({"name": "s", "samples": samples}))
+def write_suite(folder: Path, samples: Sequence[Sample]) -> Path:
+    """A suite's folder, by the one writer; what is there is replaced."""
+    writer.write_suite(folder, "s", samples, force=True)
     return folder
 
 
-def sample_record(name: str, **fields: Any) -> dict[str, Any]:
-    given = {
-        "sample_id": name,
-        "condition": "unsafe_plain",
-        "subset": "unsafe",
-        "attack": "plain",
-        "group_id": name,
-        "question": f"share picture {name}",
-        "image": "images/red.png",
-        "target": {"kind": "knife", "colour": "red"},
-    }
-    return {**given, **fields}
+def sample_record(name: str, **fields: Any) -> Sample:
+    """A sample with an image, as suites have them."""
+    given = {"question": f"share picture {name}", "image": make_image(), "target": KNIFE}
+    return make_sample(name, **{**given, **fields})

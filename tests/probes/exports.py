@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from safemirage.evaluation.types import ImageInput
 from safemirage.storage import Storage
 from safemirage.training.job import TrainJob
 from safemirage.training.loop import train
@@ -26,15 +27,12 @@ def tiny_suite(folder: Path, *, colours: tuple[str, ...] = ("white", "black")) -
     """Two unsafe and two safe questions about pictures in colours that no tiny run trains on."""
     samples = []
     for colour in colours:
-        image = f"images/{colour}.png"
+        image = ImageInput(tiny_image(colour))
         samples.append(sample_record(f"u-{colour}", image=image))
         samples.append(
             sample_record(f"s-{colour}", image=image, condition="safe_plain", subset="safe")
         )
-    write_suite(folder, samples)
-    for colour in colours:
-        (folder / "images" / f"{colour}.png").write_bytes(tiny_image(colour))
-    return folder
+    return write_suite(folder, samples)
 
 
 def evaluate_tree(export: Path, suite: Path, **model: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from safemirage.probes.relearn import relearn_points
 from safemirage.probes.report import Curves, write_probe
 from safemirage.storage import Storage
 from safemirage.store import Store
+from tests.evaluation.samples import write_suite
 from tests.probes.exports import LORA, evaluate_tree, tiny_suite
 
 Progress = list[tuple[str, int, int]]
@@ -134,10 +135,8 @@ def test_relearning_that_cannot_be_is_refused_before_it_trains(
         probe_config(tree, full_export, suite, steps=[0])
     with pytest.raises(ConfigError, match=r"samples: \[2, 2\] holds a number twice"):
         probe_config(tree, full_export, suite, samples=[2, 2])
-    suite_json = json.loads((suite / "suite.json").read_text())
-    safe = [condition for condition in suite_json["samples"] if condition["subset"] == "safe"]
-    copy = tiny_suite(tmp_path / "safe")
-    (copy / "suite.json").write_text(json.dumps({"name": "s", "samples": safe}))
+    safe = [sample for sample in load_suite(suite) if sample.subset == "safe"]
+    copy = write_suite(tmp_path / "safe", safe)
     evaluate = {**evaluate_tree(full_export, suite), "judges": [{"name": "useful"}]}
     with pytest.raises(ConfigError, match=r"evaluate\.judges: none measures asr"):
         made(probe_config(tree, full_export, suite, evaluate=evaluate), tmp_path, store)

@@ -11,7 +11,15 @@ from PIL import Image
 
 from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.types import Generation, Request, Verdict
+from safemirage.evaluation.suites import writer
+from safemirage.evaluation.types import (
+    Generation,
+    ImageInput,
+    Request,
+    Sample,
+    Subset,
+    Verdict,
+)
 from safemirage.models.manifest import BaseModel, Manifest
 from safemirage.storage import Storage
 from safemirage.store import Store
@@ -54,24 +62,22 @@ def write_export(storage: Storage, name: str = MODEL, *, weights_digest: str = "
 
 
 def write_suite(storage: Storage, name: str = "toy", questions: int = 3) -> None:
+    subsets: tuple[Subset, ...] = ("unsafe", "safe")
     samples = [
-        {
-            "sample_id": f"{condition}-{number}",
-            "condition": condition,
-            "subset": subset,
-            "attack": "plain",
-            "group_id": f"{subset}-{number}",
-            "question": f"describe thing {number}",
-            "image": "images/a.png",
-            "target": {"kind": "ball", "colour": "red", "unsafe": str(subset == "unsafe").lower()},
-        }
-        for condition, subset in (("unsafe_plain", "unsafe"), ("safe_plain", "safe"))
+        Sample(
+            sample_id=f"{subset}_plain-{number}",
+            condition=f"{subset}_plain",
+            subset=subset,
+            attack="plain",
+            group_id=f"{subset}-{number}",
+            question=f"describe thing {number}",
+            image=ImageInput(png()),
+            target={"kind": "ball", "colour": "red", "unsafe": str(subset == "unsafe").lower()},
+        )
+        for subset in subsets
         for number in range(questions)
     ]
-    folder = storage.suites / name
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    (folder / "images" / "a.png").write_bytes(png())
-    (folder / "suite.json").write_text(json.dumps({"name": name, "samples": samples}))
+    writer.write_suite(storage.suites / name, name, samples, force=True)
 
 
 @dataclass

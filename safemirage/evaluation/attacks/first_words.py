@@ -15,7 +15,6 @@ from safemirage.config.attack import (
     AttackConfig,
     ModelRewritesConfig,
     RewritesSourceConfig,
-    WordAttackConfig,
 )
 from safemirage.config.loading.identity import run_identity
 from safemirage.config.vlguard import PLAIN
@@ -24,9 +23,9 @@ from safemirage.evaluation.attacks.rewriters import (
     OnRewritten,
     Rewriter,
     Rewritten,
-    RuleRewriter,
     Target,
 )
+from safemirage.evaluation.attacks.rules import RuleRewriter
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.build import open_generator
@@ -37,7 +36,7 @@ from safemirage.evaluation.types import ATTEMPT, FIRST_QUESTION, Sample
 from safemirage.store.database import Store
 
 FORM = "rewrite"
-"""The key in the target of a rewrite that says how it was made (`transform`, `carrier`, `prefix`, `neutral`, `model`)."""
+"""The key in the target of a rewrite that says how it was made (`transform`, `carrier`, `prefix`, `model`)."""
 _SHOWN = 20
 
 
@@ -93,7 +92,7 @@ async def attack_suite(
     """
     samples = suite_samples(config.suite, config.vlguard)
     plain = sample_questions(plain_samples(samples), config.sample, config.seed)
-    attacks = with_control(config.attacks) if config.control else list(_specs(config.attacks))
+    attacks = _specs(config)
     async with AsyncExitStack() as stack:
         rewriter = await open_rewriter(
             config.source,
@@ -116,20 +115,17 @@ class AttackSpec:
     attempts: int
 
 
-def _specs(attacks: Sequence[WordAttackConfig]) -> list[AttackSpec]:
-    return [
-        AttackSpec(attack=one.word, subset=one.subset, attempts=one.attempts) for one in attacks
+def _specs(config: AttackConfig) -> list[AttackSpec]:
+    """The attacks and, for each attacked subset, as many neutral paraphrases."""
+    specs = [
+        AttackSpec(attack=one.word, subset=one.subset, attempts=one.attempts)
+        for one in config.attacks
     ]
-
-
-def with_control(attacks: Sequence[WordAttackConfig]) -> list[AttackSpec]:
-    """The attacks and, for each subset, as many neutral paraphrases."""
-    budgets = {one.subset: one.attempts for one in attacks}
-    controls = [
+    budgets = {one.subset: one.attempts for one in config.attacks} if config.control else {}
+    return specs + [
         AttackSpec(attack=NEUTRAL, subset=subset, attempts=attempts)
         for subset, attempts in budgets.items()
     ]
-    return [*_specs(attacks), *controls]
 
 
 async def open_rewriter(  # noqa: PLR0913 - what a rewriter works with
@@ -183,24 +179,25 @@ async def attack_samples(
     on_missing: Literal["fail", "drop"],
 ) -> Attacked:
     """The plain conditions and their attacked ones, with what became of each. See `attack_suite`."""
-    samples = list(plain)
-    accounts = []
+    targets = []
     for attack in attacks:
         chosen = [sample for sample in plain if sample.subset == attack.subset]
         if not chosen:
             raise EvaluationError(f"attacks: the suite has no plain {attack.subset} question")
-        targets = [
+        targets += [
             Target(sample=sample, attack=attack.attack, attempts=attack.attempts)
             for sample in chosen
         ]
-        found = list(zip(targets, await rewriter.rewrite(targets), strict=True))
-        for target, rewritten in found:
-            if len(rewritten.rewrites) == target.attempts:
-                samples += _rewritten_samples(target, rewritten)
-        for name in dict.fromkeys(sample.condition for sample in chosen):
-            accounts.append(
-                _account(name, [one for one in found if one[0].sample.condition == name])
-            )
+    # In one call, because rules give all attacks on a question, and its control, the same kinds of rewrites.
+    rewritten = await rewriter.rewrite(targets)
+    samples = list(plain)
+    conditions: dict[tuple[str, str], list[tuple[Target, Rewritten]]] = {}
+    for target, found in zip(targets, rewritten, strict=True):
+        if len(found.rewrites) == target.attempts:
+            samples += _rewritten_samples(target, found)
+        key = (target.attack, target.sample.condition)
+        conditions.setdefault(key, []).append((target, found))
+    accounts = [_account(name, of_one) for (_, name), of_one in conditions.items()]
     if on_missing == "fail":
         _check_complete(accounts)
     return Attacked(samples=samples, accounts=accounts)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 
 from safemirage.config.attack import NEUTRAL, ModelRewritesConfig
 from safemirage.config.generators import DecodingConfig
-from safemirage.evaluation.attacks.rewriters import OnRewritten, Rewritten, Target
-from safemirage.evaluation.attacks.rules.phrasing_words import AUXILIARIES, WH_WORDS
-from safemirage.evaluation.attacks.rules.rewrites import Rewrite, folded
+from safemirage.evaluation.attacks.phrasing import AUXILIARIES, WH_WORDS
+from safemirage.evaluation.attacks.rewriters import OnRewritten, Rewrite, Rewritten, Target
+from safemirage.evaluation.attacks.rules import folded
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.asking import ask_stored
 from safemirage.evaluation.judges.verdicts import UnreadableVerdict, read_json_verdict

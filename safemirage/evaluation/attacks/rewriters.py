@@ -4,14 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from safemirage.config.attack import NEUTRAL, RuleRewritesConfig
-from safemirage.evaluation.attacks.rules.patterns import CARRIERS, TRANSFORMS
-from safemirage.evaluation.attacks.rules.rewrites import Rewrite, neutral_rewrites, rule_rewrites
+from safemirage.config.attack import NEUTRAL
 from safemirage.evaluation.types import Sample
 from safemirage.text.first_word import first_word
 
 OnRewritten = Callable[[int, int], None]
 """Called with rewrites made and rewrites in all."""
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    text: str
+    form: str
+    """How it was made: a form of the rules (`transform`, `carrier`, `prefix`), or `model`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,32 +49,3 @@ class Rewriter(Protocol):
         Raises:
             GeneratorUnavailable: a model cannot be reached; what it said is kept.
         """
-
-
-class RuleRewriter:
-    """Takes the first K rewrites that the rules know."""
-
-    def __init__(self, config: RuleRewritesConfig) -> None:
-        self._config = config
-
-    async def rewrite(self, targets: Sequence[Target]) -> list[Rewritten]:
-        return [self._one(target) for target in targets]
-
-    def _one(self, target: Target) -> Rewritten:
-        question = target.sample.question
-        if target.attack == NEUTRAL:
-            found = neutral_rewrites(question)
-        else:
-            found = rule_rewrites(question, target.attack, self._config.forms)
-        if len(found) >= target.attempts:
-            return Rewritten(rewrites=tuple(found[: target.attempts]))
-        return Rewritten(rewrites=tuple(found), reason=self._reason(target, len(found)))
-
-    def _reason(self, target: Target, found: int) -> str:
-        forms = ", ".join(self._config.forms)
-        known = target.attack == NEUTRAL or target.attack in TRANSFORMS.keys() | CARRIERS.keys()
-        if not known and "prefix" not in self._config.forms:
-            return f"no rule knows the word {target.attack!r}; the form prefix takes any"
-        if not found:
-            return f"no rule of {forms} understands the question"
-        return f"the rules of {forms} know {found} of {target.attempts}"

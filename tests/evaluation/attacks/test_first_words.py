@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,6 @@ from safemirage.config.attack import AttackConfig
 from safemirage.config.loading.load import ConfigError, build_config
 from safemirage.evaluation.attacks.first_words import Attacked, attack_suite
 from safemirage.evaluation.attacks.model_rewriter import form_problem
-from safemirage.evaluation.attacks.rules.rewrites import folded
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import GeneratorUnavailable
 from safemirage.evaluation.run.calls import ModelCalls
@@ -27,7 +27,7 @@ from tests.cli.calling import run
 from tests.evaluation.samples import sample_record, write_suite
 from tests.evaluation.service import Service, running_service
 
-QUESTIONS = ("Describe the cup.", "Explain the joke.", "Please do not share this.")
+QUESTIONS = ("Describe the cup.", "Explain the joke.", "Post this.")
 
 
 @pytest.fixture
@@ -84,7 +84,9 @@ def test_attack_adds_rewrites_and_their_control(store: Store, suite: Path) -> No
         assert sample.image == asked.image
         assert sample.target["kind"] == "knife"
     assert [sample.target["attempt"] for sample in samples["unsafe_what"]] == ["1", "2"] * 3
-    assert [sample.target["rewrite"] for sample in samples["unsafe_what"]][-2:] == ["carrier"] * 2
+    forms = ["transform"] * 4 + ["carrier"] * 2
+    for name in ("unsafe_what", "unsafe_neutral"):
+        assert [sample.target["rewrite"] for sample in samples[name]] == forms
     assert len(sample_questions(result.samples, 2, 0)) == 2 + 1 + 4 + 4
     assert attacked(store, config_of(suite)) == result
 
@@ -93,7 +95,9 @@ def test_attack_with_too_few_rewrites_fails_or_drops_and_says_which(
     store: Store, suite: Path
 ) -> None:
     source = {"name": "rule", "forms": ["transform"]}
-    with pytest.raises(EvaluationError, match=r"what, u2: 0 of 2: no rule .* understands"):
+    with pytest.raises(
+        EvaluationError, match=r"what, u2: 0 of 2: the rules of transform .* need a model"
+    ):
         attacked(store, config_of(suite, source=source))
     result = attacked(store, config_of(suite, source=source, on_missing="drop"))
     samples = by_condition(result.samples)
@@ -102,12 +106,15 @@ def test_attack_with_too_few_rewrites_fails_or_drops_and_says_which(
     what, neutral = result.accounts
     assert (what.questions, what.rewritten, what.forms) == (3, 2, {"transform": 4})
     assert [(item.sample_id, item.found) for item in what.missing] == [("u2", 0)]
-    assert neutral.missing == ()
+    assert (neutral.forms, neutral.missing[0].found) == (what.forms, 0)
 
 
 def test_attack_by_an_unknown_word_says_so(store: Store, suite: Path) -> None:
     attacks = [{"word": "click", "subset": "unsafe"}]
-    with pytest.raises(EvaluationError, match="no rule knows the word 'click'; the form prefix"):
+    with pytest.raises(
+        EvaluationError,
+        match="no rule of transform, carrier knows the word 'click'; the form prefix",
+    ):
         attacked(store, config_of(suite, attacks=attacks))
 
 
@@ -150,6 +157,7 @@ def test_attack_command_writes_a_suite_and_its_account(
     tree = {"suite": str(suite), "attacks": [{"word": "what", "subset": "unsafe"}]}
     config.write_text(yaml.safe_dump(tree))
     assert run("attack", config, "--out", out) == 0
+    assert re.search(r"what +3 +3 +3 \(100 %\) +6 transform, 3 carrier", capsys.readouterr().out)
     conditions = by_condition(load_suite(out))
     assert {name: len(found) for name, found in conditions.items()} == {
         "unsafe_plain": 3,
@@ -165,32 +173,6 @@ def test_attack_command_writes_a_suite_and_its_account(
     assert "--force" in capsys.readouterr().err
     assert run("attack", config, "--out", out, "control=false", "--force") == 0
     assert "unsafe_neutral" not in by_condition(load_suite(out))
-
-
-@pytest.mark.filterwarnings("ignore::safemirage.data.records.DataWarning")
-def test_attack_on_vlguards_files(vlguard: Path, store: Store) -> None:
-    tree = {
-        "vlguard": {"test": str(vlguard / "test.json"), "images": None},
-        "attacks": [{"word": "what", "subset": "unsafe"}, {"word": "share", "subset": "safe"}],
-    }
-    result = attacked(store, build_config(AttackConfig, tree))
-    assert Counter(sample.condition for sample in result.samples) == {
-        "unsafe_plain": 442,
-        "safe_unsafe_plain": 558,
-        "safe_safe_plain": 558,
-        "unsafe_what": 3 * 442,
-        "safe_unsafe_what": 3 * 558,
-        "safe_safe_share": 3 * 558,
-        "unsafe_neutral": 3 * 442,
-        "safe_unsafe_neutral": 3 * 558,
-        "safe_safe_neutral": 3 * 558,
-    }
-    groups: dict[tuple[str, str], set[str]] = {}
-    for sample in result.samples:
-        groups.setdefault((sample.condition.rpartition("_")[0], sample.group_id), set()).add(
-            folded(sample.question)
-        )
-    assert {len(texts) for texts in groups.values()} == {1 + 3 + 3}
 
 
 def _writer(service: Service, **fields: Any) -> dict[str, Any]:

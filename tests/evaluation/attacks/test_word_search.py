@@ -54,20 +54,17 @@ def world(folder: Path, service: Service, **fields: Any) -> dict[str, Any]:
     for subset, start in (("unsafe", "Describe"), ("safe", "What is")):
         for n in range(10):
             name = f"{subset}{n}"
-            image = f"images/{name}.png"
             records.append(
                 sample_record(
                     name,
                     condition=f"{subset}_plain",
                     subset=subset,
                     question=f"{start} the thing.",
-                    image=image,
+                    image=make_image(f"#{len(records):02x}0000"),
                     target={"kind": UNSAFE[0] if subset == "unsafe" else SAFE[0], "colour": "red"},
                 )
             )
     suite = write_suite(folder / "suite", records)
-    for n, record in enumerate(records):
-        (suite / record["image"]).write_bytes(make_image(f"#{n:02x}0000").data)
     train = folder / "train.json"
     questions = ["What is this?"] * 8 + ["How is this?"] * 6
     safe = [safe_record(f"s{n}") for n in range(14)]

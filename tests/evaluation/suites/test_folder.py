@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,18 @@ from safemirage.evaluation.suites.folder import (
     sample_questions,
     suite_digest,
 )
-from tests.evaluation.samples import make_image, make_sample, sample_record, write_suite
+from tests.evaluation.samples import KNIFE, make_image, make_sample, sample_record, write_suite
+
+
+def spoilt(folder: Path, changes: dict[str, dict[str, Any]], *more: object) -> Path:
+    """A suite whose file is changed afterwards: fields of samples by their name, and further records."""
+    path = write_suite(folder, [sample_record(name) for name in changes]) / "suite.json"
+    tree = json.loads(path.read_text())
+    for record in tree["samples"]:
+        record |= changes[record["sample_id"]]
+    tree["samples"] += more
+    path.write_text(json.dumps(tree))
+    return folder
 
 
 def test_suite_with_images_is_read_in_order(tmp_path: Path) -> None:
@@ -22,28 +34,28 @@ def test_suite_with_images_is_read_in_order(tmp_path: Path) -> None:
     assert [sample.sample_id for sample in samples] == ["b", "a"]
     assert samples[0].image is not None
     assert samples[0].image.data == make_image().data
-    assert samples[0].target == {"kind": "knife", "colour": "red"}
+    assert samples[0].target == KNIFE
     assert (samples[1].image, samples[1].subset) == (None, "safe")
 
 
 def test_suite_with_many_faults_names_condition_and_field_of_each(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "text.png").write_text("no image")
-    folder = write_suite(
+    folder = spoilt(
         tmp_path,
-        [
-            sample_record("a", subset="maybe"),
-            sample_record("b", question="  "),
-            sample_record("c", image="images/none.png"),
-            sample_record("d", image="../outside.png"),
-            sample_record("e", image="images/text.png"),
-            sample_record("f", target={"unsafe": True}),
-            sample_record("g", colour="red"),
-            {"sample_id": "h"},
-            "text",
-            sample_record("i"),
-            sample_record("i"),
-        ],
+        {
+            "a": {"subset": "maybe"},
+            "b": {"question": "  "},
+            "c": {"image": "images/none.png"},
+            "d": {"image": "../outside.png"},
+            "e": {"image": "images/text.png"},
+            "f": {"target": {"unsafe": True}},
+            "g": {"colour": "red"},
+            "i": {},
+            "j": {"sample_id": "i"},
+        },
+        {"sample_id": "h"},
+        "text",
     )
     with pytest.raises(SuiteError) as caught:
         load_suite(folder)
@@ -56,15 +68,15 @@ def test_suite_with_many_faults_names_condition_and_field_of_each(tmp_path: Path
         "sample 4 (e), field image: 'images/text.png' is not an image",
         "sample 5 (f), field target: ",
         "sample 6 (g), field colour: unknown; allowed: attack,",
-        "sample 7 (h), field question: None",
-        "sample 8: is str",
-        "sample 10 (i), field sample_id: stands in an earlier sample too",
+        "sample 9 (h), field question: None",
+        "sample 10: is str",
+        "sample 8 (i), field sample_id: stands in an earlier sample too",
     ):
         assert expected in text
 
 
 def test_suite_with_very_many_faults_shows_the_first_and_counts_the_rest(tmp_path: Path) -> None:
-    folder = write_suite(tmp_path, [sample_record(str(index), subset="x") for index in range(50)])
+    folder = spoilt(tmp_path, {str(index): {"subset": "x"} for index in range(50)})
     with pytest.raises(SuiteError, match=r"\.\.\. and 30 more"):
         load_suite(folder)
 

@@ -17,7 +17,7 @@ from safemirage.evaluation.suites.sampling import load_samples, sample_rows
 from safemirage.evaluation.suites.vlguard import vlguard_samples
 from safemirage.evaluation.types import Sample, sample_tree
 from tests.evaluation.protocols import of_condition, suite
-from tests.evaluation.samples import make_image, write_suite
+from tests.evaluation.samples import make_image, make_sample, write_suite
 from tests.vlguard_files import safe_record, unsafe_record
 
 MODEL = {"name": "openai", "url": "http://127.0.0.1:9/v1", "model": "m"}
@@ -166,16 +166,8 @@ def test_load_samples_draws_questions_or_in_paper_rows(folder: Path) -> None:
 
 
 def test_load_samples_of_a_folder(tmp_path: Path) -> None:
-    record = {
-        "sample_id": "a",
-        "condition": "unsafe_sure",
-        "subset": "unsafe",
-        "attack": "sure",
-        "group_id": "a",
-        "question": "q",
-        "prefill": "Sure",
-    }
-    config = _evaluate(suite=str(write_suite(tmp_path / "suite", [record])))
+    asked = make_sample("a", condition="unsafe_sure", attack="sure", prefill="Sure")
+    config = _evaluate(suite=str(write_suite(tmp_path / "suite", [asked])))
     (sample,) = load_samples(config)
     assert sample.prefill == "Sure"
     assert suite_name(config) == "suite"
