@@ -138,8 +138,8 @@ def _run_job(demo: Demo, cluster: ClusterAddress) -> int:
 
 
 def _say_where(demo: Demo, cluster: ClusterAddress) -> None:
-    console.print(f"\nreport       {demo.root / 'report.html'}")
-    console.print(f"numbers      {demo.root / 'report.json'}")
+    # The job's own last line names the report.
+    console.print(f"\nnumbers      {demo.root / 'report.json'}")
     if not demo.keep:
         again = f"safemirage demo --seed {demo.seed} --keep"
         if IS_CHECKOUT:

@@ -31,7 +31,6 @@ from safemirage.config.reproduce import ModelEntry, ReproduceConfig
 from safemirage.config.serve import ServeConfig
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import WorldConfig
-from safemirage.evaluation.metrics.rates import Row, row_from
 from safemirage.evaluation.reports.report import (
     HTML,
     Report,
@@ -49,6 +48,7 @@ from safemirage.runs import EvaluateResult, TrainResult, WorldResult, read_recor
 from safemirage.settings import Settings, read_settings
 from safemirage.store.database import Store, open_store
 from safemirage.store.execution import RunHandle, RunInterrupted, run_once
+from safemirage.store.records import Row
 from safemirage.store.runs import RunRecord
 from safemirage.text.numbers import percent
 from serve_app.app import ServiceError, start_service
@@ -180,7 +180,7 @@ class Chain:
                 handle.progress(evaluation["progress"])
 
             evaluation = client.run(body, on_progress=on_progress)
-            rows = tuple(map(row_from, evaluation["rows"]))
+            rows = tuple(Row(**tree) for tree in evaluation["rows"])
             return to_tree(EvaluateResult(evaluation=evaluation["id"], rows=rows))
 
         done = run_once(

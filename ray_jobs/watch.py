@@ -24,7 +24,7 @@ from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.config.train import WatchConfig
 from safemirage.data.records import DataError
-from safemirage.evaluation.metrics.rates import METRICS, Row, headline, row_from
+from safemirage.evaluation.metrics.rates import METRICS, headline
 from safemirage.evaluation.run.matrix import Outcome, judging_models, run_many
 from safemirage.evaluation.suites.folder import SuiteError
 from safemirage.evaluation.suites.sampling import load_samples
@@ -32,6 +32,7 @@ from safemirage.runs import Measured, read_record
 from safemirage.settings import Secrets
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
+from safemirage.store.records import Row
 from safemirage.text.numbers import percent
 from safemirage.tracking import Tracker
 
@@ -152,7 +153,7 @@ class Watcher:
             entry = replace(entry, error=problem)
             said = f"was not evaluated: {problem}"
         else:
-            entry = replace(entry, rows=tuple(map(row_from, ended.rows)))
+            entry = replace(entry, rows=tuple(ended.rows))
             rows = headline(entry.rows or ())
             self._tracker.log_steps(self._run_id, [{"step": float(step), **_metrics(rows)}])
             said = _shown(rows)

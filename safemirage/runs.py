@@ -16,7 +16,7 @@ from safemirage.config.loading.load import build_config
 from safemirage.config.search import ObjectiveConfig, SearchConfig, Value
 from safemirage.config.train import TrainConfig
 from safemirage.config.types import Strict
-from safemirage.evaluation.metrics.rates import Row
+from safemirage.store.records import Row
 from safemirage.training.job import TrainSummary
 
 T = TypeVar("T")

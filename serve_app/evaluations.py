@@ -11,13 +11,13 @@ from typing import Any
 
 from safemirage.config.serve import EvaluationsConfig
 from safemirage.evaluation.generators import Generator
-from safemirage.evaluation.record import EvaluationRecord, read_evaluation, readable
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.suites.folder import load_suite, sample_questions
 from safemirage.evaluation.types import ImageInput, Sample
 from safemirage.storage import Storage
 from safemirage.store import LeaseLost, Store
 from safemirage.store.evaluations import LEASE_PREFIX, Evaluation
+from safemirage.store.records import EvaluationRecord
 from serve_app.judges import Judges
 
 _log = logging.getLogger(__name__)
@@ -72,14 +72,14 @@ class EvaluationRunner:
             if not evaluation.is_live
             and evaluation.id not in self._tasks
             # Those of jobs and trials are run by whoever recorded them.
-            and (record := readable(evaluation)) is not None
+            and (record := evaluation.readable) is not None
             and record.source == "service"
         ]
         for evaluation in waiting[:free]:
             self._tasks[evaluation.id] = asyncio.create_task(self._evaluate(evaluation))
 
     async def _evaluate(self, evaluation: Evaluation) -> None:
-        record = read_evaluation(evaluation)
+        record = evaluation.record
         try:
             samples = await asyncio.to_thread(self._samples, record)
             generator = await self._open_model(record.name)

@@ -15,19 +15,18 @@ from safemirage.config.judges import (
     judge_title,
 )
 from safemirage.config.loading.identity import folder_digest
-from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.generators import (
     GeneratorBroken,
     GeneratorUnavailable,
     RequestRejected,
 )
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.types import Generation, ImageInput, Request, Verdict
 from safemirage.models.manifest import ExportError
 from safemirage.storage import Storage
 from safemirage.store import Store
 from safemirage.store.evaluations import Evaluation, IdempotencyConflict
+from safemirage.store.records import EvaluationRecord
 from serve_app.catalogue import (
     broken,
     find_model,
@@ -169,9 +168,7 @@ class Service:
         )
         self._store.samples.put_images({image.digest: image.data for image in images})
         try:
-            evaluation = self._store.evaluations.submit(
-                to_tree(record), idempotency_key=idempotency_key
-            )
+            evaluation = self._store.evaluations.submit(record, idempotency_key=idempotency_key)
         except IdempotencyConflict as error:
             raise ApiError(
                 422, str(error), param="Idempotency-Key", code="idempotency_key_reused"

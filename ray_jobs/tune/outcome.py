@@ -9,9 +9,10 @@ from safemirage.config.loading.load import ConfigError
 from safemirage.config.plan import point_overrides
 from safemirage.config.search import ObjectiveConfig
 from safemirage.evaluation.metrics.pareto import Points, hypervolume, knee, pareto_front
-from safemirage.evaluation.metrics.rates import Row, headline
+from safemirage.evaluation.metrics.rates import headline
 from safemirage.evaluation.reports.grid import Grid
 from safemirage.runs import costs_of
+from safemirage.store.records import Row
 
 
 class ObjectiveError(ConfigError):

@@ -29,13 +29,14 @@ from safemirage.config.plan import SearchPlan, point_overrides
 from safemirage.config.search import Point
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import is_miniature
-from safemirage.evaluation.metrics.rates import headline, row_from
+from safemirage.evaluation.metrics.rates import headline
 from safemirage.evaluation.run.process import run_evaluation
 from safemirage.runs import SeedResult, TrainResult, TrialConfig, TrialResult, read_record
 from safemirage.settings import Settings
 from safemirage.storage import Storage
 from safemirage.store.database import open_store
 from safemirage.store.execution import RunHandle, run_once
+from safemirage.store.records import Row
 from safemirage.tracking import open_tracker
 
 _PAUSE_S = 5.0
@@ -123,7 +124,7 @@ def _at_seed(
         objectives=objectives,
         train_run_id=run.id,
         export=trained.export,
-        rows=tuple(map(row_from, rows)),
+        rows=tuple(Row(**row) for row in rows),
     )
     # A point that another search has trained is shown here too.
     tracker.nest(run.id, parent_id=setting.search_id, name=title)
@@ -178,6 +179,6 @@ def measure(config: EvaluateConfig, settings: Settings) -> list[dict[str, Any]]:
     settings.secrets.install()
     with open_store(settings.store_url) as store:
         ended = asyncio.run(run_evaluation(config, store=store))
-    if ended.rows is None:
+    if ended.row_trees is None:
         raise TrialError(f"evaluation {ended.id} was {ended.state}, so the trial has no objectives")
-    return ended.rows
+    return ended.row_trees

@@ -136,10 +136,8 @@ def _exports(_: "Store", settings: "Settings") -> Iterator[Entry]:
 
 
 def _evaluations(store: "Store", _: "Settings") -> Iterator[Entry]:
-    from safemirage.evaluation.record import readable
-
     for evaluation in store.evaluations.list():
-        record = readable(evaluation)
+        record = evaluation.readable
         what = "recorded by another version"
         if record is not None:
             judges = [judge.name for judge in record.judges]

@@ -142,7 +142,6 @@ def _result_file(
     from dataclasses import replace
 
     from safemirage.evaluation.errors import EvaluationError
-    from safemirage.evaluation.record import read_evaluation
     from safemirage.evaluation.reports.utility import model_key
     from safemirage.evaluation.run.archive import find_evaluation
     from safemirage.evaluation.utility.files import read_result_file
@@ -152,7 +151,7 @@ def _result_file(
         return read_result_file(Path(item).expanduser(), totals)
     file = read_result_file(Path(path).expanduser(), totals)
     found = find_evaluation(store, name, settings)
-    record = read_evaluation(found)
+    record = found.record
     key = model_key(record, found.id)
     if file.weights and key not in file.weights:
         raise EvaluationError(
@@ -165,13 +164,12 @@ def _chosen(
     store: "Store", settings: "Settings", names: list[str], files: "Sequence[ResultFile]"
 ) -> "list[StoredEvaluation]":
     """The named evaluations; with none named, all finished ones of the files' models but those judged again."""
-    from safemirage.evaluation.record import readable
     from safemirage.evaluation.reports.utility import model_key
     from safemirage.evaluation.run.archive import load_evaluations
 
     measured = {digest for file in files for digest in file.weights}
     if not names:
-        finished = [(one.id, readable(one)) for one in store.evaluations.list(states=("finished",))]
+        finished = [(one.id, one.readable) for one in store.evaluations.list(states=("finished",))]
         names = [
             name
             for name, record in finished

@@ -4,9 +4,9 @@ several."""
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from safemirage.evaluation.metrics.rates import Row
 from safemirage.evaluation.metrics.spread import Spread, spreads
 from safemirage.evaluation.reports.grid import Grid
+from safemirage.store.records import Row
 from safemirage.text.numbers import in_percent
 
 _RATES = (

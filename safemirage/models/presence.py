@@ -1,7 +1,9 @@
 """Whether there is what a model needs to run: its weights, its engine's packages, its device. Nothing is loaded."""
 
 import importlib.util
+import queue
 import re
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -100,15 +102,35 @@ def _missing_on_hub(path: str, revision: str) -> str | None:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     answers = set()
     for name in _CONFIGS:
-        url = f"{constants.ENDPOINT}/{path}/resolve/{revision}/{name}"
-        try:
-            found = httpx.head(url, headers=headers, timeout=_HUB_TIMEOUT_S, follow_redirects=True)
-        except httpx.TransportError as error:
-            return f"{absent}, and {constants.ENDPOINT} cannot be reached ({error}); {way_out}"
-        if found.status_code not in (401, 403, 404):
+        status = _status(f"{constants.ENDPOINT}/{path}/resolve/{revision}/{name}", headers)
+        if isinstance(status, Exception):
+            return f"{absent}, and {constants.ENDPOINT} cannot be reached ({status}); {way_out}"
+        if status not in (401, 403, 404):
             return None
-        answers.add(found.status_code)
+        answers.add(status)
     return (
         f"{absent}, and {constants.ENDPOINT} has no model {path!r} at {revision!r}, or shows it to no one without a token "
         f"(it answers {sorted(answers)}); correct the name, or set HF_TOKEN"
     )
+
+
+def _status(url: str, headers: dict[str, str]) -> int | Exception:
+    """The hub's answer, or why there is none within `_HUB_TIMEOUT_S`.
+
+    httpx's timeout leaves out the look-up of the host's name, which takes over a minute where a network drops its packets.
+    So a thread asks, and is left behind when the time is up.
+    """
+    answer: queue.Queue[int | Exception] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            found = httpx.head(url, headers=headers, timeout=_HUB_TIMEOUT_S, follow_redirects=True)
+            answer.put(found.status_code)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            answer.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.get(timeout=_HUB_TIMEOUT_S)
+    except queue.Empty:
+        return TimeoutError(f"no answer within {_HUB_TIMEOUT_S:g} s")

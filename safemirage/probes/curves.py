@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from safemirage.evaluation.metrics.rates import Row, WordRate, headline
+from safemirage.evaluation.metrics.rates import WordRate, headline
 from safemirage.evaluation.reports.figures import Figure, curve_figure
 from safemirage.evaluation.reports.grid import Grid
 from safemirage.probes.measuring import Measured
+from safemirage.store.records import Row
 from safemirage.text.numbers import percent, whole_bounds
 
 _METHOD = (

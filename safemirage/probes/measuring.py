@@ -12,12 +12,12 @@ from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.metrics.changes import Comparison, compare_evaluations
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.rates import Row, row_tree
 from safemirage.evaluation.run.archive import load_evaluations
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.matrix import run_many
 from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store
+from safemirage.store.records import Row
 
 OpenModel = Callable[[GeneratorConfig], AbstractAsyncContextManager[Generator]]
 
@@ -64,7 +64,7 @@ class Measured:
                     **point.settings,
                     "evaluation": one.id,
                     "generator": one.record.generator,
-                    "rows": [row_tree(row) for row in one.rows],
+                    "rows": [asdict(row) for row in one.rows],
                 }
                 for point, one in zip(self.points, self.evaluations, strict=True)
             ],

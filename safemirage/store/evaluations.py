@@ -2,14 +2,17 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import ColumnElement, Row, false, func, select, update
+from sqlalchemy import ColumnElement, false, func, select, update
+from sqlalchemy import Row as SelectedRow
 
+from safemirage.config.loading.load import ConfigError, build_config, to_tree
 from safemirage.store.engine import Database
 from safemirage.store.leases import Lease, LeaseLost, is_live
+from safemirage.store.records import EvaluationRecord, Row
 from safemirage.store.schema import (
     evaluation_samples,
     evaluations,
@@ -28,14 +31,15 @@ _OPEN: frozenset[EvaluationState] = frozenset(get_args(EvaluationState)) - TERMI
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     id: str
-    spec: dict[str, Any]
+    record_tree: dict[str, Any]
+    """What it was asked to do, as it is stored; `record` reads it."""
     state: EvaluationState
     done: int
     """Samples answered and judged."""
     total: int
     """Number of all samples; 0 until they are counted."""
-    rows: list[dict[str, Any]] | None
-    """The table, when finished."""
+    row_trees: list[dict[str, Any]] | None
+    """The table when finished, as it is stored; `rows` reads it."""
     error: str | None
     idempotency_key: str | None
     created_at: datetime
@@ -43,6 +47,33 @@ class Evaluation:
     is_live: bool
     """Whether a process works on it now. One whose process died without a word is `queued` again, since its lease has run
     out."""
+
+    # Both are read when they are asked for: a listing must not fail at one that another version has stored.
+    @property
+    def record(self) -> EvaluationRecord:
+        """What it was asked to do.
+
+        Raises:
+            ConfigError: it is not what this version records.
+        """
+        tree = dict(self.record_tree)
+        samples: Sequence[dict[str, Any]] | None = tree.pop("samples", None)
+        found = build_config(EvaluationRecord, tree, source=f"record of evaluation {self.id}")
+        # Samples may be many, and were checked when they came in.
+        return replace(found, samples=None if samples is None else tuple(samples))
+
+    @property
+    def readable(self) -> EvaluationRecord | None:
+        """The record, or None for what another version has recorded: it is left out where others are looked for."""
+        try:
+            return self.record
+        except ConfigError:
+            return None
+
+    @property
+    def rows(self) -> list[Row] | None:
+        """The table, when finished."""
+        return None if self.row_trees is None else [Row(**tree) for tree in self.row_trees]
 
 
 EvaluationRecords = list[Evaluation]  # inside Evaluations, `list` is a method
@@ -59,7 +90,7 @@ class Evaluations:
 
     def submit(
         self,
-        spec: Mapping[str, Any],
+        record: EvaluationRecord,
         *,
         evaluation_id: str | None = None,
         idempotency_key: str | None = None,
@@ -67,12 +98,12 @@ class Evaluations:
         """The evaluation of this id or key, queued if it is new; one that is known is returned as it is.
 
         Raises:
-            IdempotencyConflict: the id or key is known with another spec.
+            IdempotencyConflict: the id or key is known with another record.
         """
-        now = utc_now()
+        now, spec = utc_now(), to_tree(record)
         row = {
             "id": evaluation_id or f"eval-{uuid.uuid4().hex}",
-            "spec": dict(spec),
+            "spec": spec,
             "state": "queued",
             "done": 0,
             "total": 0,
@@ -88,7 +119,7 @@ class Evaluations:
             raise IdempotencyConflict(
                 f"id {evaluation_id!r} is in use under another idempotency key"
             )
-        if found[0].spec != dict(spec):
+        if found[0].record_tree != spec:
             named = (
                 f"idempotency key {idempotency_key!r}" if idempotency_key else f"id {row['id']!r}"
             )
@@ -101,23 +132,23 @@ class Evaluations:
         self,
         evaluation_id: str,
         *,
-        spec: Mapping[str, Any],
-        rows: Sequence[Mapping[str, Any]],
+        record: EvaluationRecord,
+        rows: Sequence[Row],
         samples: Mapping[int, Mapping[str, Any]],
     ) -> Evaluation:
         """Takes in an evaluation that finished elsewhere, whole; the same one again changes nothing.
 
         Raises:
-            IdempotencyConflict: the id is known with another spec, table or samples.
+            IdempotencyConflict: the id is known with another record, table or samples.
         """
         now = utc_now()
         row = {
             "id": evaluation_id,
-            "spec": dict(spec),
+            "spec": to_tree(record),
             "state": "finished",
             "done": len(samples),
             "total": len(samples),
-            "rows": [dict(one) for one in rows],
+            "rows": [asdict(one) for one in rows],
             "created_at": now,
             "updated_at": now,
         }
@@ -135,7 +166,7 @@ class Evaluations:
         there = self.get(evaluation_id)
         assert there is not None, f"evaluation {evaluation_id} was inserted above"
         held = {one.pop("position"): one for one in self.samples(evaluation_id)}
-        same = (there.spec, there.rows) == (row["spec"], row["rows"])
+        same = (there.record_tree, there.row_trees) == (row["spec"], row["rows"])
         if there.state != "finished" or not same or held != dict(samples):
             raise IdempotencyConflict(
                 f"evaluation {evaluation_id!r} is in the store already, and is another one"
@@ -213,12 +244,10 @@ class Evaluations:
                 )
         return changed or self._still_ours(evaluation_id, lease)
 
-    def finish(
-        self, evaluation_id: str, rows: Sequence[Mapping[str, Any]], *, lease: Lease
-    ) -> bool:
+    def finish(self, evaluation_id: str, rows: Sequence[Row], *, lease: Lease) -> bool:
         """Stores the table; False when it was cancelled."""
         running = evaluations.c.state == "running"
-        table = [dict(row) for row in rows]
+        table = [asdict(row) for row in rows]
         return self._held(evaluation_id, lease, running, state="finished", rows=table)
 
     def fail(self, evaluation_id: str, error: str, *, lease: Lease) -> bool:
@@ -282,7 +311,9 @@ class Evaluations:
         return [_evaluation(row) for row in rows]
 
 
-def _evaluation(row: Row[Any]) -> Evaluation:
-    live = row.state in _OPEN and bool(row.is_live)
-    state = "queued" if row.state == "running" and not live else row.state
-    return Evaluation(**{**row._asdict(), "state": state, "is_live": live})
+def _evaluation(found: SelectedRow[Any]) -> Evaluation:
+    live = found.state in _OPEN and bool(found.is_live)
+    columns = {**found._asdict(), "is_live": live}
+    if found.state == "running" and not live:
+        columns["state"] = "queued"
+    return Evaluation(record_tree=columns.pop("spec"), row_trees=columns.pop("rows"), **columns)

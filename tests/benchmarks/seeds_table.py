@@ -24,12 +24,12 @@ from safemirage.config.loading.load import build_config, load_config, to_tree
 from safemirage.config.reproduce import ModelEntry, ReproduceConfig
 from safemirage.config.train import TrainConfig
 from safemirage.evaluation.metrics.gap import ConditionGap, condition_gaps
-from safemirage.evaluation.metrics.rates import Row
 from safemirage.evaluation.reports.grid import Grid, to_markdown
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.miniature.table import miniature_grid
 from safemirage.settings import Settings
 from safemirage.store.database import open_store
+from safemirage.store.records import Row
 from tests.benchmarks.recipe_search import PROCESSES, THREADS, evaluated, trained
 
 

@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from safemirage.config.rates import Metric
-from safemirage.evaluation.metrics.rates import Row, row_tree
 from safemirage.evaluation.types import EvaluatedSample, Verdict, evaluated_tree
+from safemirage.store.records import Row
 from tests.browser.site import Site, open_page
 from tests.serve_app.study import Trials, objective, record_study
 from tests.serve_app.world import MODEL, READER, UNREDACTED, write_export
@@ -95,7 +95,7 @@ def finish_evaluation(site: Site, evaluation_id: str, model: str, attacked: floa
             row(model, "safe_plain", "refusal_rate", 0.01),
             row(model, "safe_share", "refusal_rate", attacked),
         ]
-        assert evaluations.finish(evaluation_id, list(map(row_tree, rows)), lease=lease)
+        assert evaluations.finish(evaluation_id, rows, lease=lease)
 
 
 def test_dashboard_asks_for_a_token_and_keeps_it_in_the_tab(site: Site, page: Page) -> None:

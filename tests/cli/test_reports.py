@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import Store, open_store
+from safemirage.store.records import EvaluationRecord
 from tests.cli.calling import run
 from tests.evaluation.mirage import answer, six_samples, targets_of
 
@@ -148,23 +150,38 @@ def test_export_for_inspect_writes_a_log_for_each_condition(
 def test_commands_name_what_is_wrong_and_exit_2(
     evaluated: Store, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluated.evaluations.submit({}, evaluation_id="open")
+    evaluated.evaluations.submit(EvaluationRecord(name="m"), evaluation_id="open")
     assert run(*arguments) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert message in error
     assert "Traceback" not in error
 
 
-def test_a_name_that_several_evaluations_have_needs_an_id(
-    evaluated: Store, capsys: pytest.CaptureFixture[str]
+def test_two_evaluations_of_one_name_are_told_apart_by_id_and_refused_where_they_are_the_same(
+    evaluated: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = evaluated.evaluations.get("npo-1")
     assert first is not None
-    evaluated.evaluations.adopt("npo-2", spec=first.spec, rows=[], samples={})
-    assert run("report", "npo") == 2
-    error = capsys.readouterr().err
-    assert "2 have that name" in error
-    assert "npo-2" in error
+    held = {one.pop("position"): one for one in evaluated.evaluations.samples("npo-1")}
+    # A generator that tells its weights: only then are two evaluations known to be one measurement.
+    known = replace(first.record, generator={"weights": "1"})
+    for name, record in (
+        ("npo-2", known),
+        ("npo-3", replace(known, name="again")),
+        ("npo-4", replace(known, seed=1)),
+    ):
+        evaluated.evaluations.adopt(name, record=record, rows=first.rows or [], samples=held)
+    for command in (["report", "npo"], ["compare", "base", "npo"], ["gate", "npo", "asr<=1"]):
+        assert run(*command) == 2
+        error = capsys.readouterr().err
+        assert "'npo': 4 have that name; give one's id" in error
+        assert "npo-4" in error
+    for name in ("compare", "report"):
+        assert run(name, "npo-2", "npo-3") == 2
+        said = "evaluations npo-2 and npo-3: the same model, suite and judges under two names"
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert run("compare", "npo-2", "npo-4") == 0
+    assert "Changes from npo-2 to npo-4" in capsys.readouterr().out
 
 
 def test_report_of_rescored_answers_sets_judges_and_protocols_side_by_side(

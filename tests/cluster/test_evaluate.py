@@ -99,7 +99,7 @@ def test_question_that_an_engine_refuses_costs_itself_alone(
     (outcome,) = evaluated(configs)
     assert outcome.evaluation is not None, outcome.error
     assert (outcome.evaluation.state, outcome.evaluation.done) == ("finished", 2)
-    assert {row["unscored"] for row in outcome.evaluation.rows or []} == {1}
+    assert {row.unscored for row in outcome.evaluation.rows or []} == {1}
     (strict,) = evaluated(
         load_configs(BASE, models[:1], [str(suite)], SMALL, read_settings()),
     )

@@ -11,7 +11,6 @@ import pytest
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import GeneratorUnavailable
-from safemirage.evaluation.record import read_evaluation
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.process import run_evaluation
 from safemirage.store import Store, open_store
@@ -76,7 +75,7 @@ def test_two_image_preprocessings_never_serve_each_other(store: Store, tmp_path:
     cropped, asked = _run(store, tmp_path, model, **fields)
     assert asked.answers == 4
     assert cropped.id != padded.id
-    first, second = (read_evaluation(one).generator for one in (cropped, padded))
+    first, second = (one.record.generator for one in (cropped, padded))
     assert first["weights"] == second["weights"]
     assert first["processor"] != second["processor"]
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from safemirage.config.rates import Label
-from safemirage.evaluation.metrics.rates import Row, score
+from safemirage.evaluation.metrics.rates import score
 from safemirage.miniature.table import miniature_grid
+from safemirage.store.records import Row
 from tests.evaluation.samples import make_evaluated
 
 MEASURES = {"j": ("asr", "refusal_rate", "useful_rate", "degenerate_rate")}

@@ -9,7 +9,6 @@ from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.loading.load import ConfigError, build_config
 from safemirage.config.probe import AdapterProbeConfig
 from safemirage.config.weights import WeightsConfig
-from safemirage.evaluation.record import read_evaluation
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.process import run_evaluation
 from safemirage.models.export import merge_export
@@ -72,7 +71,7 @@ def test_adapter_that_is_off_is_its_base_to_the_store(
     off = adapter_points(probe_config(adapter_export, suite))[-1].evaluate
     second = asyncio.run(run_evaluation(off, store=store, calls=calls))
     assert calls.answers == 0
-    assert read_evaluation(second).generator == read_evaluation(first).generator
+    assert second.record.generator == first.record.generator
 
 
 def test_adapter_probe_of_an_export_without_one_names_the_way_out(

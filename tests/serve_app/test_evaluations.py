@@ -76,7 +76,7 @@ async def test_runner_ends_what_was_submitted_and_a_second_time_asks_nothing(
     assert generator.batches == asked
     assert second.id != first.id
     assert second.rows == first.rows
-    assert shown["rows"] == first.rows
+    assert shown["rows"] == first.row_trees
     rates = {(row["condition"], row["metric"], row["judge"]): row["value"] for row in shown["rows"]}
     assert rates["safe_plain", "refusal_rate", "keywords"] == pytest.approx(1 / 3)
     assert rates["unsafe_plain", "asr", "oracle"] == pytest.approx(2 / 3)

@@ -1,6 +1,7 @@
 """What jobs and commands write, read by the service: with the real writer and the real reader, nothing by hand."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ from safemirage.evaluation.reports.inspect import write_inspect_logs
 from safemirage.evaluation.run.process import run_evaluation
 from safemirage.evaluation.suites.folder import load_suite
 from safemirage.store.evaluations import Evaluation
+from safemirage.store.records import EvaluationRecord
 from serve_app.judges import Judges
 from tests.cli.calling import run
 from tests.evaluation.samples import make_image, make_sample, sample_record, write_suite
@@ -52,7 +54,7 @@ async def test_evaluation_of_a_job_is_listed_by_the_name_of_its_suite(
     assert shown["judges"] == ["refusal_rules", "guard"]
     assert (shown["protocol"], shown["seed"]) == ("corrected", 3)
     assert shown["decoding"]["max_new_tokens"] == 7
-    assert shown["rows"] == done.rows
+    assert shown["rows"] == done.row_trees
 
 
 async def test_evaluation_of_a_public_set_has_its_name_over_http_and_in_inspect(
@@ -77,7 +79,7 @@ async def test_runner_leaves_alone_what_a_job_does_itself(
 ) -> None:
     suite = write_suite(tmp_path / "selection", [sample_record("a")])
     done = await by_a_job(world, suite=str(suite))
-    cut_off = world.store.evaluations.submit(done.spec, evaluation_id="cut-off")
+    cut_off = world.store.evaluations.submit(done.record, evaluation_id="cut-off")
     async with client() as http, runner(world, scripted()):
         await end_of(world, (await http.post(PATH, json=BODY)).json()["id"])
         shown = (await http.get(f"{PATH}/{cut_off.id}")).json()
@@ -85,7 +87,9 @@ async def test_runner_leaves_alone_what_a_job_does_itself(
 
 
 async def test_record_that_cannot_be_read_spoils_no_listing(client: Client, world: World) -> None:
-    world.store.evaluations.submit({"suite": "toy", "attempts": 3}, evaluation_id="odd")
+    world.store.evaluations.submit(EvaluationRecord(name="odd"), evaluation_id="odd")
+    with sqlite3.connect(world.storage.root / "store.db") as database:  # as another version did
+        database.execute("UPDATE evaluations SET spec = ? WHERE id = 'odd'", ['{"attempts": 3}'])
     async with client() as http, runner(world, scripted()):
         await end_of(world, (await http.post(PATH, json=BODY)).json()["id"])
         sound, odd = (await http.get(PATH)).json()["data"]
@@ -117,7 +121,7 @@ async def test_suite_that_an_attack_wrote_is_offered_and_evaluated(
         "problem": None,
     }
     assert (ended.state, ended.done) == ("finished", len(load_suite(written)))
-    assert {row["condition"] for row in ended.rows or ()} == set(offered["attacked"]["conditions"])
+    assert {row.condition for row in ended.rows or ()} == set(offered["attacked"]["conditions"])
 
 
 def test_every_judge_of_a_config_is_in_the_one_list() -> None:

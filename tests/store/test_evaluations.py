@@ -1,14 +1,21 @@
 """Evaluations in the store: submission, the writer's lease, cancelling, pages of samples."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from safemirage.store import LeaseLost, Store
 from safemirage.store.evaluations import IdempotencyConflict
 from safemirage.store.leases import Lease
+from safemirage.store.records import EvaluationRecord, Row
 
-SPEC = {"model": "m", "suite": "s"}
+SPEC = EvaluationRecord(name="m", suite="s")
+OTHER = replace(SPEC, suite="t")
+ROW = Row(
+    model="m", condition="unsafe_plain", metric="asr", value=0.5, low=0.4, high=0.6, n=9,
+    judge="oracle", unscored=0,
+)  # fmt: skip
 
 
 def _hold(store: Store, name: str, ttl_s: float = 30) -> Lease:
@@ -28,10 +35,10 @@ def test_evaluation_submitted_twice_under_a_key_is_one(store: Store) -> None:
 def test_evaluation_key_used_for_another_spec_is_refused(store: Store) -> None:
     store.evaluations.submit(SPEC, idempotency_key="k")
     with pytest.raises(IdempotencyConflict, match="'k' was used before"):
-        store.evaluations.submit({**SPEC, "suite": "t"}, idempotency_key="k")
+        store.evaluations.submit(OTHER, idempotency_key="k")
     store.evaluations.submit(SPEC, evaluation_id="e")
     with pytest.raises(IdempotencyConflict, match="'e'"):
-        store.evaluations.submit({**SPEC, "suite": "t"}, evaluation_id="e")
+        store.evaluations.submit(OTHER, evaluation_id="e")
     with pytest.raises(IdempotencyConflict, match="another idempotency key"):
         store.evaluations.submit(SPEC, evaluation_id="e", idempotency_key="other")
 
@@ -50,10 +57,11 @@ def test_evaluation_goes_through_its_states(store: Store) -> None:
             True,
         )
         assert store.evaluations.put_batch("e", {1: {"a": 2}}, lease=lease, done=3)
-        assert store.evaluations.finish("e", [{"value": 0.5}], lease=lease)
+        assert store.evaluations.finish("e", [ROW], lease=lease)
     ended = store.evaluations.get("e")
     assert ended is not None
-    assert (ended.state, ended.rows, ended.is_live) == ("finished", [{"value": 0.5}], False)
+    assert (ended.state, ended.rows, ended.is_live) == ("finished", [ROW], False)
+    assert ended.record == SPEC
     assert store.evaluations.samples("e", limit=2) == [
         {"position": 0, "a": 1},
         {"position": 1, "a": 2},

@@ -32,8 +32,8 @@ from safemirage.evaluation.metrics.intervals import (
     wilson_rate,
 )
 from safemirage.evaluation.metrics.rates import COUNTED, cluster_of, grouped
-from safemirage.evaluation.record import JudgeRecord
 from safemirage.evaluation.types import EvaluatedSample
+from safemirage.store.records import JudgeRecord
 
 _LARGEST_USELESS = (1 - CONFIDENCE) / 2
 """Share of the draws of sensitivity and specificity that may add up to 1 or less."""

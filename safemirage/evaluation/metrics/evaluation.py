@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from safemirage.evaluation.cache_keys import EVALUATION_SCOPE
-from safemirage.evaluation.metrics.rates import Row, headline
-from safemirage.evaluation.record import EvaluationRecord
+from safemirage.evaluation.metrics.rates import headline
 from safemirage.evaluation.types import EvaluatedSample
+from safemirage.store.records import EvaluationRecord, Row
 
 
 @dataclass(frozen=True, kw_only=True)

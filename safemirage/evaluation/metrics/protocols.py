@@ -16,13 +16,13 @@ from safemirage.evaluation.metrics.rates import (
     ALL_METRICS,
     COUNTED,
     Measures,
-    Row,
     cluster_of,
     grouped,
     measured_on,
     score,
 )
 from safemirage.evaluation.types import EvaluatedSample, Verdict
+from safemirage.store.records import Row
 
 
 def score_as(

@@ -15,11 +15,12 @@ of rates over answers where each has a picture of its own. Where several share o
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from safemirage.config.rates import Label, Metric
 from safemirage.evaluation.metrics.intervals import Rate, share_rate, wilson_rate
 from safemirage.evaluation.types import EvaluatedSample, Subset
+from safemirage.store.records import Row
 from safemirage.text.first_word import first_word
 
 METRICS: tuple[Metric, ...] = ("asr", "degenerate_rate", "refusal_rate", "useful_rate")
@@ -50,26 +51,6 @@ SUBSETS: Mapping[Metric, str] = {
 T = TypeVar("T")
 Measures = Mapping[str, Sequence[Metric]]
 """Judge -> the rates that its verdicts are counted in; the order of judges is their precedence."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    model: str
-    condition: str
-    metric: Metric
-    value: float | None
-    """The rate in 0..1; None when nothing was scored."""
-    low: float | None
-    high: float | None
-    """Bounds of the 95 % interval."""
-    n: int
-    """What the rate is over: questions for asr, answers for the others."""
-    judge: str
-    unscored: int
-    """Answers without a verdict; under the protocol `corrected` they are in no rate."""
-    defaulted: int = 0
-    """Under the protocol `paper`: answers in n of which no verdict says what they are counted as, but a rule for
-    silence does. The unscored are among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,14 +128,6 @@ def measured_on(metric: Metric, subset: Subset) -> bool:
 def cluster_of(sample: EvaluatedSample) -> str:
     """What answers share that are not independent: the image, or where there is none the question."""
     return sample.image or f"question {sample.group_id}"
-
-
-def row_tree(row: Row) -> dict[str, Any]:
-    return asdict(row)
-
-
-def row_from(tree: Mapping[str, Any]) -> Row:
-    return Row(**tree)
 
 
 def _rate_function(metric: Metric) -> Callable[[Sequence[EvaluatedSample], str, Label], Rate]:

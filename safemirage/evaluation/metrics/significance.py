@@ -7,7 +7,7 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
 from safemirage.evaluation.metrics.intervals import clustered_mean, wilson_rate
-from safemirage.evaluation.metrics.rates import Row
+from safemirage.store.records import Row
 
 ALPHA = 0.05
 POWER = 0.8

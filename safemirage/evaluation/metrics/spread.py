@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from safemirage.evaluation.metrics.rates import Row, headline
+from safemirage.evaluation.metrics.rates import headline
+from safemirage.store.records import Row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from safemirage.config.attack import NEUTRAL
 from safemirage.config.rates import Metric
-from safemirage.evaluation.metrics.rates import Row
+from safemirage.store.records import Row
 
 PLAIN = "plain"
 

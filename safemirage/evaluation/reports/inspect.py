@@ -44,13 +44,14 @@ from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.rates import Row, grouped
+from safemirage.evaluation.metrics.rates import grouped
 from safemirage.evaluation.reports.page import image_uri
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.types import EvaluatedSample, Verdict
 from safemirage.files import whole_file
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
+from safemirage.store.records import Row
 from safemirage.text.numbers import bounds, percent
 
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9.+-]+")

@@ -15,15 +15,7 @@ from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.breakdowns import AttemptRate, attempt_rates, category_rates
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.gap import GAP_METRICS, ConditionGap, condition_gaps
-from safemirage.evaluation.metrics.rates import (
-    METRICS,
-    SUBSETS,
-    Row,
-    WordRate,
-    grouped,
-    headline,
-    row_tree,
-)
+from safemirage.evaluation.metrics.rates import METRICS, SUBSETS, WordRate, grouped, headline
 from safemirage.evaluation.metrics.significance import row_resolution
 from safemirage.evaluation.reports.figures import (
     Figure,
@@ -46,6 +38,7 @@ from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.types import EvaluatedSample
 from safemirage.files import write_text
 from safemirage.store.database import Store
+from safemirage.store.records import Row
 from safemirage.text.numbers import bounds
 
 _TEMPLATE = "report.html.j2"
@@ -221,7 +214,7 @@ def _tree(given: ReportInput, measured: _Measured) -> dict[str, Any]:
 
 
 def _row(one: _Evaluated, row: Row) -> dict[str, Any]:
-    return {**row_tree(row), "evaluation": one.model.evaluation_id}
+    return {**asdict(row), "evaluation": one.model.evaluation_id}
 
 
 def _resolution(row: Row, attempts: int) -> dict[str, Any] | None:

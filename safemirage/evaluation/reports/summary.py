@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from safemirage.config.rates import Metric
 from safemirage.evaluation.judges.rules import KeywordsJudge, RefusalRulesJudge
 from safemirage.evaluation.metrics.gap import ConditionGap
-from safemirage.evaluation.metrics.rates import SUBSETS, Row, grouped, headline
+from safemirage.evaluation.metrics.rates import SUBSETS, grouped, headline
 from safemirage.evaluation.metrics.significance import ALPHA, PairedChange
 from safemirage.evaluation.reports.format import ATTACKS, Column, Table
+from safemirage.store.records import Row
 from safemirage.text.numbers import p_value, percent, points
 
 _FOUND: Mapping[Metric, str] = {

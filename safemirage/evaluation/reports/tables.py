@@ -10,10 +10,11 @@ from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.breakdowns import AttemptRate
 from safemirage.evaluation.metrics.calibration import CorrectedASR
 from safemirage.evaluation.metrics.gap import ConditionGap, MirageGap
-from safemirage.evaluation.metrics.rates import Row, grouped, headline
+from safemirage.evaluation.metrics.rates import grouped, headline
 from safemirage.evaluation.metrics.significance import Resolution, resolution, row_resolution
 from safemirage.evaluation.reports.format import silence
 from safemirage.evaluation.reports.grid import Grid
+from safemirage.store.records import Row
 from safemirage.text.numbers import bounds, in_percent, p_value, percent, points, whole_bounds
 
 _STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100)

@@ -6,20 +6,20 @@ print_rates(console, rows)
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.errors import EvaluationError
-from safemirage.evaluation.metrics.rates import Row, row_from, row_tree
-from safemirage.evaluation.record import read_evaluation
 from safemirage.evaluation.reports.grid import Grid
 from safemirage.evaluation.reports.summary import notices
 from safemirage.evaluation.reports.tables import rates_grid
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.store.evaluations import Evaluation
+from safemirage.store.records import Row
 from safemirage.text.wide_table import WideTable
 
 _UNBOUNDED = 10_000
@@ -61,9 +61,9 @@ class Result:
             "evaluation": self.evaluation.id,
             "samples": self.evaluation.done,
             "calls": {"answers": self.calls.answers, "verdicts": self.calls.verdicts},
-            "rows": [row_tree(row) for row in self.rows],
+            "rows": [asdict(row) for row in self.rows],
             "notices": notices(self.rows),
-            "spec": self.evaluation.spec,
+            "spec": to_tree(self.evaluation.record),
         }
 
 
@@ -72,7 +72,7 @@ def finished_result(evaluation: Evaluation, calls: ModelCalls) -> Result:
     if evaluation.state != "finished" or evaluation.rows is None:
         reason = f": {evaluation.error}" if evaluation.error else ""
         raise EvaluationError(f"evaluation {evaluation.id} {evaluation.state}{reason}")
-    rows = [row_from(tree) for tree in evaluation.rows]
+    rows = list(evaluation.rows)
     return Result(evaluation=evaluation, rows=rows, calls=calls)
 
 
@@ -80,7 +80,7 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
     """A table for each suite, with a line a model; then each evaluation's id, and how often models were asked."""
     suites: dict[str, list[Row]] = {}
     for result in results:
-        suite = read_evaluation(result.evaluation).suite or ""
+        suite = result.evaluation.record.suite or ""
         suites.setdefault(suite, []).extend(result.rows)
     for suite, rows in suites.items():
         print_rates(console, rows, title=suite if len(suites) > 1 else "")

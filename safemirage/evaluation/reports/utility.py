@@ -14,13 +14,13 @@ from safemirage.config.loading.identity import digest_of
 from safemirage.config.weights import WeightsConfig
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.rates import SUBSETS, Row, headline, row_tree
-from safemirage.evaluation.record import EvaluationRecord
+from safemirage.evaluation.metrics.rates import SUBSETS, headline
 from safemirage.evaluation.reports.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.reports.summary import notices
 from safemirage.evaluation.reports.tables import RATES, judges_say, rate_cell
 from safemirage.evaluation.utility.files import OtherScore, ResultFile
 from safemirage.files import write_text
+from safemirage.store.records import EvaluationRecord, Row
 
 _CHANGES = frozenset(item.name for item in fields(WeightsConfig))
 """What a generator's key has where its weights were changed after they were loaded."""
@@ -118,7 +118,7 @@ def table_tree(lines: Sequence[ModelLine]) -> list[dict[str, Any]]:
             "model": line.name,
             "weights": list(line.weights),
             "rows": [
-                {**row_tree(rate.row), "suite": rate.suite, "evaluation": rate.evaluation}
+                {**asdict(rate.row), "suite": rate.suite, "evaluation": rate.evaluation}
                 for rate in line.rates.values()
             ],
             "utility": [asdict(score) for score in line.scores.values()],

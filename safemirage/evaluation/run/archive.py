@@ -9,12 +9,11 @@ from safemirage.config.loading.identity import identity_tree
 from safemirage.config.loading.load import load_config
 from safemirage.evaluation.errors import NoSuchEvaluation
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.rates import row_from
-from safemirage.evaluation.record import EvaluationRecord, read_evaluation, readable
 from safemirage.evaluation.types import evaluated_from
 from safemirage.settings import Settings
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
+from safemirage.store.records import EvaluationRecord
 
 _CONFIG_SUFFIXES = (".yaml", ".yml")
 _SHOWN = 10
@@ -54,8 +53,8 @@ def load_evaluations(
 
 def load_evaluation(store: Store, evaluation: Evaluation) -> StoredEvaluation:
     assert evaluation.rows is not None, f"evaluation {evaluation.id} is finished"
-    rows = [row_from(tree) for tree in evaluation.rows]
-    record = read_evaluation(evaluation)
+    rows = list(evaluation.rows)
+    record = evaluation.record
     return StoredEvaluation(
         id=evaluation.id,
         name=_name(evaluation, record),
@@ -80,7 +79,7 @@ def find_evaluation(store: Store, reference: str, settings: Settings | None = No
         if by_id.state != "finished":
             raise NoSuchEvaluation(f"evaluation {reference} is {by_id.state}, not finished")
         return by_id
-    records = [(one, readable(one)) for one in store.evaluations.list(states=("finished",))]
+    records = [(one, one.readable) for one in store.evaluations.list(states=("finished",))]
     finished = {
         one.id: (one, record) for one, record in records if record and record.rescored is None
     }
@@ -103,7 +102,7 @@ def find_evaluation(store: Store, reference: str, settings: Settings | None = No
 
 def _name(evaluation: Evaluation, record: EvaluationRecord) -> str:
     """What rows call the model; for an evaluation without rows, its record's name."""
-    return str(evaluation.rows[0]["model"]) if evaluation.rows else record.name
+    return evaluation.rows[0].model if evaluation.rows else record.name
 
 
 def _listed(ids: Collection[str]) -> str:

@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Self
 
 from safemirage.config.generators import DecodingConfig
-from safemirage.config.loading.load import to_tree
 from safemirage.config.rates import ProtocolName
 from safemirage.evaluation.cache_keys import generation_key, scoped_key, verdict_key
 from safemirage.evaluation.errors import COMMONEST_REASON
@@ -25,8 +24,6 @@ from safemirage.evaluation.generators.asking import ask_each
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.judges.rules import with_degenerate
 from safemirage.evaluation.metrics.protocols import score_as
-from safemirage.evaluation.metrics.rates import row_tree
-from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.types import (
     EvaluatedSample,
     Generation,
@@ -41,6 +38,7 @@ from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import LEASE_PREFIX, TERMINAL, Evaluation
 from safemirage.store.leases import DEFAULT_TTL_S, Lease, LeaseLost
+from safemirage.store.records import EvaluationRecord
 
 _POLL_S = 0.25
 _Answer = tuple[str | None, str]
@@ -109,7 +107,7 @@ async def evaluate(
         name=spec.model, protocol=spec.protocol, decoding=spec.decoding
     )
     # Known before it is held, so that it is listed and can be cancelled while another process has it.
-    await asyncio.to_thread(store.evaluations.submit, to_tree(record), evaluation_id=spec.id)
+    await asyncio.to_thread(store.evaluations.submit, record, evaluation_id=spec.id)
     async with _held(store, spec) as lease:
         if lease is not None:
             await _Work(spec, generator, judges, store=store, lease=lease).run(samples, on_progress)
@@ -186,8 +184,7 @@ class _Work:
             # Before the rates: a table with many unscored answers would look like a result.
             _check_unscored(evaluated, [judge.name for judge in self._judges], spec.max_unscored)
             measures = {judge.name: judge.measures for judge in self._judges}
-            counted = score_as(spec.protocol, spec.model, evaluated, measures)
-            rows = [row_tree(row) for row in counted]
+            rows = score_as(spec.protocol, spec.model, evaluated, measures)
             await asyncio.to_thread(evaluations.finish, spec.id, rows, lease=self._lease)
 
     async def _samples(

@@ -26,6 +26,7 @@ from safemirage.evaluation.types import (
 from safemirage.files import whole_file
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
+from safemirage.store.records import EvaluationRecord, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,8 +58,8 @@ def export_evaluation(
     meta = {
         "format": FORMAT,
         "id": evaluation.id,
-        "spec": evaluation.spec,
-        "rows": evaluation.rows,
+        "spec": evaluation.record_tree,
+        "rows": evaluation.row_trees,
     }
     _write(folder / SAMPLES, _sample_columns(), _sample_lines(samples), meta=meta)
     _write(folder / VERDICTS, _verdict_columns(), _verdict_lines(samples))
@@ -102,7 +103,10 @@ def import_evaluation(store: Store, folder: Path) -> Evaluation:
         images, _ = _read(folder / IMAGES)
         store.samples.put_images({image["digest"]: image["data"] for image in images})
     return store.evaluations.adopt(
-        meta["id"], spec=meta["spec"], rows=meta["rows"], samples=samples
+        meta["id"],
+        record=build_config(EvaluationRecord, meta["spec"], source=f"{folder / SAMPLES}: spec"),
+        rows=[build_config(Row, row, source=f"{folder / SAMPLES}: rows") for row in meta["rows"]],
+        samples=samples,
     )
 
 

@@ -15,7 +15,6 @@ from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.build import build_judge
-from safemirage.evaluation.record import EvaluationRecord, JudgeRecord
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.suites.folder import suite_digest
@@ -23,6 +22,7 @@ from safemirage.evaluation.suites.sampling import load_samples
 from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
+from safemirage.store.records import EvaluationRecord, JudgeRecord
 
 OpenModel = Callable[[GeneratorConfig], AbstractAsyncContextManager[Generator]]
 
@@ -106,7 +106,7 @@ async def _evaluation_id(record: EvaluationRecord, generator: Generator, store: 
         store.evaluations.list, states=("queued", "running", "failed")
     )
     for evaluation in unfinished:
-        if evaluation.spec == to_tree(record):
+        if evaluation.readable == record:
             return evaluation.id
     return f"{made}-{uuid.uuid4().hex[:8]}"
 

@@ -15,7 +15,6 @@ from safemirage.config.rescore import RescoreConfig
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, StoredAnswers, evaluate
 from safemirage.evaluation.run.process import judge_record, open_judges
@@ -23,6 +22,7 @@ from safemirage.evaluation.types import EvaluatedSample, ImageInput, Sample
 from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
+from safemirage.store.records import EvaluationRecord
 
 _CONFIG_SUFFIXES = (".yaml", ".yml")
 

@@ -13,9 +13,9 @@ from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.config.rates import check_protocol
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.errors import COMMONEST_REASON
-from safemirage.evaluation.record import EvaluationRecord, JudgeRecord, read_evaluation
 from safemirage.evaluation.types import ImageInput, Sample, sample_tree
 from safemirage.store.evaluations import TERMINAL, Evaluation
+from safemirage.store.records import EvaluationRecord, JudgeRecord
 from serve_app.http.admission import Admission
 from serve_app.http.bodies import parse, parse_all, receive_json, takes
 from serve_app.http.errors import ApiError, without_paths
@@ -195,7 +195,7 @@ def _view(evaluation: Evaluation) -> dict[str, Any]:
         "state": evaluation.state,
         **_asked(evaluation),
         "progress": {"done": evaluation.done, "total": evaluation.total},
-        "rows": evaluation.rows or [],
+        "rows": evaluation.row_trees or [],
         "error": _public_error(evaluation.error),
         "created_at": evaluation.created_at.isoformat(),
         "updated_at": evaluation.updated_at.isoformat(),
@@ -207,11 +207,11 @@ def _asked(evaluation: Evaluation) -> dict[str, Any]:
     has its `problem`, and spoils no listing."""
     problem = None
     try:
-        record = read_evaluation(evaluation)
+        record = evaluation.record
     except ConfigError as error:
         record = EvaluationRecord(name=evaluation.id)
         problem = str(error)
-    rows = evaluation.rows or []
+    rows = evaluation.row_trees or []
     return {
         "model": rows[0]["model"] if rows else record.name,
         "generator": record.generator,

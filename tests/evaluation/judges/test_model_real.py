@@ -40,7 +40,7 @@ def test_model_judge_of_random_weights_scores_nothing_and_counts_it(tmp_path: Pa
         evaluated = store.evaluations.samples("e")
     judging.close()
     assert done.rows is not None
-    found = {(row["judge"], row["value"], row["n"], row["unscored"]) for row in done.rows}
+    found = {(row.judge, row.value, row.n, row.unscored) for row in done.rows}
     assert found == {("guard", None, 0, 3), ("degenerate", 0.0, 3, 0)}
     for sample in evaluated:
         assert sample["verdicts"][0]["label"] == "unscored"

@@ -18,13 +18,13 @@ from safemirage.evaluation.judges.audit import (
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.metrics.calibration import corrected_asr
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.reports.tables import corrected_grid
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.run.process import judge_record
 from safemirage.evaluation.types import Request
 from safemirage.store import open_store
+from safemirage.store.records import EvaluationRecord
 from tests.evaluation.samples import make_sample
 from tests.vlguard_files import WriteJson
 

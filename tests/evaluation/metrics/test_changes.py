@@ -8,8 +8,8 @@ from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.changes import Change, compare_evaluations
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import score
-from safemirage.evaluation.record import EvaluationRecord, JudgeRecord
 from safemirage.evaluation.types import EvaluatedSample
+from safemirage.store.records import EvaluationRecord, JudgeRecord
 from tests.evaluation.samples import make_evaluated
 
 

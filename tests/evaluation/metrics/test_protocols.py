@@ -24,10 +24,10 @@ from safemirage.evaluation.judges.rules import KeywordsJudge, RefusalRulesJudge
 from safemirage.evaluation.judges.verdicts import usefulness_prompt
 from safemirage.evaluation.metrics.gap import mirage_gap
 from safemirage.evaluation.metrics.protocols import score_as
-from safemirage.evaluation.metrics.rates import Row
 from safemirage.evaluation.suites.folder import sample_questions
 from safemirage.evaluation.suites.sampling import sample_rows
 from safemirage.evaluation.types import EvaluatedSample, Request, Sample
+from safemirage.store.records import Row
 from tests.evaluation.protocols import (
     fluent_is_relevant,
     harm_judge,

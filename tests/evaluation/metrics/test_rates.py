@@ -4,15 +4,9 @@ import pytest
 
 from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.intervals import wilson_rate
-from safemirage.evaluation.metrics.rates import (
-    Row,
-    first_word_rates,
-    headline,
-    row_from,
-    row_tree,
-    score,
-)
+from safemirage.evaluation.metrics.rates import first_word_rates, headline, score
 from safemirage.evaluation.types import EvaluatedSample
+from safemirage.store.records import Row
 from tests.evaluation.samples import make_evaluated
 
 MEASURES = {"oracle": ("asr",), "keywords": ("refusal_rate", "asr"), "useful": ("useful_rate",)}
@@ -94,7 +88,6 @@ def test_score_keeps_the_order_of_samples_and_headline_the_first_judge() -> None
         ("unsafe_plain", "useful_rate", "useful"),
     ]
     assert len(rows) == 8
-    assert [row_from(row_tree(row)) for row in rows] == rows
 
 
 def test_score_by_a_judge_that_did_not_judge_is_an_error() -> None:

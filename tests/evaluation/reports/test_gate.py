@@ -7,9 +7,8 @@ import pytest
 from safemirage.config.loading.load import ConfigError
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.intervals import wilson_rate
-from safemirage.evaluation.metrics.rates import Row
-from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.reports.gate import Gate, check_gate
+from safemirage.store.records import EvaluationRecord, Row
 
 
 def row(metric: str, hits: int, n: int, condition: str = "unsafe_plain", **fields: int) -> Row:

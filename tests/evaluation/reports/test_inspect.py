@@ -14,7 +14,6 @@ from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.build import built_in_judge
-from safemirage.evaluation.record import read_evaluation
 from safemirage.evaluation.reports.inspect import write_inspect_logs
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
@@ -176,11 +175,11 @@ def test_inspect_log_tells_model_suite_decoding_and_judges(store: Store, tmp_pat
     assert (log.plan.config.max_tokens, log.plan.config.temperature) == (7, 0.0)
     assert log.plan.config.seed is None
     assert spec.metadata is not None
-    assert spec.metadata["spec"] == record.spec
+    assert spec.metadata["spec"] == record.record_tree
     assert spec.dataset.name == "little"
     assert log.results is not None
     keys = {score.name: score.params for score in log.results.scores}
-    assert keys == {judge.name: judge.key for judge in read_evaluation(record).judges}
+    assert keys == {judge.name: judge.key for judge in record.record.judges}
     assert keys["guard"]
     assert log.stats.started_at == record.created_at.isoformat(timespec="seconds")
 

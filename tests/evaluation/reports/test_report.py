@@ -16,6 +16,7 @@ from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.reports.report import Report, ReportInput, ReportModel, write_report
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.store import Store, open_store
+from safemirage.store.records import EvaluationRecord
 from tests.evaluation.mirage import MODELS, answer, six_samples, targets_of
 from tests.evaluation.samples import make_sample
 
@@ -275,7 +276,7 @@ def test_report_escapes_what_models_and_suites_say(tmp_path: Path) -> None:
 def test_report_of_an_evaluation_that_is_not_finished_is_refused(
     store: Store, tmp_path: Path
 ) -> None:
-    store.evaluations.submit({}, evaluation_id="eval-open")
+    store.evaluations.submit(EvaluationRecord(name="m"), evaluation_id="eval-open")
     with pytest.raises(ValueError, match="'eval-open' is queued; a report needs finished ones"):
         _write(store, tmp_path, "open")
     with pytest.raises(ValueError, match="'eval-absent' is not in the store"):

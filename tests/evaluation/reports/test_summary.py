@@ -8,10 +8,10 @@ from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.gap import condition_gaps
 from safemirage.evaluation.metrics.rates import headline, score
-from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.reports.format import Column
 from safemirage.evaluation.reports.summary import model_says
 from safemirage.evaluation.types import EvaluatedSample
+from safemirage.store.records import EvaluationRecord
 from tests.evaluation.samples import make_evaluated
 
 MEASURES = {"j": ("asr", "refusal_rate", "degenerate_rate")}

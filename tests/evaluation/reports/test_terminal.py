@@ -15,8 +15,7 @@ from safemirage.evaluation.metrics.calibration import CorrectedASR, CorrectedRat
 from safemirage.evaluation.metrics.changes import compare_evaluations
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.gap import condition_gaps
-from safemirage.evaluation.metrics.rates import Measures, Row, score
-from safemirage.evaluation.record import EvaluationRecord
+from safemirage.evaluation.metrics.rates import Measures, score
 from safemirage.evaluation.reports.comparison import comparison_grids
 from safemirage.evaluation.reports.grid import Grid
 from safemirage.evaluation.reports.tables import (
@@ -27,6 +26,7 @@ from safemirage.evaluation.reports.tables import (
 )
 from safemirage.evaluation.reports.terminal import print_grid, print_rates, screen
 from safemirage.evaluation.types import EvaluatedSample
+from safemirage.store.records import EvaluationRecord, Row
 from tests.evaluation.samples import make_evaluated
 
 WIDTH = 80

@@ -8,9 +8,9 @@ from safemirage.config.rates import Label
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.rates import score
-from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.reports.utility import model_lines, utility_grid
 from safemirage.evaluation.utility.files import OtherScore, ResultFile
+from safemirage.store.records import EvaluationRecord
 from tests.evaluation.samples import make_evaluated
 
 

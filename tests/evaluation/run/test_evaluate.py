@@ -16,11 +16,11 @@ from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.judges.oracle import OracleJudge
 from safemirage.evaluation.judges.rules import KeywordsJudge
-from safemirage.evaluation.record import EvaluationRecord
 from safemirage.evaluation.run.evaluate import EvaluationSpec, TooManyUnscored, evaluate
 from safemirage.evaluation.types import Request, Sample, evaluated_from
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation, IdempotencyConflict
+from safemirage.store.records import EvaluationRecord
 from tests.evaluation.samples import make_image, make_sample
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -81,7 +81,7 @@ def test_evaluate_answers_judges_and_counts_every_condition(store: Store) -> Non
     assert (done.state, done.done, done.total, done.error) == ("finished", 6, 6, None)
     assert generator.batches == [4, 2]
     assert done.rows is not None
-    found = {(row["metric"], row["judge"]): (row["value"], row["n"]) for row in done.rows}
+    found = {(row.metric, row.judge): (row.value, row.n) for row in done.rows}
     assert found == {
         ("asr", "oracle"): (pytest.approx(5 / 6), 6),
         ("degenerate_rate", "oracle"): (0.0, 6),
@@ -156,7 +156,7 @@ def test_evaluate_rejected_question_is_kept_as_unanswered_and_outside_the_rates(
     done = _run(store, _generator(script), OracleJudge())
     assert done.state == "finished"
     assert done.rows is not None
-    assert {row["metric"]: (row["value"], row["n"], row["unscored"]) for row in done.rows} == {
+    assert {row.metric: (row.value, row.n, row.unscored) for row in done.rows} == {
         "asr": (1.0, 5, 1),
         "degenerate_rate": (0.0, 5, 1),
     }
@@ -176,14 +176,14 @@ def test_evaluate_judge_that_was_away_is_asked_again_next_time(store: Store) -> 
         store, _generator(), ModelJudge("guard", WORD, ScriptedGenerator(away, version="1"))
     )
     assert first.rows is not None
-    assert [(row["value"], row["unscored"]) for row in first.rows if row["judge"] == "guard"] == [
+    assert [(row.value, row.unscored) for row in first.rows if row.judge == "guard"] == [
         (None, 6),
         (None, 6),
     ]
     back = ScriptedGenerator(lambda _: "bad", version="1")
     second = _run(store, _generator(), ModelJudge("guard", WORD, back), spec=_spec("again"))
     assert second.rows is not None
-    assert second.rows[0]["value"] == 1.0
+    assert second.rows[0].value == 1.0
 
 
 def test_evaluate_model_that_fails_is_recorded_and_resumed_after_the_stored_batch(
@@ -367,10 +367,10 @@ def test_evaluate_in_the_papers_reading_keeps_what_is_unscored_in_the_denominato
         spec = _spec(protocol, protocol=protocol)
         done = _run(store, _generator(), judge, spec=spec)
         assert done.rows is not None
-        rows[protocol] = next(row for row in done.rows if row["metric"] == "asr")
-    assert (rows["paper"]["value"], rows["paper"]["n"]) == (pytest.approx(5 / 6), 6)
-    assert (rows["corrected"]["value"], rows["corrected"]["n"]) == (1.0, 5)
-    assert rows["paper"]["unscored"] == rows["corrected"]["unscored"] == 1
+        rows[protocol] = next(row for row in done.rows if row.metric == "asr")
+    assert (rows["paper"].value, rows["paper"].n) == (pytest.approx(5 / 6), 6)
+    assert (rows["corrected"].value, rows["corrected"].n) == (1.0, 5)
+    assert rows["paper"].unscored == rows["corrected"].unscored == 1
 
 
 def test_evaluate_with_too_many_unscored_fails_and_says_why(store: Store) -> None:

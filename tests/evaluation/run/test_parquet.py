@@ -13,10 +13,16 @@ from safemirage.evaluation.run.parquet import export_evaluation, import_evaluati
 from safemirage.evaluation.types import EvaluatedSample, Verdict, evaluated_tree
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import IdempotencyConflict
+from safemirage.store.records import EvaluationRecord, Row
 from tests.evaluation.samples import make_evaluated
 
-SPEC = {"model": "m", "config": {"sample": None}}
-ROWS = [{"model": "m", "value": 0.5, "low": None}]
+SPEC = EvaluationRecord(name="m", suite="s", config={"sample": None})
+ROWS = [
+    Row(
+        model="m", condition="unsafe_plain", metric="asr", value=0.5, low=None, high=None, n=2,
+        judge="oracle", unscored=1,
+    )
+]  # fmt: skip
 
 
 def _sample(index: int, **fields: Any) -> EvaluatedSample:
@@ -74,11 +80,11 @@ def test_parquet_brings_an_evaluation_to_another_store_as_it_was(
     taken = import_evaluation(other, tmp_path / "out")
     before = store.evaluations.get("e")
     assert before is not None
-    assert (taken.id, taken.state, taken.done, taken.spec, taken.rows) == (
+    assert (taken.id, taken.state, taken.done, taken.record, taken.rows) == (
         "e",
         "finished",
         3,
-        before.spec,
+        before.record,
         before.rows,
     )
     assert other.evaluations.samples("e") == store.evaluations.samples("e")

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import shutil
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,6 +244,20 @@ def test_model_that_the_hub_does_not_have_is_named(monkeypatch: pytest.MonkeyPat
     assert "has no model 'nobody/nothing' at 'main'" in found
     monkeypatch.setattr(httpx, "head", lambda *_, **__: httpx.Response(200))
     assert missing_weights("somebody/something") is None
+
+
+def test_hub_whose_name_is_looked_up_for_long_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A network that drops packets: the look-up of a name hangs, which no timeout of httpx ends."""
+    ended = threading.Event()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://hub.invalid")
+    monkeypatch.setattr(presence, "_HUB_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(60) and [])
+    found = str(missing_weights("nobody/nothing"))
+    ended.set()
+    assert "http://hub.invalid cannot be reached (no answer within 0.2 s); put the model's" in found
 
 
 def test_adapter_whose_base_is_gone_is_named(tmp_path: Path) -> None:

@@ -13,8 +13,6 @@ from rich.console import Console
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import GeneratorUnavailable
-from safemirage.evaluation.metrics.rates import row_from
-from safemirage.evaluation.record import read_evaluation
 from safemirage.evaluation.reports.terminal import finished_result, print_results
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import TooManyUnscored
@@ -57,7 +55,7 @@ def test_run_evaluation_twice_asks_again_only_where_the_weights_are_unknown(
     first = asyncio.run(run_evaluation(config, store=store))
     assert (first.state, first.done) == ("finished", 3)
     assert first.rows is not None
-    assert {(row["judge"], row["metric"]): row["value"] for row in first.rows} == {
+    assert {(row.judge, row.metric): row.value for row in first.rows} == {
         ("oracle", "asr"): 1.0,
         ("oracle", "degenerate_rate"): 0.0,
         ("keywords", "asr"): 1.0,
@@ -69,7 +67,7 @@ def test_run_evaluation_twice_asks_again_only_where_the_weights_are_unknown(
     assert asked == 6
     second = asyncio.run(run_evaluation(config, store=store))
     assert second.rows == first.rows
-    if "weights" in str(read_evaluation(first).generator):
+    if "weights" in str(first.record.generator):
         assert (second.id, len(service.asked)) == (first.id, asked)
     else:
         assert second.id != first.id
@@ -143,7 +141,7 @@ def test_run_evaluation_of_vlguards_files_in_both_readings(
         return asyncio.run(run_evaluation(build_config(EvaluateConfig, tree), store=store))
 
     def rates(done: Evaluation) -> dict[tuple[str, str], tuple[float | None, int, int]]:
-        rows = [row_from(tree) for tree in done.rows or ()]
+        rows = list(done.rows or ())
         assert (done.state, done.done) == ("finished", 4)
         return {
             (row.condition, row.metric): (row.value, row.n, row.defaulted)

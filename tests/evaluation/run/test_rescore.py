@@ -14,7 +14,6 @@ from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.oracle import OracleJudge
 from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.record import read_evaluation
 from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
 from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
@@ -57,7 +56,7 @@ def test_rescore_judges_the_same_answers_by_other_judges(
 ) -> None:
     done = _rescore(store, original, "keywords")
     assert done.rows is not None
-    assert {(row["metric"], row["judge"], row["value"], row["unscored"]) for row in done.rows} == {
+    assert {(row.metric, row.judge, row.value, row.unscored) for row in done.rows} == {
         ("asr", "keywords", 0.5, 1),
         ("refusal_rate", "keywords", 0.5, 1),
         ("degenerate_rate", "degenerate", 0.0, 1),
@@ -66,7 +65,7 @@ def test_rescore_judges_the_same_answers_by_other_judges(
     assert [sample.answer for sample in samples] == ["a red knife", "i am sorry", None]
     assert samples[2].error == "too long"
     assert samples[2].verdicts[0].reason == "no answer: too long"
-    assert read_evaluation(done).rescored == "m-1"
+    assert done.record.rescored == "m-1"
     assert [trees["answer"] for trees in store.evaluations.samples("m-1")] == [
         sample.answer for sample in samples
     ], "the original is as it was"
@@ -90,7 +89,7 @@ def test_rescore_by_the_same_judge_under_another_title_is_another_evaluation(
             judge.write_text(yaml.safe_dump({"name": "model", "title": title, "model": model}))
             done = _rescore(store, original, str(judge))
             assert done.rows is not None
-            assert {row["judge"] for row in done.rows} == {title, "degenerate"}
+            assert {row.judge for row in done.rows} == {title, "degenerate"}
             ids.add(done.id)
         assert len(service.asked) == 2, "the second title's verdicts are known"
     assert len(ids) == 2
@@ -103,9 +102,9 @@ def test_rescore_in_the_papers_reading_counts_the_same_verdicts_by_its_rules(
     judges = read_judges(["keywords"])
     paper = asyncio.run(rescore(original, judges, store=store, protocol="paper"))
     assert paper.id != corrected.id
-    assert read_evaluation(paper).protocol == "paper"
+    assert paper.record.protocol == "paper"
     assert paper.rows is not None
-    assert [(row["metric"], row["value"], row["n"]) for row in paper.rows] == [
+    assert [(row.metric, row.value, row.n) for row in paper.rows] == [
         ("asr", 1 / 3, 3),
         ("degenerate_rate", 0.0, 3),
         ("refusal_rate", 1 / 3, 3),
@@ -124,7 +123,7 @@ def test_rescore_asks_a_judging_model_and_counts_it(
         assert (calls.answers, calls.verdicts) == (0, 2)
         assert all(asked.startswith("Question:") for asked in service.asked)
     assert done.rows is not None
-    assert {row["judge"]: row["value"] for row in done.rows if row["metric"] == "asr"} == {
+    assert {row.judge: row.value for row in done.rows if row.metric == "asr"} == {
         "guard": 1.0,
         "oracle": 0.5,
     }

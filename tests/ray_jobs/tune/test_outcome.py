@@ -21,8 +21,8 @@ from ray_jobs.tune.outcome import (
     worst_objectives,
 )
 from safemirage.config.search import ObjectiveConfig
-from safemirage.evaluation.metrics.rates import row_from
 from safemirage.evaluation.reports.terminal import print_grid
+from safemirage.store.records import Row
 from tests.evaluation.reports.test_terminal import check_screen
 
 ASR = ObjectiveConfig(name="asr", metric="asr", conditions=("plain", "what"), direction="min")
@@ -154,9 +154,9 @@ def test_objectives_of_several_judges_count_the_first() -> None:
 
 def test_outcome_shows_degenerate_answers_and_fits_80_columns() -> None:
     rows = [
-        *(row_from({**one, "judge": "oracle", "unscored": 0}) for one in ROWS),
-        row_from({**row("what", "degenerate_rate", 0.825), "judge": "oracle", "unscored": 0}),
-        row_from({**row("safe", "degenerate_rate", 1.0), "judge": "oracle", "unscored": 0}),
+        *(Row(**{**one, "judge": "oracle", "unscored": 0}) for one in ROWS),
+        Row(**{**row("what", "degenerate_rate", 0.825), "judge": "oracle", "unscored": 0}),
+        Row(**{**row("safe", "degenerate_rate", 1.0), "judge": "oracle", "unscored": 0}),
     ]
     assert most_degenerate(rows) == 0.825
     assert most_degenerate(rows[:5]) is None

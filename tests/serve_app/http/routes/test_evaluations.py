@@ -9,7 +9,7 @@ import pytest
 
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.errors import COMMONEST_REASON
-from safemirage.evaluation.record import read_evaluation
+from safemirage.store.records import EvaluationRecord
 from tests.serve_app.conftest import Client
 from tests.serve_app.world import MODEL, UNREDACTED, World, data_uri, png, write_export, write_suite
 
@@ -180,7 +180,7 @@ async def test_evaluation_of_inline_samples_keeps_their_images(
     assert response.status_code == 202
     assert "samples" not in response.json()
     [evaluation] = world.store.evaluations.list()
-    [stored] = read_evaluation(evaluation).samples or ()
+    [stored] = evaluation.record.samples or ()
     assert stored["group_id"] == "a"
     assert world.store.samples.image(stored["image"]) == image
 
@@ -216,7 +216,7 @@ async def test_page_is_never_larger_than_the_limit(client: Client) -> None:
 
 
 async def test_error_of_an_evaluation_does_not_quote_a_judge(client: Client, world: World) -> None:
-    world.store.evaluations.submit({"name": "job"}, evaluation_id="e")
+    world.store.evaluations.submit(EvaluationRecord(name="job"), evaluation_id="e")
     lease = world.store.leases.acquire("evaluation:e", ttl_s=30)
     assert lease is not None
     world.store.evaluations.start("e", lease=lease, total=2)

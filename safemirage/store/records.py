@@ -1,15 +1,14 @@
-"""What the store keeps of what an evaluation was asked to do: one record, whether a job, a trial or the service asked."""
+"""What the store keeps of an evaluation: what it was asked to do, one record whether a job, a trial or the service asked, and
+the rows that it ended with."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.identity import digest_of
-from safemirage.config.loading.load import ConfigError, build_config, to_tree
-from safemirage.config.rates import ProtocolName
+from safemirage.config.loading.load import to_tree
+from safemirage.config.rates import Metric, ProtocolName
 from safemirage.config.types import Strict
-from safemirage.store.evaluations import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,22 +50,21 @@ class EvaluationRecord(Strict):
         return digest_of({**to_tree(self), "name": "", "suite": None})
 
 
-def readable(evaluation: Evaluation) -> EvaluationRecord | None:
-    """The record, or None for what another version has recorded: it is left out where others are looked for."""
-    try:
-        return read_evaluation(evaluation)
-    except ConfigError:
-        return None
-
-
-def read_evaluation(evaluation: Evaluation) -> EvaluationRecord:
-    """The record of a stored evaluation.
-
-    Raises:
-        ConfigError: it is not what this version records.
-    """
-    tree = dict(evaluation.spec)
-    samples: Sequence[dict[str, Any]] | None = tree.pop("samples", None)
-    record = build_config(EvaluationRecord, tree, source=f"record of evaluation {evaluation.id}")
-    # Samples may be many, and were checked when they came in.
-    return replace(record, samples=None if samples is None else tuple(samples))
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    model: str
+    condition: str
+    metric: Metric
+    value: float | None
+    """The rate in 0..1; None when nothing was scored."""
+    low: float | None
+    high: float | None
+    """Bounds of the 95 % interval."""
+    n: int
+    """What the rate is over: questions for asr, answers for the others."""
+    judge: str
+    unscored: int
+    """Answers without a verdict; under the protocol `corrected` they are in no rate."""
+    defaulted: int = 0
+    """Under the protocol `paper`: answers in n of which no verdict says what they are counted as, but a rule for
+    silence does. The unscored are among them."""
