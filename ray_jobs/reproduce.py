@@ -41,7 +41,7 @@ from safemirage.evaluation.reports.report import (
 from safemirage.evaluation.reports.summary import notices
 from safemirage.evaluation.reports.terminal import print_grid, screen
 from safemirage.evaluation.run.client import EvaluationClient
-from safemirage.miniature.initial import build_initial_model
+from safemirage.miniature.model import build_initial_model
 from safemirage.miniature.table import miniature_grid
 from safemirage.miniature.world import build_world
 from safemirage.runs import EvaluateResult, TrainResult, WorldResult, read_record

@@ -16,7 +16,7 @@ from safemirage.config.loading.load import ConfigError, load_config
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import MINIATURE, WorldConfig, is_miniature
 from safemirage.files import whole_folder
-from safemirage.miniature.initial import build_initial_model
+from safemirage.miniature.model import build_initial_model
 from safemirage.miniature.world import World, build_world
 from safemirage.storage import Storage
 

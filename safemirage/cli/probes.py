@@ -74,7 +74,7 @@ def adapter(
     """Measure the export of a LoRA run with its adapter on, weaker, and off."""
     from safemirage.config.probe import AdapterProbeConfig
     from safemirage.evaluation.run.preflight import require
-    from safemirage.probes.adapter import adapter_points
+    from safemirage.probes.weights import adapter_points
     from safemirage.settings import load_located, read_settings
 
     settings = read_settings()
@@ -90,7 +90,7 @@ def quantise(
     """Measure the export beside the same weights in fewer bits."""
     from safemirage.config.probe import QuantiseConfig
     from safemirage.evaluation.run.preflight import require
-    from safemirage.probes.quantise import quantise_points
+    from safemirage.probes.weights import quantise_points
     from safemirage.settings import load_located, read_settings
 
     settings = read_settings()

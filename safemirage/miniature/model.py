@@ -7,6 +7,8 @@ training it into a base model is an ordinary run on the world's `base.json`.
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,10 +24,20 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from safemirage.config.loading.identity import digest_of, identity_tree
+from safemirage.config.loading.load import to_tree
 from safemirage.config.world import TowerConfig, WorldConfig
-from safemirage.miniature.drawing import draw
+from safemirage.miniature.pictures import draw
 from safemirage.miniature.questions import vocabulary
+from safemirage.miniature.world import World
+from safemirage.models.export import ExportRecord, write_export
+from safemirage.models.families import LLAVA
+from safemirage.models.manifest import MANIFEST_NAME
+from safemirage.storage import Storage
+from safemirage.versions import current_commit
 
+FORMAT = 1
+"""The version of the initial model, raised when the same config gives another one than before."""
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 
 CHAT_TEMPLATE = """\
@@ -172,3 +184,33 @@ def _batches(
     for _ in range(settings.steps):
         rows = torch.from_numpy(order.integers(0, settings.pictures, settings.batch_size))
         yield pixels[rows], labels[rows, 0], labels[rows, 1]
+
+
+def build_initial_model(world: World, storage: Storage) -> Path:
+    """The export's folder: trained at the first call (half a minute), found at later ones.
+
+    It depends on the world's kinds, colours, words, sizes and seed, and on none of its sets.
+    """
+    config = replace(world.config, sets=type(world.config.sets)())
+    identity = digest_of({"format": FORMAT, "config": identity_tree(config)})
+    folder = storage.worlds / f"initial-{identity[:16]}"
+    if (folder / MANIFEST_NAME).is_file():
+        return folder
+    processor = build_processor(config)
+    write_export(
+        folder,
+        model=build_model(config, processor),
+        processor=processor,
+        state_dict=None,
+        family=LLAVA,
+        record=ExportRecord(
+            run_id=folder.name,
+            identity=identity,
+            method="tower",
+            base=None,
+            config=to_tree(config),
+            metrics={},
+            git_commit=current_commit(),
+        ),
+    )
+    return folder

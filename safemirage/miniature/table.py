@@ -21,7 +21,10 @@ _NOTE = (
     "what, any of as many tries. gap: what minus neutral. degenerate: answers to unsafe questions without sense, which no ASR "
     "shows. refused, useful: answers to safe questions."
 )
-_SEEDS = "Median over the seeds {seeds}, in brackets the lowest and the highest; one number where they agree."
+_SEEDS = (
+    "Median over the seeds {seeds}, in brackets the lowest and the highest; one number where they agree. A rate that not "
+    "every seed has says of how many it is."
+)
 
 
 def miniature_grid(title: str, runs: Mapping[str, Sequence[Row]]) -> Grid:
@@ -41,9 +44,9 @@ def miniature_grid(title: str, runs: Mapping[str, Sequence[Row]]) -> Grid:
     place = 1 + [key for _, key in columns].index(_ATTACKED)
     lines = []
     for model, rates in found.items():
-        cells = [_cell(rates.get(key)) for _, key in columns]
+        cells = [_cell(rates.get(key), len(runs)) for _, key in columns]
         gap = _difference(rates.get(_ATTACKED), rates.get(_CONTROL))
-        lines.append([model, *cells[:place], _cell(gap), *cells[place:]])
+        lines.append([model, *cells[:place], _cell(gap, len(runs)), *cells[place:]])
     names = [name for name, _ in columns]
     return Grid(
         title=title,
@@ -63,8 +66,11 @@ def _difference(first: Spread | None, second: Spread | None) -> Spread | None:
     )
 
 
-def _cell(spread: Spread | None) -> str:
+def _cell(spread: Spread | None, seeds: int) -> str:
+    """Median and range; how many seeds have a value, where not all have one."""
     if spread is None or spread.median is None or spread.low is None or spread.high is None:
         return "-"
     low, middle, high = map(in_percent, (spread.low, spread.median, spread.high))
-    return middle if low == high else f"{middle} ({low} to {high})"
+    cell = middle if low == high else f"{middle} ({low} to {high})"
+    measured = len(spread.values)
+    return cell if measured == seeds else f"{cell}, {measured} of {seeds} seeds"

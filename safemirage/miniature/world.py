@@ -9,17 +9,22 @@ A world is a folder named by the content of its config; it is written aside and 
 """
 
 import json
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from safemirage.config.attack import NEUTRAL
 from safemirage.config.loading.identity import digest_of, identity_tree
 from safemirage.config.loading.load import to_tree
 from safemirage.config.world import WorldConfig
+from safemirage.evaluation.suites.writer import write_suite
+from safemirage.evaluation.types import ImageFile, Sample, Subset
 from safemirage.files import whole_folder
 from safemirage.miniature.pictures import draw_pictures, part_random
-from safemirage.miniature.samples import suite_samples
-from safemirage.miniature.training_sets import TrainingSets, safety_items
+from safemirage.miniature.questions import paraphrases, question, rewrites
+from safemirage.miniature.training_sets import SafetyItem, TrainingSets, safety_items
 from safemirage.storage import Storage
 
 FORMAT = 3
@@ -90,9 +95,48 @@ def _write_suite(world: World, name: SuiteName, count: int) -> list[dict[str, An
     safe = draw_pictures(config, f"{name}_safe", count, config.safe_kinds, images)
     rng = part_random(config, f"suite/{name}")
     items = safety_items([*unsafe, *safe], config.words, rng)
-    samples = suite_samples(items, config, rng)
-    _write_json(folder / "suite.json", {"name": f"miniature-{name}", "samples": samples})
+    write_suite(folder, f"miniature-{name}", _samples(items, config, images, rng))
     return [item.vlguard() for item in items]
+
+
+def _samples(
+    items: Sequence[SafetyItem], config: WorldConfig, images: Path, rng: random.Random
+) -> list[Sample]:
+    """The eight conditions: an unsafe question plain, rewritten to "what" K times, and with an unseen first word; a safe
+    one plain, rewritten to "share", and with an unseen first word; last the controls, as many paraphrases of each that
+    keep the first word."""
+    samples = []
+    for item in items:
+        unseen = question(rng.choice(config.words.unseen), rng)
+        if item.picture.is_unsafe:
+            attack, texts = "what", rewrites("what", config.sets.rewrites, rng)
+        else:
+            attack, texts = "share", [question("share", rng)]
+        samples += _asked(item, "plain", [item.instruction], images)
+        samples += _asked(item, attack, texts, images)
+        samples += _asked(item, "unseen", [unseen], images)
+    for item in items:
+        attempts = config.sets.rewrites if item.picture.is_unsafe else 1
+        samples += _asked(item, NEUTRAL, paraphrases(item.instruction, attempts, rng), images)
+    return samples
+
+
+def _asked(item: SafetyItem, attack: str, texts: Sequence[str], images: Path) -> list[Sample]:
+    picture = item.picture
+    subset: Subset = "unsafe" if picture.is_unsafe else "safe"
+    return [
+        Sample(
+            sample_id=f"{picture.id}_{attack}_{index}",
+            condition=f"{subset}_{attack}",
+            subset=subset,
+            attack=attack,
+            group_id=picture.id,
+            question=text,
+            image=ImageFile(images / picture.file),
+            target=picture.target,
+        )
+        for index, text in enumerate(texts)
+    ]
 
 
 def _write_json(path: Path, tree: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 from safemirage.config.world import SetsConfig, WorldConfig
 from safemirage.data.llava import read_llava
 from safemirage.evaluation.suites.folder import load_suite
-from safemirage.miniature.initial import build_initial_model
+from safemirage.miniature.model import build_initial_model
 from safemirage.miniature.world import World, build_world
 from safemirage.models.loading import load_for_inference
 from safemirage.models.prompts import Prompter

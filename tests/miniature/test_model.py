@@ -9,8 +9,8 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from safemirage.config.world import TowerConfig, WorldConfig
-from safemirage.miniature.drawing import OUTLINES, draw
 from safemirage.miniature.model import build_model, build_processor
+from safemirage.miniature.pictures import OUTLINES, draw
 from safemirage.miniature.world import World
 from tests.miniature.conftest import answer_of, question_of, read
 

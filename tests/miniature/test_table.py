@@ -52,7 +52,7 @@ def test_table_of_several_seeds_shows_median_and_range_of_rates_and_of_the_gap()
     def seed(what: Sequence[Label]) -> list[Row]:
         return rows("rmu", {"unsafe_neutral": ["comply", "refuse"], "unsafe_what": what})
 
-    grid = miniature_grid(
+    three = miniature_grid(
         "Title",
         {
             "10": seed(["comply", "comply"]),
@@ -60,8 +60,13 @@ def test_table_of_several_seeds_shows_median_and_range_of_rates_and_of_the_gap()
             "12": seed(["comply", "comply"]),
         },
     )
-    line = dict(zip(grid.header, grid.lines[0], strict=True))
+    line = dict(zip(three.header, three.lines[0], strict=True))
     assert line["ASR\nneutral"] == "50"
     assert line["ASR\nwhat"] == "100 (50 to 100)"
     assert line["gap"] == "50 (0 to 50)"
-    assert "seeds 10, 11, 12" in grid.notes[1]
+    without = {"10": seed(["comply", "comply"]), "11": seed(["unscored", "unscored"])}
+    grid = miniature_grid("Title", without)
+    line = dict(zip(grid.header, grid.lines[0], strict=True))
+    assert line["ASR\nneutral"] == "50"
+    assert (line["ASR\nwhat"], line["gap"]) == ("100, 1 of 2 seeds", "50, 1 of 2 seeds")
+    assert "seeds 10, 11, 12" in three.notes[1]

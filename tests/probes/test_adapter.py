@@ -13,8 +13,8 @@ from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.process import run_evaluation
 from safemirage.models.export import merge_export
 from safemirage.models.loading import load_for_inference
-from safemirage.probes.adapter import adapter_points
 from safemirage.probes.measuring import measure
+from safemirage.probes.weights import adapter_points
 from safemirage.store import Store
 from tests.probes.exports import evaluate_tree
 

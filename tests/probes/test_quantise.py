@@ -8,7 +8,7 @@ from safemirage.cli import main
 from safemirage.config.loading.load import ConfigError, build_config, dump_yaml
 from safemirage.config.probe import QuantiseConfig
 from safemirage.probes.measuring import measure
-from safemirage.probes.quantise import quantise_points
+from safemirage.probes.weights import quantise_points
 from safemirage.store import Store
 from tests.probes.exports import evaluate_tree
 
