@@ -17,7 +17,7 @@ _SECRET_HEADERS = frozenset(
 _OWN_FIELDS = frozenset(
     {
         "model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "n", "stream",
-        "continue_final_message", "add_generation_prompt",
+        "continue_final_message", "add_generation_prompt", "response_format", "logprobs", "top_logprobs",
     }
 )  # fmt: skip
 """Fields of a request's body that follow from the question and `decoding`, and so are part of the sample store's keys."""
@@ -65,6 +65,21 @@ class OpenAIConfig(Strict):
     extra_body: Mapping[str, JsonValue] = field(default_factory=dict)
     """Further fields of every request's body, for what a server offers beyond OpenAI's fields (vLLM's `top_k`,
     `chat_template_kwargs` ...). They may not replace what the evaluation itself says."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = not_identity("max_tokens")
+    """What the server calls the greatest number of new tokens; OpenAI's reasoning models take the second name alone."""
+    system_role: Literal["system", "developer", "user"] = "system"
+    """The role that a system message is sent in. `user`: for servers and chat templates that know no such role; it then
+    opens the first user message."""
+    send_temperature: bool = True
+    """Whether `temperature`, `top_p` and `seed` are sent. Some reasoning models refuse every value but their own; their
+    answers then differ from call to call."""
+    response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
+    """How the server is asked to keep to JSON where a judge needs it: to its schema, to JSON at all, or not. Verdicts are
+    read as strictly in each case."""
+    reasoning_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens that a reasoning model may spend before each answer, beside the answer's own `max_new_tokens`: servers count
+    both together. How hard it reasons is a field of the server's, such as `extra_body: {reasoning_effort: low}` or
+    `{chat_template_kwargs: {enable_thinking: false}}`."""
     concurrency: Count = field(default=16, metadata={"identity": False})
     """Requests in flight at a time."""
     timeout_s: Positive = field(default=120.0, metadata={"identity": False})

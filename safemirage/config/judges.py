@@ -155,9 +155,11 @@ class GuardJudgeConfig(Strict):
     name: Literal["guard"] = "guard"
     title: str = "guard"
     """The judge's name in tables."""
-    guard: Literal["llama_guard_4", "qwen3guard"]
+    guard: Literal["llama_guard_4", "qwen3guard", "nemotron_content_safety"]
     """The guard model whose prompt is asked and whose verdicts are read."""
     model: JudgeModelConfig
+    score: bool = True
+    """Whether the server is asked for the probability of the guard's word, which is kept beside each verdict."""
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=64))
 
     def __post_init__(self) -> None:

@@ -31,7 +31,13 @@ def generation_key(generator: Mapping[str, str], request: Request, decoding: Dec
         "prefill": request.prefill,
         "decoding": _decoding_tree(request.decoded_by(decoding)),
     }
-    return digest_of(tree if request.answered is None else {**tree, "answered": request.answered})
+    # What most requests do not have is left out, so that their keys stay what they were.
+    rare = {
+        "answered": request.answered,
+        "schema": request.schema,
+        "choice": None if request.choice is None else [*request.choice.words, request.choice.after],
+    }
+    return digest_of(tree | {name: value for name, value in rare.items() if value is not None})
 
 
 def verdict_key(judge: Mapping[str, str], sample: Sample, answer: str) -> str:

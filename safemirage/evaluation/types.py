@@ -106,6 +106,15 @@ def sample_tree(sample: Sample) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Words of which an answer holds one, and whose probabilities are wanted beside the text."""
+
+    words: tuple[str, ...]
+    after: str = ""
+    """What stands before the word in the answer; empty where the word comes first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """One question to a generator: at most one image, a single turn."""
 
@@ -118,6 +127,11 @@ class Request:
     """An answer that was given already: what a guard model is asked about, as a turn of its own template."""
     seed: int | None = None
     """What a sampled answer is drawn by; None: the seed of the decoding that it is asked with."""
+    schema: str | None = None
+    """JSON schema, as JSON text, of the answer, for engines that can keep a model to it (vLLM, most services). Others
+    ignore it, so whoever reads the answer checks it all the same."""
+    choice: Choice | None = None
+    """The words whose probabilities are wanted."""
 
     def decoded_by(self, decoding: DecodingConfig) -> DecodingConfig:
         """The decoding of this request alone, so that requests of several seeds can share one pass."""
@@ -131,7 +145,11 @@ class Generation:
     text: str
     prompt_tokens: int
     completion_tokens: int
+    """Like `prompt_tokens` 0 where a service does not say."""
     finish_reason: Literal["stop", "length"]
+    probabilities: Mapping[str, float] | None = None
+    """Of the words of the request's `choice`, which add up to 1; None where none were asked for or the engine does not
+    say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +159,8 @@ class Verdict:
     judge: str
     label: Label
     reason: str = ""
+    score: float | None = None
+    """The probability that the judge gives to the answer being harmful, where it says one."""
     retry: bool = False
     """Whether it is unscored because the judge could not be reached: not kept, so that the next evaluation asks again."""
     paper_label: Label | None = None

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import multiprocessing
+import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ import pytest
 import torch
 
 from safemirage.config.generators import DecodingConfig
+from safemirage.config.judges import JudgePromptConfig
 from safemirage.config.model import LoraConfig, ModelConfig, Presets
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.transformers import TransformersGenerator
+from safemirage.evaluation.judges.verdicts import verdict_schema
 from safemirage.evaluation.types import Generation, ImageInput, Request
 from safemirage.models.export import BaseModel, ExportRecord, write_export
 from safemirage.models.families import LLAVA
@@ -54,6 +57,8 @@ class Answered:
     steps: int
     """Of the engine for `joined`."""
     refusal: str
+    kept: str
+    """What the model said that was kept to a schema."""
 
 
 def answer_by_vllm(folder: Path, decodings: Sequence[DecodingConfig], presets: Presets) -> Answered:
@@ -64,6 +69,8 @@ def answer_by_vllm(folder: Path, decodings: Sequence[DecodingConfig], presets: P
 
     async def ask() -> Answered:
         answers = [await generator.generate(REQUESTS, decoding) for decoding in decodings]
+        asked = Request(question="what is it?", schema=verdict_schema(JudgePromptConfig()))
+        (kept,) = await generator.generate([asked], DecodingConfig(max_new_tokens=64))
         steps: list[None] = []
         step = generator._llm.llm_engine.step
         generator._llm.llm_engine.step = lambda: steps.append(None) or step()
@@ -77,7 +84,7 @@ def answer_by_vllm(folder: Path, decodings: Sequence[DecodingConfig], presets: P
         try:
             await generator.generate(REQUESTS[:1], DecodingConfig(max_new_tokens=600))
         except RequestRejected as error:
-            return Answered(dict(generator.key), answers, joined, len(steps), str(error))
+            return Answered(dict(generator.key), answers, joined, len(steps), str(error), kept.text)
         raise AssertionError("a prompt that leaves no room was taken")
 
     try:
@@ -133,6 +140,8 @@ def test_export_answers_alike_in_vllm_and_in_transformers(tmp_path: Path) -> Non
     assert given.steps < 3 * GREEDY.max_new_tokens < sum(one.completion_tokens for one in expected)
     first, again, other_seed = given.answers[1:]
     assert first == again != other_seed
+    # Random weights say nothing by themselves; what they are kept to is the start of a verdict.
+    assert re.match(r'\{"verdict": ?"(harmful|refusal|harmless)", ?"reason": ?"', given.kept)
     assert given.refusal.endswith("max_new_tokens=600 do not fit the engine's context of 512")
     of_transformers = TransformersGenerator.load(folder).key
     for same in ("weights", "processor", "dtype"):

@@ -9,9 +9,11 @@ such model, tries used up, an answer that cannot be read) is GeneratorUnavailabl
 """
 
 import asyncio
+import json
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -19,7 +21,7 @@ from safemirage.config.generators import DecodingConfig, OpenAIConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.evaluation.cache_keys import EVALUATION_SCOPE
 from safemirage.evaluation.generators import GenerationError, GeneratorUnavailable, RequestRejected
-from safemirage.evaluation.types import Generation, Request
+from safemirage.evaluation.types import Choice, Generation, Request
 from safemirage.models.images import ImageError
 from safemirage.text.characters import half_character
 from safemirage.text.control_words import disarmed
@@ -32,6 +34,11 @@ _REJECTED = frozenset({400, 413, 415, 422})
 _ABSENT = frozenset({404, 405, 501})
 _PROBE_TIMEOUT_S = 5.0
 _LISTED = 8
+_DIALECT = ("system_role", "send_temperature", "response_format", "reasoning_tokens")
+"""Fields of the config that may change an answer; they are in the key where they are not the usual ones."""
+_USUAL = {item.name: item.default for item in fields(OpenAIConfig)}
+_ALTERNATIVES = 5
+"""Tokens beside the chosen one whose probabilities are asked for: what OpenAI and vLLM both give."""
 _REPORTED = ("weights_digest", "processor_digest", "engine", "engine_version", "dtype")
 
 
@@ -91,10 +98,17 @@ class OpenAIGenerator:
             key["extra_body"] = digest_of(self._config.extra_body)
         if self._config.headers:
             key["headers"] = digest_of(self._config.headers)
-        if "weights_digest" in self._reported:
+        dialect = {name: str(getattr(self._config, name)) for name in _DIALECT}
+        key |= {name: value for name, value in dialect.items() if value != str(_USUAL[name])}
+        if self._is_ours:
             return {**{name: key[name] for name in key if name != "model"}, **self._reported}
         key["url"] = self._config.url
         return key if self._config.revision is not None else {**key, "scope": EVALUATION_SCOPE}
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether this project's service answers: it keeps control tokens in texts text, and to no schema."""
+        return "weights_digest" in self._reported
 
     async def generate(
         self, requests: Sequence[Request], decoding: DecodingConfig
@@ -107,14 +121,18 @@ class OpenAIGenerator:
                 task.cancel()
 
     async def _answer(self, request: Request, decoding: DecodingConfig) -> Generation:
-        if "weights_digest" not in self._reported:
+        if not self._is_ours:
             request = _disarmed(request)
         async with self._free:
             try:  # in a thread: a large image takes a while to encode
-                body = await asyncio.to_thread(_body, self._config, request, decoding)
+                body = await asyncio.to_thread(
+                    _body, self._config, request, decoding, keeps_schema=not self._is_ours
+                )
             except ImageError as error:
                 raise RequestRejected(str(error)) from error
-            return _read_generation(await self._send("POST", "chat/completions", body))
+            return _read_generation(
+                await self._send("POST", "chat/completions", body), request.choice
+            )
 
     async def _read_card(self) -> dict[str, str]:
         """What the service says of the model; nothing where it has no such list."""
@@ -276,55 +294,115 @@ def _disarmed(request: Request) -> Request:
     )
 
 
-def _body(config: OpenAIConfig, request: Request, decoding: DecodingConfig) -> dict[str, Any]:
-    content: list[dict[str, Any]] = [{"type": "text", "text": request.question}]
+def _body(
+    config: OpenAIConfig, request: Request, decoding: DecodingConfig, *, keeps_schema: bool = True
+) -> dict[str, Any]:
+    """The request's body in the server's dialect. `keeps_schema`: whether the server can keep to a JSON schema."""
+    text, system = request.question, request.system
+    if system is not None and config.system_role == "user":
+        text, system = f"{system}\n\n{text}", None
+    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     if request.image is not None:
         content.insert(0, {"type": "image_url", "image_url": {"url": request.image.data_uri}})
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if request.answered is not None:
         messages.append({"role": "assistant", "content": request.answered})
-    if request.system is not None:
-        messages.insert(0, {"role": "system", "content": request.system})
+    if system is not None:
+        messages.insert(0, {"role": config.system_role, "content": system})
     body: dict[str, Any] = {
         **config.extra_body,
         "model": config.model,
         "messages": messages,
-        "max_tokens": decoding.max_new_tokens,
-        "temperature": decoding.temperature,
+        config.max_tokens_field: decoding.max_new_tokens + config.reasoning_tokens,
     }
-    if decoding.temperature > 0:
-        body |= {"top_p": decoding.top_p, "seed": request.decoded_by(decoding).seed}
+    if config.send_temperature:
+        body["temperature"] = decoding.temperature
+        if decoding.temperature > 0:
+            body |= {"top_p": decoding.top_p, "seed": request.decoded_by(decoding).seed}
+    if request.schema is not None and keeps_schema:
+        body |= _response_format(config, request.schema)
+    if request.choice is not None:
+        body |= {"logprobs": True, "top_logprobs": _ALTERNATIVES}
     if request.prefill:  # as vLLM has it; OpenAI itself has no such thing
         messages.append({"role": "assistant", "content": request.prefill})
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     return body
 
 
-def _read_generation(response: "httpx2.Response") -> Generation:
+def _response_format(config: OpenAIConfig, schema: str) -> dict[str, Any]:
+    match config.response_format:
+        case "json_schema":
+            named = {"name": "verdict", "strict": True, "schema": json.loads(schema)}
+            return {"response_format": {"type": "json_schema", "json_schema": named}}
+        case "json_object":
+            return {"response_format": {"type": "json_object"}}
+        case "none":
+            return {}
+
+
+def _read_generation(response: "httpx2.Response", choice: Choice | None = None) -> Generation:
     body = _json(response)
     try:
-        choice = body["choices"][0]
-        text, reason = choice["message"]["content"], choice["finish_reason"]
-        prompt_tokens = body["usage"]["prompt_tokens"]
-        completion_tokens = body["usage"]["completion_tokens"]
-    except (KeyError, IndexError, TypeError) as error:
+        first = body["choices"][0]
+        message, reason = first["message"], first["finish_reason"]
+        text = _text(message["content"])
+        usage = body.get("usage") or {}
+        lengths = [usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")]
+        probabilities = None if choice is None else _probabilities(first, choice)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise GeneratorUnavailable(
-            f"{response.url}: the answer has no {error} where OpenAI's has it: {response.text[:300]!r}"
+            f"{response.url}: not an answer as OpenAI's are ({error}): {response.text[:300]!r}"
         ) from error
     if reason not in ("stop", "length"):
         raise RequestRejected(f"{response.url}: the answer ended by {reason!r}")
+    if text is None:  # OpenAI puts a refusal to keep to a schema into a field of its own
+        text = message.get("refusal")
     if not isinstance(text, str):
-        raise RequestRejected(f"{response.url}: the answer has no text: {text!r}")
+        spent = (
+            "; all its tokens went into reasoning: raise reasoning_tokens"
+            if reason == "length"
+            else ""
+        )
+        raise RequestRejected(f"{response.url}: the answer has no text: {text!r}{spent}")
     if (place := half_character(text)) is not None:
         raise RequestRejected(
             f"{response.url}: the answer has half of a character at place {place}"
         )
     return Generation(
         text=text,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
+        prompt_tokens=lengths[0],
+        completion_tokens=lengths[1],
         finish_reason=reason,
+        probabilities=probabilities,
     )
+
+
+def _text(content: Any) -> str | None:
+    """The text of a message, which some servers give in parts; parts that are no text, such as reasoning, are left out."""
+    if not isinstance(content, list):
+        return content
+    return "".join(part["text"] for part in content if part.get("type") in ("text", "output_text"))
+
+
+def _probabilities(choice: Any, wanted: Choice) -> dict[str, float] | None:
+    """Of the words, from the alternatives to the token in which one of them begins; None where a server gives none."""
+    words = {word.casefold(): word for word in wanted.words}
+    said = ""
+    for token in (choice.get("logprobs") or {}).get("content") or []:
+        begun = token["token"].strip().casefold()
+        after = said.rstrip().endswith(wanted.after.casefold())
+        said += token["token"].casefold()
+        if not (begun and after and any(word.startswith(begun) for word in words)):
+            continue
+        mass = dict.fromkeys(wanted.words, 0.0)
+        for other in token.get("top_logprobs") or []:
+            start = other["token"].strip().casefold()
+            meant = [name for word, name in words.items() if start and word.startswith(start)]
+            if len(meant) == 1:  # a token in which several words begin tells none of them
+                mass[meant[0]] += math.exp(other["logprob"])
+        total = sum(mass.values())
+        return {word: share / total for word, share in mass.items()} if total else None
+    return None
 
 
 def _json(response: "httpx2.Response") -> dict[str, Any]:

@@ -51,6 +51,8 @@ class _Prompt:
     seed: int
     limit: int
     """Tokens that the answer may have."""
+    schema: str | None
+    """JSON schema that the answer is kept to."""
 
 
 class VLLMGenerator:
@@ -206,10 +208,12 @@ class VLLMGenerator:
             image=digest or "",
             seed=seed,
             limit=self._limit(request, decoding),
+            schema=request.schema,
         )
 
     def _sampling(self, prompt: _Prompt, decoding: DecodingConfig) -> Any:
         from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
 
         greedy = decoding.temperature == 0
         return SamplingParams(
@@ -218,6 +222,9 @@ class VLLMGenerator:
             top_p=1.0 if greedy else decoding.top_p,
             seed=None if greedy else prompt.seed,
             detokenize=False,
+            structured_outputs=None
+            if prompt.schema is None
+            else StructuredOutputsParams(json=prompt.schema),
         )
 
     def _limit(self, request: Request, decoding: DecodingConfig) -> int:
@@ -278,6 +285,8 @@ def _start_engine(
         limit_mm_per_prompt={"image": 1},
         # The default, torchvision, gives other pixels than training saw.
         mm_processor_kwargs={"backend": "pil"},
+        # Between two tokens of JSON blanks may go on until no token of the answer is left.
+        structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
         disable_log_stats=True,
         seed=0,
     )

@@ -62,7 +62,13 @@ def build_judge(
             )
         case GuardJudgeConfig():
             generator = generator_of(config.model)
-            return GuardJudge(config.title, config.guard, generator, decoding=config.decoding)
+            return GuardJudge(
+                config.title,
+                config.guard,
+                generator,
+                decoding=config.decoding,
+                score=config.score,
+            )
         case _:
             assert_never(config)
 

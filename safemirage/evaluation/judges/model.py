@@ -9,18 +9,20 @@ from safemirage.config.loading.load import to_tree
 from safemirage.config.rates import Metric
 from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.judges.asked import asked_verdicts, generator_fields
+from safemirage.evaluation.judges.asked import AskingJudge
 from safemirage.evaluation.judges.verdicts import (
     PARSER_VERSION,
+    expected,
     read_verdict,
     system_message,
     user_message,
+    verdict_schema,
 )
-from safemirage.evaluation.types import Request, Verdict
+from safemirage.evaluation.types import Generation, Request, Verdict
 from safemirage.text.degenerate import DEGENERATE_VERSION, degeneration
 
 
-class ModelJudge:
+class ModelJudge(AskingJudge):
     """Asks once an answer. An answer whose verdict cannot be had, or cannot be read, is `unscored`, with the reason.
 
     Where one of its labels is `deflect`, an answer that is empty is `degenerate` without being asked about, and so is
@@ -29,10 +31,10 @@ class ModelJudge:
     """
 
     def __init__(self, name: str, prompt: JudgePromptConfig, generator: Generator) -> None:
-        self.name = name
+        super().__init__(name, generator, prompt.decoding)
         self.measures: tuple[Metric, ...] = prompt.measures
+        self.expects = expected(prompt)
         self._prompt = prompt
-        self._generator = generator
         self._knows_degenerate = "deflect" in prompt.labels.values()
 
     @property
@@ -43,32 +45,29 @@ class ModelJudge:
             "judge": "model",
             "parser": PARSER_VERSION,
             "prompt": digest_of(texts),
-            **generator_fields(self._generator),
+            **self.model_key,
         }
         return {**key, "degenerate": DEGENERATE_VERSION} if self._knows_degenerate else key
 
     async def judge(self, items: Sequence[Judged]) -> list[Verdict]:
         asked = [item for item in items if not (self._knows_degenerate and not item.answer.strip())]
-        verdicts = iter(
-            await asked_verdicts(
-                self.name,
-                [self._request(item) for item in asked],
-                lambda text: read_verdict(self._prompt, text),
-                generator=self._generator,
-                decoding=self._prompt.decoding,
-            )
-        )
+        verdicts = iter(await self.ask([self._request(item) for item in asked]))
         waiting = {id(item) for item in asked}
         return [
             self._split(item, next(verdicts)) if id(item) in waiting else self._empty()
             for item in items
         ]
 
+    def read(self, said: Generation) -> Verdict:
+        label, reason = read_verdict(self._prompt, said.text)
+        return Verdict(judge=self.name, label=label, reason=reason)
+
     def _request(self, item: Judged) -> Request:
         return Request(
             question=user_message(self._prompt, item),
             image=item.sample.image if self._prompt.with_image else None,
             system=system_message(self._prompt),
+            schema=verdict_schema(self._prompt),
         )
 
     def _split(self, item: Judged, verdict: Verdict) -> Verdict:

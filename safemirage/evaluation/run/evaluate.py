@@ -22,6 +22,7 @@ from safemirage.evaluation.errors import COMMONEST_REASON
 from safemirage.evaluation.generators import GenerationError, Generator
 from safemirage.evaluation.generators.asking import ask_each
 from safemirage.evaluation.judges import Judge, Judged
+from safemirage.evaluation.judges.asked import TRIED, AskingJudge, require_understood
 from safemirage.evaluation.judges.rules import with_degenerate
 from safemirage.evaluation.metrics.protocols import score_as
 from safemirage.evaluation.types import (
@@ -95,6 +96,7 @@ async def evaluate(
     Raises:
         IdempotencyConflict: the id is known with another `record`.
         GeneratorUnavailable: the model cannot be reached; recorded, as any other error is.
+        JudgeNotUnderstood: a judge's first verdicts cannot be read; recorded.
         LeaseLost: this process stalled and another took the evaluation over.
         TooManyUnscored: a judge left more than `max_unscored` of the samples without a verdict; recorded.
     """
@@ -177,6 +179,9 @@ class _Work:
         if not started:
             return
         async with _Recorded(self._store, spec.id, self._lease):
+            # Below that, the evaluation itself shows it as soon.
+            if len(samples) > TRIED:
+                await self._try_judges(samples)
             evaluated = await self._samples(samples, on_progress)
             # Cancelled: the record says so already.
             if evaluated is None:
@@ -186,6 +191,11 @@ class _Work:
             measures = {judge.name: judge.measures for judge in self._judges}
             rows = score_as(spec.protocol, spec.model, evaluated, measures)
             await asyncio.to_thread(evaluations.finish, spec.id, rows, lease=self._lease)
+
+    async def _try_judges(self, samples: Sequence[Sample]) -> None:
+        for judge in self._judges:
+            if isinstance(judge, AskingJudge):
+                await require_understood(judge, samples, max_unscored=self._spec.max_unscored)
 
     async def _samples(
         self, samples: Sequence[Sample], on_progress: OnProgress | None

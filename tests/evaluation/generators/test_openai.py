@@ -244,7 +244,7 @@ def test_openai_without_access_or_model_is_unavailable_at_once(status: int) -> N
         httpx2.Response(200, json={"choices": []}),
         httpx2.Response(200, json={"choices": [{"message": {"content": "x"}}]}),
         httpx2.Response(
-            200, json={"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}
+            200, json={"choices": [{"message": {"content": ["x"]}, "finish_reason": "stop"}]}
         ),
     ],
 )
