@@ -6,6 +6,7 @@ used where RAY_ADDRESS is set. Nothing is left running, but with --keep service 
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -25,13 +26,23 @@ from ray_jobs.cluster.head import (
     local_cluster,
     wait_to_be_ended,
 )
-from ray_jobs.cluster.jobs import follow
 from safemirage.settings import Settings
 
 CONFIG = "configs:reproduce/miniature.yaml"
 PROJECT = Path(__file__).parents[1]
 IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
 """Whether the packages lie in a checkout; else they are installed, for a job too, and nothing is uploaded."""
+_CHATTER = re.compile(
+    r"^[\d-]+ [\d:,]+\s(INFO|SUCC) \S+\.py:\d+ -- "
+    r"|WARNING working_dir\.py:\d+ -- Directory '\.(git|venv)' is now ignored"
+    r"|^INFO [\d-]+ [\d:,]+ serve \d+ -- "
+    r"|\(raylet\).* WARNING: \d+ PYTHON worker processes have been started"
+    r"|\(raylet\) Task ServeController\.graceful_shutdown failed\..* killed by `ray\.kill`"
+)
+"""What `ray job submit`, Serve and the raylet say of themselves; all other warnings and errors of theirs are shown.
+The last line is Serve's ordinary end: its controller is killed before the call that asked for it has returned."""
+_STYLE = re.compile(r"\x1b\[[\d;]*m")
+"""What colours Ray's lines, also where nothing shows colours."""
 console = Console()
 
 
@@ -128,13 +139,21 @@ def _run_job(demo: Demo, cluster: ClusterAddress) -> int:
         text=True,
     ) as job:
         try:
-            follow(job, demo.settings, console)
+            show_lines(job)
         except KeyboardInterrupt:
             console.print("Interrupted. The same command continues where this stopped.")
             job.send_signal(signal.SIGINT)
-            job.wait()  # the thread that reads its output then comes to the output's end
+            job.wait()
             return 130
     return job.returncode
+
+
+def show_lines(job: subprocess.Popen[str]) -> None:
+    """Prints what the job says of itself, until its output ends."""
+    assert job.stdout is not None
+    for line in job.stdout:
+        if not _CHATTER.search(plain := _STYLE.sub("", line)):
+            print(plain, end="", flush=True)
 
 
 def _say_where(demo: Demo, cluster: ClusterAddress) -> None:

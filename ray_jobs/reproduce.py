@@ -20,9 +20,9 @@ from typing import Any
 import ray
 
 from ray_jobs.cluster.environment import runtime_env
-from ray_jobs.search import run_search, show
 from ray_jobs.train import TrainingFailed, run_training
-from ray_jobs.tune.outcome import SearchFailed, SearchOutcome
+from ray_jobs.tune.outcome import SearchFailed
+from ray_jobs.tune.search import run_search, show
 from ray_jobs.worker.miniature import publish_suite
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import load_config, run_file, to_tree
@@ -44,7 +44,7 @@ from safemirage.evaluation.run.client import EvaluationClient
 from safemirage.miniature.model import build_initial_model
 from safemirage.miniature.table import miniature_grid
 from safemirage.miniature.world import build_world
-from safemirage.runs import EvaluateResult, TrainResult, WorldResult, read_record
+from safemirage.runs import EvaluateResult, SearchOutcome, TrainResult, WorldResult, read_record
 from safemirage.settings import Settings, read_settings
 from safemirage.store.database import Store, open_store
 from safemirage.store.execution import RunHandle, RunInterrupted, run_once

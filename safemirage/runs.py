@@ -5,15 +5,16 @@ tree: `to_tree` makes it, `read_record` takes it up again.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from safemirage.config.loading.load import build_config
-from safemirage.config.search import ObjectiveConfig, SearchConfig, Value
+from safemirage.config.plan import point_overrides
+from safemirage.config.search import ConstraintConfig, ObjectiveConfig, SearchConfig, Value
 from safemirage.config.train import TrainConfig
 from safemirage.config.types import Strict
 from safemirage.store.records import Row
@@ -72,6 +73,7 @@ class SeedResult(Strict):
 
     seed: int
     objectives: dict[str, float]
+    constraints: dict[str, float] = field(default_factory=dict)
     train_run_id: str
     export: str
     """Folder of the trained model."""
@@ -83,8 +85,56 @@ class SeedResult(Strict):
 class TrialResult(Strict):
     objectives: dict[str, float]
     """The worst of each over the seeds."""
+    constraints: dict[str, float] = field(default_factory=dict)
+    """The rate that each constraint bounds; the worst over the seeds."""
     at_seeds: Annotated[tuple[SeedResult, ...], Field(min_length=1)]
     """One for each seed of the search, in their order; without `seeds` the train file's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOutcome(Strict):
+    """One point: what it was, and what it came to."""
+
+    number: int
+    """The trial's number in the study; numbers of attempts that were cut off are left out."""
+    run_id: str
+    """The id of the run of kind `trial`; a point proposed twice is one run."""
+    state: Literal["finished", "failed"]
+    overrides: dict[str, Value]
+    """The point: dotted path -> value."""
+    objectives: dict[str, float] | None
+    error: str | None
+    constraints: dict[str, float] = field(default_factory=dict)
+    train_run_id: str | None
+    export: str | None
+    """Folder of the trained model."""
+    degenerate: float | None = None
+    """The largest share of degenerate answers to unsafe questions in any condition and at any seed: a low ASR may be made of
+    them. None where it was not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOutcome(Strict):
+    """Result of a run of kind `search`."""
+
+    run_id: str
+    trials: tuple[TrialOutcome, ...]
+    front: tuple[int, ...]
+    """Numbers of the trials that no other is better than; a point that was proposed twice stands once."""
+    knee: int
+    """Number of the chosen trial, the one nearest to the ideal by the search's weights: see
+    `safemirage.evaluation.metrics.pareto.knee`."""
+    hypervolume: float
+    """Share of the unit box of all objectives that the front dominates."""
+
+    @property
+    def knee_trial(self) -> TrialOutcome:
+        return next(trial for trial in self.trials if trial.number == self.knee)
+
+    @property
+    def knee_overrides(self) -> tuple[str, ...]:
+        """The chosen point as `a.b=c`, to be given to its train file."""
+        return tuple(point_overrides(self.knee_trial.overrides))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +156,11 @@ def read_record(cls: type[T], tree: Mapping[str, Any] | None, *, of: str) -> T:
         ConfigError: there is none, or it is not what this version records.
     """
     return build_config(cls, tree or {}, source=f"record of {of}")
+
+
+def excess_of(rates: Mapping[str, float], constraints: Sequence[ConstraintConfig]) -> float:
+    """How far a point is beyond its bounds, all of them together; 0 where it keeps every one."""
+    return sum(max(0.0, item.excess(rates[item.name])) for item in constraints)
 
 
 def costs_of(

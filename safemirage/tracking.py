@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from safemirage.config.loading.load import dump_yaml
@@ -31,39 +31,8 @@ _PARAM_BATCH = 100
 _PARAM_LENGTH = 6000
 """MLflow's own limits of one `log_batch` call and of one value."""
 
-Steps = Sequence[Mapping[str, float]]
-"""Metrics by name; each has its 1-based number under `step`."""
 
-
-class Tracker(Protocol):
-    """Takes what runs measure, by the run's id."""
-
-    def start(
-        self, run_id: str, *, name: str, config: Mapping[str, Any], parent_id: str | None = None
-    ) -> None:
-        """Makes the run known, or resumes it; `parent_id` is the run that it is part of (a search)."""
-
-    def nest(self, run_id: str, *, parent_id: str, name: str) -> None:
-        """Shows a run below another, under a name that tells it from the others there. A run has one parent: of several
-        searches that came to the same training, the last has it."""
-
-    def log_steps(self, run_id: str, steps: Steps) -> None: ...
-
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        """Metrics of the run as a whole."""
-
-    def log_table(self, run_id: str, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A table of the run, which replaces an earlier one of that name."""
-
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None: ...
-
-    def last_step(self, run_id: str) -> int:
-        """The highest step that was logged; 0 if none."""
-
-    def finish(self, run_id: str, *, failed: bool = False) -> None: ...
-
-
-class MlflowTracker:
+class Tracker:
     """Runs of one MLflow experiment. One process writes a run at a time; reading is free."""
 
     def __init__(self, uri: str, *, experiment: str, artifacts: Path | None) -> None:
@@ -80,6 +49,7 @@ class MlflowTracker:
     def start(
         self, run_id: str, *, name: str, config: Mapping[str, Any], parent_id: str | None = None
     ) -> None:
+        """Makes the run known, or resumes it; `parent_id` is the run that it is part of (a search)."""
         # A resumed run: its curves continue, and its parameters are there.
         if (found := self._find(run_id)) is not None:
             self._client.update_run(found, status="RUNNING")
@@ -95,10 +65,13 @@ class MlflowTracker:
         self._log_params(created, config)
 
     def nest(self, run_id: str, *, parent_id: str, name: str) -> None:
+        """Shows a run below another, under a name that tells it from the others there. A run has one parent: of several
+        searches that came to the same training, the last has it."""
         self._client.update_run(self._id(run_id), name=name)
         self.set_tags(run_id, {PARENT_TAG: self._id(parent_id)})
 
-    def log_steps(self, run_id: str, steps: Steps) -> None:
+    def log_steps(self, run_id: str, steps: Sequence[Mapping[str, float]]) -> None:
+        """Metrics by name; each step has its number, from 1 on, under `step`."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -112,9 +85,11 @@ class MlflowTracker:
             self._client.log_batch(self._id(run_id), metrics=metrics[start : start + _BATCH])
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Metrics of the run as a whole."""
         self.log_steps(run_id, [{"step": 0, **metrics}])
 
     def log_table(self, run_id: str, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table of the run, which replaces an earlier one of that name."""
         # As MLflow's page shows a table; its own `log_table` adds to one that is there, and needs pandas.
         columns = list(dict.fromkeys(name for row in rows for name in row))
         data = [[row.get(name) for name in columns] for row in rows]
@@ -128,6 +103,7 @@ class MlflowTracker:
         self._client.log_batch(self._id(run_id), tags=[RunTag(k, v) for k, v in tags.items()])
 
     def last_step(self, run_id: str) -> int:
+        """The highest step that was logged; 0 if none."""
         history = self._client.get_metric_history(self._id(run_id), "loss")
         return max((metric.step for metric in history), default=0)
 
@@ -138,18 +114,17 @@ class MlflowTracker:
         from mlflow.exceptions import MlflowException
 
         found = self._client.get_experiment_by_name(name)
-        if found is None:
-            # As a URI: MLflow would take `%` and `#` in a path for parts of one.
-            location = None if artifacts is None else artifacts.absolute().as_uri()
-            try:
-                return str(self._client.create_experiment(name, artifact_location=location))
-            except (
-                MlflowException
-            ):  # another process made it in between; any other fault shows below
-                found = self._client.get_experiment_by_name(name)
-                if found is None:
-                    raise
-        return str(found.experiment_id)
+        if found is not None:
+            return str(found.experiment_id)
+        # As a URI: MLflow would take `%` and `#` in a path for parts of one.
+        location = None if artifacts is None else artifacts.absolute().as_uri()
+        try:
+            return str(self._client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            # Another process made it in between; any other fault shows here.
+            if (found := self._client.get_experiment_by_name(name)) is None:
+                raise
+            return str(found.experiment_id)
 
     def _find(self, run_id: str) -> str | None:
         if run_id not in self._ids:
@@ -182,12 +157,12 @@ class MlflowTracker:
             self._client.log_batch(mlflow_id, params=params[start : start + _PARAM_BATCH])
 
 
-def open_tracker(settings: Settings, experiment: str) -> MlflowTracker:
+def open_tracker(settings: Settings, experiment: str) -> Tracker:
     """The tracker of the settings. Any number of processes may open an empty database at once."""
     uri = settings.tracking_uri
     remote = uri.startswith(("http://", "https://", "databricks"))
     artifacts = None if remote else _folder(settings, experiment)
-    return MlflowTracker(uri, experiment=experiment, artifacts=artifacts)
+    return Tracker(uri, experiment=experiment, artifacts=artifacts)
 
 
 def _folder(settings: Settings, experiment: str) -> Path:

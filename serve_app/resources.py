@@ -60,8 +60,10 @@ class Trial:
     """The point: dotted path -> value."""
     objectives: Mapping[str, float] = field(default_factory=dict)
     """The objectives by name; empty until the trial is finished."""
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    """The rates that the study's `bounds` are on, by name."""
     front: bool = False
-    """Whether no other trial is as good in everything and better in something."""
+    """Whether it keeps every bound, and no other such trial is as good in everything and better in something."""
     error: str | None
     progress: Mapping[str, Any] = field(default_factory=dict)
 
@@ -77,6 +79,8 @@ class Study:
     """Whether a process works on it now."""
     directions: Mapping[str, Literal["min", "max"]]
     """Objective -> whether it shall be small or large."""
+    bounds: Mapping[str, str]
+    """Constraint -> its bound, such as `at most 0.05`; a trial beyond it is not on the front."""
     trials: Sequence[Trial]
     progress: Mapping[str, Any]
     error: str | None

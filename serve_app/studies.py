@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from safemirage.config.loading.load import ConfigError
-from safemirage.config.search import ObjectiveConfig
+from safemirage.config.search import SearchConfig
 from safemirage.evaluation.metrics.pareto import pareto_front
-from safemirage.runs import StudyConfig, TrialConfig, TrialResult, costs_of, read_record
+from safemirage.runs import StudyConfig, TrialConfig, TrialResult, costs_of, excess_of, read_record
 from safemirage.store import Store
 from safemirage.store.runs import RunRecord
 from serve_app.catalogue import not_found
@@ -31,13 +31,17 @@ def find_study(store: Store, study_id: str) -> Study:
     return _study(search, store.runs.list(kind="trial", parent_id=study_id))
 
 
-def mark_front(trials: Sequence[Trial], objectives: Sequence[ObjectiveConfig]) -> list[Trial]:
-    """The trials with `front` set on those that no other finished trial dominates."""
-    names = {item.name for item in objectives}
+def mark_front(trials: Sequence[Trial], search: SearchConfig) -> list[Trial]:
+    """The trials with `front` set on those that keep the constraints and that no other such trial dominates."""
+    objectives, constraints = search.objectives, search.constraints
+    wanted = {item.name for item in objectives}
     finished = [
         index
         for index, trial in enumerate(trials)
-        if names and trial.state == "finished" and names <= trial.objectives.keys()
+        if trial.state == "finished"
+        and wanted <= trial.objectives.keys()
+        and {item.name for item in constraints} <= trial.constraints.keys()
+        and not excess_of(trial.constraints, constraints)
     ]
     if not finished:
         return list(trials)
@@ -47,14 +51,16 @@ def mark_front(trials: Sequence[Trial], objectives: Sequence[ObjectiveConfig]) -
 
 
 def _study(search: RunRecord, records: Sequence[RunRecord]) -> Study:
-    objectives, error = _objectives(search)
+    config, error = _config(search)
+    trials = [_trial(record) for record in records]
     return Study(
         id=search.id,
         name=search.name,
         state=search.state,
         is_live=search.is_live,
-        directions={item.name: item.direction for item in objectives},
-        trials=mark_front([_trial(record) for record in records], objectives),
+        directions={item.name: item.direction for item in config.objectives} if config else {},
+        bounds={item.name: item.bound for item in config.constraints} if config else {},
+        trials=mark_front(trials, config) if config else trials,
         progress=search.progress,
         error=search.error or error,
         created_at=search.created_at,
@@ -62,13 +68,12 @@ def _study(search: RunRecord, records: Sequence[RunRecord]) -> Study:
     )
 
 
-def _objectives(search: RunRecord) -> tuple[Sequence[ObjectiveConfig], str | None]:
-    """The search's objectives, or none and why: a record of another version spoils no listing."""
+def _config(search: RunRecord) -> tuple[SearchConfig | None, str | None]:
+    """The search's config, or none and why: a record of another version spoils no listing."""
     try:
-        config = read_record(StudyConfig, search.config, of=search.id)
+        return read_record(StudyConfig, search.config, of=search.id).search, None
     except ConfigError as error:
-        return (), str(error)
-    return config.search.objectives, None
+        return None, str(error)
 
 
 def _trial(record: RunRecord) -> Trial:
@@ -78,7 +83,7 @@ def _trial(record: RunRecord) -> Trial:
         trial = replace(trial, parameters=config.overrides)
         if record.state == "finished":
             result = read_record(TrialResult, record.result, of=record.id)
-            trial = replace(trial, objectives=result.objectives)
+            trial = replace(trial, objectives=result.objectives, constraints=result.constraints)
     except ConfigError as error:
         return replace(trial, error=str(error))
     return trial

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,18 +186,10 @@ def _end(head: subprocess.Popen[bytes], grace_s: float = 15) -> None:
     # Ray ends its own processes when the head is asked to; what is left after that is killed.
     _, alive = psutil.wait_procs(family, timeout=grace_s)
     for process in alive:
-        with _already_gone():
+        with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(alive, timeout=grace_s)
     head.wait()
-
-
-@contextmanager
-def _already_gone() -> Iterator[None]:
-    try:
-        yield
-    except psutil.NoSuchProcess:
-        return
 
 
 def wait_to_be_ended() -> None:

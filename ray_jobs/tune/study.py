@@ -7,37 +7,36 @@ what it would have proposed. A trial that the machine took away is never a faile
 
 import json
 import math
+import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search import Searcher
 from sqlalchemy import URL
 
 from ray_jobs.cluster.failures import Failure
 from safemirage.config.loading.identity import digest_of
+from safemirage.config.loading.load import to_tree
+from safemirage.config.plan import SearchPlan
 from safemirage.config.search import (
+    AutoConfig,
     ChoiceConfig,
     DomainConfig,
+    GPConfig,
+    GridConfig,
     IntConfig,
     LogUniformConfig,
-    ObjectiveConfig,
+    NSGA2Config,
     Point,
     RandomConfig,
     Scalar,
-    SearchConfig,
     TPEConfig,
     UniformConfig,
     Value,
@@ -50,9 +49,13 @@ _RESUMES = "resumes"
 _FAILURE = "failure"
 """Attribute of a failed trial: whose fault it was, and the reason."""
 _WARM_START = "warm_start"
+_HOURS = "hours"
+"""Attribute of the study: what was spent on it until the last trial that ended."""
 _RUN = "run_id"
 """Attribute that names the trial's run in our store, for whoever looks at the study in optuna-dashboard."""
 _BUSY_TIMEOUT_S = 60
+_MOST_FOR_GP = 100
+"""Trials up to which `auto` takes the Gaussian process, whose proposals take longer with each."""
 
 
 def studies_url(settings: Settings) -> URL:
@@ -93,33 +96,59 @@ class Proposal:
 class Study:
     """A search's study. One process at a time may use it, which the lease on the search's run makes sure of."""
 
-    def __init__(self, config: SearchConfig, *, name: str, storage: RDBStorage) -> None:
-        self.config = config
+    def __init__(self, plan: SearchPlan, *, name: str, storage: RDBStorage) -> None:
+        self.plan = plan
+        self.config = plan.config
         self.name = name
-        self.storage = storage
+        self._storage = storage
+        self._noted_at = time.monotonic()
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # our own progress says what it would
         self._study = optuna.create_study(
             study_name=name,
             storage=storage,
-            directions=[_DIRECTIONS[item.direction] for item in config.objectives],
+            directions=[_DIRECTIONS[item.direction] for item in self.config.objectives],
             load_if_exists=True,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            self._study.set_metric_names([item.name for item in config.objectives])
+            self._study.set_metric_names([item.name for item in self.config.objectives])
 
-    def prepare(self) -> int:
-        """Queues the warm start, and again what was cut off or failed by its config. Returns how many points are still
-        to do."""
-        self._queue_warm_start()
+    def prepare(self) -> int | None:
+        """Queues the points to be tried first, and again what was cut off or failed by its config. Returns how many points
+        are still to do; None: as many as the budget allows."""
+        self._queue_first_points()
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # No process works on it: the caller holds the search's lease. It keeps its number and its point.
             # Optuna 5.0 tells the storage's number of a trial nowhere else, and `Study.tell` cannot put one back.
-            self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
         for proposal in self.proposals():
             if proposal.state == TrialState.FAIL and not proposal.is_settled:
                 self._queue_again(proposal)
-        return max(0, self.config.trials - sum(item.is_settled for item in self.proposals()))
+        if self.is_spent:
+            return 0
+        if self.plan.trials is None:
+            return None
+        return max(0, self.plan.trials - sum(item.is_settled for item in self.proposals()))
+
+    @property
+    def hours(self) -> float:
+        """Hours that were spent on the study in all attempts."""
+        before: float = self._study.user_attrs.get(_HOURS, 0.0)
+        return before + (time.monotonic() - self._noted_at) / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours of GPUs that ended trials held: what a trial's own time was, times its workers."""
+        workers = self.plan.base.workers
+        spans = [trial.duration for trial in self._study.get_trials(deepcopy=False)]
+        hours = sum(span.total_seconds() for span in spans if span is not None) / 3600
+        return hours * workers.count if workers.gpu else 0.0
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget of hours allows no other point."""
+        spent = ((self.config.hours, self.hours), (self.config.gpu_hours, self.gpu_hours))
+        return any(budget is not None and used >= budget for budget, used in spent)
 
     def proposals(self) -> list[Proposal]:
         """The points proposed so far in order, each once: as tried the last time."""
@@ -134,11 +163,35 @@ class Study:
             for trial in self._counted()
         ]
 
-    def sampler(self) -> optuna.samplers.BaseSampler:
+    def ask(self) -> tuple[optuna.Trial, dict[str, Value]]:
+        """The next point: from the queue, else from the sampler."""
+        # A sampler of its own for each proposal, whose seed a restart can work out again.
+        self._study.sampler = self._sampler()
+        trial = self._study.ask()
+        point = suggest(trial, self.plan)
+        # Known in the study before the trial begins, so that a look at it finds the run while it trains.
+        trial.set_user_attr(_RUN, trial_run_id(self.name, point))
+        return trial, point
+
+    def tell(self, trial: optuna.Trial, result: Mapping[str, Any]) -> None:
+        """What a trial reported: its objectives, or the failure that it came to."""
+        keys = [objective_key(item.name) for item in self.config.objectives]
+        if _CAUSE in result:
+            trial.set_user_attr(_FAILURE, {"cause": result[_CAUSE], "reason": result[_REASON]})
+            self._study.tell(trial, state=TrialState.FAIL)
+        elif set(keys) <= result.keys():
+            for item in self.config.constraints:
+                trial.set_constraint(item.name, item.excess(result[objective_key(item.name)]))
+            self._study.tell(trial, [result[key] for key in keys])
+        hours = self.hours
+        self._noted_at = time.monotonic()
+        self._study.set_user_attr(_HOURS, hours)
+
+    def _sampler(self) -> optuna.samplers.BaseSampler:
         """The sampler of the next proposal. Its seed depends on the number of proposals before it alone, so that a
         search that was cut off draws no point twice, and draws what it would have drawn."""
         sequence = np.random.SeedSequence([self.config.seed, len(self._counted())])
-        return build_sampler(self.config, seed=int(sequence.generate_state(1)[0]))
+        return build_sampler(self.plan, seed=int(sequence.generate_state(1)[0]))
 
     def _counted(self) -> list[FrozenTrial]:
         """The trials that stand for a point each: proposed in full, and not tried again by a later trial."""
@@ -150,7 +203,7 @@ class Study:
             for trial in trials
             if trial.state != TrialState.WAITING
             and trial.number not in again
-            and set(trial.params) == set(self.config.space)
+            and _RUN in trial.user_attrs  # else it was cut off before its point was whole
         ]
 
     def _queue_again(self, proposal: Proposal) -> None:
@@ -158,21 +211,21 @@ class Study:
             stored_point(proposal.point), user_attrs={_RESUMES: proposal.number}
         )
 
-    def _queue_warm_start(self) -> None:
+    def _queue_first_points(self) -> None:
         trials = self._study.get_trials(deepcopy=False)
         # By index, so that a point that stands in the warm start twice is tried twice.
         queued = {trial.user_attrs.get(_WARM_START) for trial in trials}
-        for index, point in enumerate(self.config.warm_start):
+        for index, point in enumerate(self.plan.queue):
             if index not in queued:
                 attributes = {_WARM_START: index}
                 self._study.enqueue_trial(stored_point(point), user_attrs=attributes)
 
 
-class StudySearch(OptunaSearch):
-    """What Tune asks for points: OptunaSearch on a prepared study, each proposal with a sampler of its own seed.
+class StudySearch(Searcher):
+    """What Tune asks for points: a prepared study, each proposal with a sampler of its own seed.
 
-    A trial reports each objective under `objective_key(name)`. Its base class offers no public way to its study and trials:
-    their attributes (`_ot_study`, `_ot_trials`, `_completed_trials`, `_metric`) were read in Ray 2.60, and are used here alone.
+    Tune's own OptunaSearch knows neither a restart's seed nor a failure that is no bad point, and has no public way to its
+    study. A trial reports each objective under `objective_key(name)`.
     """
 
     def __init__(
@@ -188,57 +241,48 @@ class StudySearch(OptunaSearch):
                 for: it waits for its own.
             on_change: called when a trial has ended.
         """
-        self._prepared = study
+        super().__init__()
+        self._study = study
         self._has_room = has_room
         self._on_change = on_change
+        self._under_way: dict[str, optuna.Trial] = {}
         self.lost: list[int] = []
         """Numbers of the trials that the machine took away more often than they are tried again."""
-        super().__init__(
-            distributions(study.config.space),
-            metric=[objective_key(item.name) for item in study.config.objectives],
-            mode=[item.direction for item in study.config.objectives],
-            study_name=study.name,
-            storage=study.storage,
-            sampler=study.sampler(),
-        )
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        return True  # the study has its own space and directions
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         # The first trial is started whether there is room or not: it waits for its workers, with a line that says so.
-        under_way = self._ot_trials.keys() - self._completed_trials
-        if under_way and not self._has_room():
+        if self._under_way and not self._has_room():
             return None  # Tune asks again
-        # A sampler of its own for each proposal, whose seed a restart can work out again.
-        self._ot_study.sampler = self._prepared.sampler()
-        stored: dict[str, Any] | None = super().suggest(trial_id)
-        if stored is None:
-            return None
-        point = point_of(stored, self._prepared.config.space)
-        # Known in the study before the trial begins, so that a look at it finds the run while it trains.
-        self._ot_trials[trial_id].set_user_attr(_RUN, trial_run_id(self._prepared.name, point))
+        if self._study.is_spent:
+            return Searcher.FINISHED
+        trial, point = self._study.ask()
+        self._under_way[trial_id] = trial
         return point
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         # Tune tells of some ends twice.
-        if trial_id in self._completed_trials:
+        if (trial := self._under_way.pop(trial_id, None)) is None:
             return
-        self._completed_trials.add(trial_id)
-        trial = self._ot_trials[trial_id]
-        # The machine took it away: to Optuna it has not ended, so no sampler takes it for a bad point.
+        # The machine took it away: to Optuna it has not ended, so no sampler takes it for a bad point. One that was cut
+        # off stays as it is likewise: the next start tries both again.
         if error:
             self.lost.append(trial.number)
-        elif result and _CAUSE in result:
-            reason = {"cause": result[_CAUSE], "reason": result[_REASON]}
-            trial.set_user_attr(_FAILURE, reason)
-            self._ot_study.tell(trial, state=TrialState.FAIL)
-        elif result and set(self._metric) <= result.keys():
-            self._ot_study.tell(trial, [result[name] for name in self._metric])
-        # One that was cut off or lost stays as it is: the next start tries it again.
+        elif result:
+            self._study.tell(trial, result)
         self._on_change()
 
     def save(self, checkpoint_path: str) -> None:
         """Saves nothing: the study is what a restart reads."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never called, as nothing is saved."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its whole setup for Tuner.restore, which is not used here; the study's URL, which may hold
@@ -246,9 +290,28 @@ class StudySearch(OptunaSearch):
         return {}
 
 
-def point_of(stored: Mapping[str, Any], space: Mapping[str, DomainConfig]) -> dict[str, Any]:
+def suggest(trial: optuna.Trial, plan: SearchPlan) -> dict[str, Value]:
+    """A point as a train file takes it, each value asked of the trial."""
+
+    def choose(key: str, domain: DomainConfig) -> Value:
+        match domain:
+            case UniformConfig() | LogUniformConfig():
+                log = isinstance(domain, LogUniformConfig)
+                return trial.suggest_float(key, domain.low, domain.high, log=log)
+            case IntConfig():
+                return trial.suggest_int(key, domain.low, domain.high)
+            case ChoiceConfig():
+                stored = trial.suggest_categorical(key, [*map(_stored, domain.values)])
+                return _value(stored, domain)
+            case _:
+                assert_never(domain)
+
+    return plan.point(choose)
+
+
+def point_of(stored: Mapping[str, Any], space: Mapping[str, DomainConfig]) -> dict[str, Value]:
     """A point as a train file takes it, from what the study keeps of it."""
-    return {key: _value(stored[key], domain) for key, domain in space.items()}
+    return {key: _value(stored[key], domain) for key, domain in space.items() if key in stored}
 
 
 def stored_point(point: Point) -> dict[str, Scalar]:
@@ -257,14 +320,14 @@ def stored_point(point: Point) -> dict[str, Scalar]:
 
 
 def _stored(value: Value) -> Scalar:
-    """Optuna's databases keep scalars only: a list is kept as its JSON text, which its dashboard can show."""
-    return json.dumps(value) if isinstance(value, list | tuple) else value
+    """Optuna's databases keep scalars only: a list or a branch is kept as its JSON text, which its dashboard can show."""
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
 def _value(stored: Scalar, domain: DomainConfig) -> Any:
     if isinstance(domain, ChoiceConfig):
-        lists = [value for value in domain.values if isinstance(value, list | tuple)]
-        return next((list(value) for value in lists if _stored(value) == stored), stored)
+        deep = [value for value in domain.values if isinstance(value, list | tuple | dict)]
+        return next((to_tree(value) for value in deep if _stored(value) == stored), stored)
     return stored
 
 
@@ -281,10 +344,9 @@ def objective_key(name: str) -> str:
 _CAUSE, _REASON = "failure/cause", "failure/reason"
 
 
-def failure_result(objectives: Iterable[ObjectiveConfig], failure: Failure) -> dict[str, Any]:
-    """What a trial reports that came to no objectives; Tune wants each of them to be there."""
-    values = {objective_key(item.name): math.nan for item in objectives}
-    return {**values, _CAUSE: failure.cause, _REASON: failure.reason}
+def failure_result(failure: Failure) -> dict[str, Any]:
+    """What a trial reports that came to no objectives."""
+    return {_CAUSE: failure.cause, _REASON: failure.reason}
 
 
 def _failure(trial: FrozenTrial) -> Failure | None:
@@ -295,33 +357,32 @@ def _failure(trial: FrozenTrial) -> Failure | None:
 _DIRECTIONS = {"min": "minimize", "max": "maximize"}
 
 
-def distributions(space: Mapping[str, DomainConfig]) -> dict[str, BaseDistribution]:
-    return {key: _distribution(domain) for key, domain in space.items()}
-
-
-def _distribution(domain: DomainConfig) -> BaseDistribution:
-    match domain:
-        case UniformConfig():
-            return FloatDistribution(domain.low, domain.high)
-        case LogUniformConfig():
-            return FloatDistribution(domain.low, domain.high, log=True)
-        case IntConfig():
-            return IntDistribution(domain.low, domain.high)
-        case ChoiceConfig():
-            return CategoricalDistribution([_stored(value) for value in domain.values])
-        case _:
-            assert_never(domain)
-
-
-def build_sampler(config: SearchConfig, *, seed: int) -> optuna.samplers.BaseSampler:
-    match config.sampler:
-        case TPEConfig(startup_trials=startup):
-            # Multivariate: weights of a loss and its beta act together. Constant liar: trials that run count as
-            # bad ones, so that concurrent proposals keep apart.
-            return optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True
-            )
-        case RandomConfig():
-            return optuna.samplers.RandomSampler(seed=seed)
-        case _:
-            assert_never(config.sampler)
+def build_sampler(plan: SearchPlan, *, seed: int) -> optuna.samplers.BaseSampler:
+    space, sampler = plan.config.space, plan.config.sampler
+    has_conditions = any(domain.when for domain in space.values())
+    if isinstance(sampler, AutoConfig):
+        is_smooth = not has_conditions and all(item.name != "choice" for item in space.values())
+        few = (plan.trials or math.inf) <= _MOST_FOR_GP
+        sampler = GPConfig() if is_smooth and few else TPEConfig()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        match sampler:
+            case TPEConfig(startup_trials=startup):
+                # Multivariate: weights of a loss and its beta act together. Constant liar: trials that run count as
+                # bad ones, so that concurrent proposals keep apart. Group: paths of one method are drawn together.
+                return optuna.samplers.TPESampler(
+                    seed=seed,
+                    n_startup_trials=startup,
+                    multivariate=True,
+                    constant_liar=True,
+                    group=has_conditions,
+                )
+            case GPConfig(startup_trials=startup):
+                return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
+            case NSGA2Config(population=population):
+                return optuna.samplers.NSGAIISampler(seed=seed, population_size=population)
+            case RandomConfig() | GridConfig():
+                # A grid's points stand in the queue; what were proposed beyond them would be drawn.
+                return optuna.samplers.RandomSampler(seed=seed)
+            case _:
+                assert_never(sampler)

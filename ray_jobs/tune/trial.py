@@ -62,7 +62,7 @@ def run_trial(config: Mapping[str, Any], *, setting: TrialSetting) -> dict[str, 
     Raises:
         Exception: the machine is at fault; Tune tries the trial again.
     """
-    point = {key: config[key] for key in setting.plan.config.space}
+    point = {key: config[key] for key in setting.plan.config.space if key in config}
     try:
         return _objectives(point, setting)
     except Exception as error:
@@ -70,7 +70,7 @@ def run_trial(config: Mapping[str, Any], *, setting: TrialSetting) -> dict[str, 
         if failure.cause == "machine":
             time.sleep(_PAUSE_S)  # a database that restarts is back by then
             raise
-        return failure_result(setting.plan.config.objectives, failure)
+        return failure_result(failure)
 
 
 def _objectives(point: Point, setting: TrialSetting) -> dict[str, float]:
@@ -87,7 +87,8 @@ def _objectives(point: Point, setting: TrialSetting) -> dict[str, float]:
             parent_id=setting.search_id,
         )
     result = read_record(TrialResult, record.result, of=record.id)
-    return {objective_key(name): value for name, value in result.objectives.items()}
+    rates = {**result.objectives, **result.constraints}
+    return {objective_key(name): value for name, value in rates.items()}
 
 
 def _work(handle: RunHandle, *, point: Point, setting: TrialSetting) -> dict[str, Any]:
@@ -97,8 +98,14 @@ def _work(handle: RunHandle, *, point: Point, setting: TrialSetting) -> dict[str
         for train in plan.runs(plan.trial(point))
     )
     # The worst of the seeds, so that a point that works by luck at one of them is not chosen.
-    objectives = worst_objectives([one.objectives for one in at_seeds], plan.config.objectives)
-    return to_tree(TrialResult(objectives=objectives, at_seeds=at_seeds))
+    config = plan.config
+    result = TrialResult(
+        objectives=worst_objectives([one.objectives for one in at_seeds], config.objectives),
+        constraints=worst_objectives([one.constraints for one in at_seeds], config.constraints),
+        at_seeds=at_seeds,
+    )
+    tree: dict[str, Any] = to_tree(result)
+    return tree
 
 
 def _at_seed(
@@ -116,12 +123,12 @@ def _at_seed(
     name = f"{handle.id}-seed-{train.seed}" if plan.config.seeds else handle.id
     suite = selection_suite(plan, seed=train.seed, storage=setting.settings.storage)
     rows = _judge(plan, trained.export, name=name, suite=suite, setting=setting)
-    objectives = objective_values(rows, plan.config.objectives)
     # The trial in MLflow is its training, which has the search for its parent.
     tracker = open_tracker(setting.settings, plan.base.tracking.experiment)
     found = SeedResult(
         seed=train.seed,
-        objectives=objectives,
+        objectives=objective_values(rows, plan.config.objectives),
+        constraints=objective_values(rows, plan.config.constraints),
         train_run_id=run.id,
         export=trained.export,
         rows=tuple(Row(**row) for row in rows),

@@ -52,13 +52,22 @@ def train(
     _run("train", config, overrides or (), estimate=estimate)
 
 
-def search(config: RunFileArgument, overrides: OverridesArgument = None) -> None:
+def search(
+    config: RunFileArgument,
+    overrides: OverridesArgument = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Print trials, GPU-hours, disk and what is missing; start nothing."
+        ),
+    ] = False,
+) -> None:
     """Search the settings of a training for several objectives at once, as a file of configs/search says.
 
     A search that was cut off resumes with the same study. Exits with 0 when it has finished, 1 when it failed, 2 when it
     cannot start as it is.
     """
-    _run("search", config, overrides or ())
+    _run("search", config, overrides or (), plan=plan)
 
 
 def reproduce(config: RunFileArgument, overrides: OverridesArgument = None) -> None:

@@ -36,6 +36,21 @@ def prepare(  # noqa: PLR0913 - options of a command
     seed: Annotated[
         int, typer.Option("--seed", help="Decides what is drawn, and all orders.")
     ] = 42,
+    selection: Annotated[
+        int,
+        typer.Option(
+            "--selection",
+            min=0,
+            help="Safe and as many unsafe images to set aside for searches; needs --image-folder.",
+        ),
+    ] = 0,
+    test: Annotated[
+        Path | None,
+        typer.Option("--test", help="VLGuard's test.json, which those images share nothing with."),
+    ] = None,
+    test_images: Annotated[
+        Path | None, typer.Option("--test-images", help="Its images; default: --image-folder.")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace files that would change.")
     ] = False,
@@ -48,7 +63,14 @@ def prepare(  # noqa: PLR0913 - options of a command
     from safemirage.prepare.pipeline import PrepareInputs, prepare_files
 
     inputs = PrepareInputs(
-        train=train, answers=answers, mix=mix, image_folder=image_folder, skip_bad=skip_bad
+        train=train,
+        answers=answers,
+        mix=mix,
+        image_folder=image_folder,
+        selection=selection,
+        test=test,
+        test_images=test_images,
+        skip_bad=skip_bad,
     )
     prepared = prepare_files(inputs, out, total=total, seed=seed, force=force)
     console = tables()

@@ -6,27 +6,45 @@ A trial is the train file `base`, with `overrides` and one value for each dotted
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.generators import DecodingConfig, TransformersConfig
 from safemirage.config.judges import JudgeConfig
 from safemirage.config.rates import Metric
-from safemirage.config.types import Strict, check_name, data_path, not_identity
+from safemirage.config.types import (
+    Count,
+    Positive,
+    Share,
+    Strict,
+    check_name,
+    data_path,
+    not_identity,
+)
 
 Scalar = None | bool | int | float | str
-Value = Scalar | tuple[Scalar, ...]
+Leaf = Scalar | tuple[Scalar, ...]
 """A list is a value too: the patterns of `model.trainable`, for one."""
+Value = Leaf | dict[str, Leaf]
+"""So is a whole branch: `{name: rmu, mask: all}` for `method`."""
 Point = Mapping[str, Value]
-"""One value for each dotted path of a space."""
+"""One value for each dotted path of a space that applies."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Range(Strict):
+class _Domain(Strict):
+    when: dict[str, tuple[Value, ...]] = field(default_factory=dict)
+    """Dotted paths of the train file -> the values at which this path is searched: `{method.name: [npo]}`. Paths of the
+    space that decide it stand above. Empty: always."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Range(_Domain):
     low: float
     """The smallest value, itself included."""
     high: float
@@ -49,6 +67,10 @@ class _Range(Strict):
     def corners(self) -> tuple[Value, ...]:
         return (self.low, self.high)
 
+    def grid(self, levels: int) -> tuple[Value, ...]:
+        """That many values at equal distances, from the lowest to the highest."""
+        return tuple(np.linspace(self.low, self.high, levels).tolist())
+
 
 @dataclass(frozen=True, kw_only=True)
 class UniformConfig(_Range):
@@ -70,6 +92,11 @@ class LogUniformConfig(_Range):
                 f"low: {self.low!r} has no logarithm; give a value > 0, or name: uniform"
             )
 
+    def grid(self, levels: int) -> tuple[Value, ...]:
+        # The ends as they are given: the logarithm and back would miss them by a rounding.
+        inner = np.geomspace(self.low, self.high, levels).tolist()[1:-1]
+        return (self.low, *inner, self.high)
+
 
 @dataclass(frozen=True, kw_only=True)
 class IntConfig(_Range):
@@ -84,14 +111,18 @@ class IntConfig(_Range):
     def holds(self, value: Value) -> bool:
         return isinstance(value, int) and super().holds(value)
 
+    def grid(self, levels: int) -> tuple[Value, ...]:
+        whole = np.linspace(self.low, self.high, min(levels, self.high - self.low + 1))
+        return tuple(int(value) for value in whole.round())
+
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceConfig(Strict):
+class ChoiceConfig(_Domain):
     """One of a list of values."""
 
     name: Literal["choice"] = "choice"
     values: Annotated[tuple[Value, ...], Field(min_length=1)]
-    """The values to choose from; a list is a value too."""
+    """The values to choose from; a list is a value too, and so is a whole branch such as `method`."""
 
     def __post_init__(self) -> None:
         if len(set(map(json.dumps, self.values))) != len(self.values):
@@ -104,6 +135,10 @@ class ChoiceConfig(Strict):
     def corners(self) -> tuple[Value, ...]:
         return self.values
 
+    def grid(self, levels: int) -> tuple[Value, ...]:
+        """All of them, however many levels are asked for: there is nothing between two choices."""
+        return self.values
+
 
 DomainConfig = Annotated[
     UniformConfig | LogUniformConfig | IntConfig | ChoiceConfig, Field(discriminator="name")
@@ -111,33 +146,108 @@ DomainConfig = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig(Strict):
-    """A rate to make small or large, over some conditions of the selection suite."""
+class _RateConfig(Strict):
+    """A rate over some conditions of the selection suite."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    """The objective's name in the study."""
+    """Its name in the study."""
     metric: Metric
     """The rate of the evaluation that is read."""
     conditions: Annotated[tuple[str, ...], Field(min_length=1)]
     """The conditions of the selection suite that it is read from."""
-    direction: Literal["min", "max"]
-    """Whether less is better (`min`) or more (`max`)."""
     over: Literal["mean", "worst"] = "worst"
     """How the rates of several conditions become one number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(_RateConfig):
+    """A rate to make small or large."""
+
+    direction: Literal["min", "max"]
+    """Whether less is better (`min`) or more (`max`)."""
+
+    @property
+    def key(self) -> str:
+        """Where it stands in the file."""
+        return f"objectives.{self.name}"
 
     @property
     def ideal(self) -> float:
         """The best value that a rate can take."""
         return 0.0 if self.direction == "min" else 1.0
 
+    def worst(self, values: Iterable[float]) -> float:
+        return max(values) if self.direction == "min" else min(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstraintConfig(_RateConfig):
+    """A bound that a point must keep to be on the front. The sampler learns which points do; it does not try to make the
+    rate any better than its bound."""
+
+    at_most: Share | None = None
+    """The largest rate that is allowed; or give `at_least`."""
+    at_least: Share | None = None
+    """The smallest rate that is allowed."""
+
+    def __post_init__(self) -> None:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError(
+                f"at_most, at_least: give one of both; now they are {self.at_most!r} and {self.at_least!r}"
+            )
+
+    @property
+    def key(self) -> str:
+        """Where it stands in the file."""
+        return f"constraints.{self.name}"
+
+    def worst(self, values: Iterable[float]) -> float:
+        return min(values) if self.at_most is None else max(values)
+
+    @property
+    def bound(self) -> str:
+        """The bound in words."""
+        return (
+            f"at least {self.at_least:g}" if self.at_most is None else f"at most {self.at_most:g}"
+        )
+
+    def excess(self, value: float) -> float:
+        """How far a rate is beyond the bound; 0 or less where it keeps it."""
+        if self.at_most is not None:
+            return value - self.at_most
+        assert self.at_least is not None, "__post_init__ checks that one of both is given"
+        return self.at_least - value
+
+
+RateConfig = ObjectiveConfig | ConstraintConfig
+
 
 @dataclass(frozen=True, kw_only=True)
 class TPEConfig(Strict):
-    """Tree-structured Parzen estimator, for one objective or several."""
+    """Tree-structured Parzen estimator, for one objective or several, and for spaces with conditions."""
 
     name: Literal["tpe"] = "tpe"
-    startup_trials: Annotated[int, Field(ge=1)] = 10
+    startup_trials: Count = 10
     """Trials drawn at random before the estimator has a say; the warm start counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPConfig(Strict):
+    """Gaussian process with the expected gain in hypervolume: the fewest trials where numbers are searched, some tens of
+    them. Paths with `when` are drawn at random."""
+
+    name: Literal["gp"] = "gp"
+    startup_trials: Count = 10
+    """Trials drawn at random first; the warm start counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NSGA2Config(Strict):
+    """The genetic algorithm NSGA-II: for some hundreds of trials, many at a time."""
+
+    name: Literal["nsga2"] = "nsga2"
+    population: Annotated[int, Field(ge=2)] = 20
+    """Trials of a generation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +257,26 @@ class RandomConfig(Strict):
     name: Literal["random"] = "random"
 
 
-SamplerConfig = Annotated[TPEConfig | RandomConfig, Field(discriminator="name")]
+@dataclass(frozen=True, kw_only=True)
+class GridConfig(Strict):
+    """Every combination of the space's values, after the warm start."""
+
+    name: Literal["grid"] = "grid"
+    levels: Annotated[int, Field(ge=2)] = 3
+    """Values that are taken of a range, its ends among them. Of a choice all are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoConfig(Strict):
+    """`gp` where every path is a range without `when` and 100 trials or fewer are to be made, else `tpe`."""
+
+    name: Literal["auto"] = "auto"
+
+
+SamplerConfig = Annotated[
+    TPEConfig | GPConfig | NSGA2Config | RandomConfig | GridConfig | AutoConfig,
+    Field(discriminator="name"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +318,17 @@ class SearchConfig(Strict):
     space: Annotated[dict[str, DomainConfig], Field(min_length=1)]
     """Dotted paths of the train file -> the values to try."""
     objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)]
-    trials: Annotated[int, Field(ge=1)]
-    """Points to train and judge, the warm start included."""
+    constraints: tuple[ConstraintConfig, ...] = ()
+    """Bounds that a point must keep to be on the front."""
+    weights: dict[str, Positive] = field(default_factory=dict)
+    """Objective -> how much it counts when one point of the front is chosen; one that is not named counts 1."""
+    trials: Count | None = None
+    """Points to train and judge, the warm start included. None: until `hours` or `gpu_hours` are spent, or the grid is
+    done. The search ends with whichever of them comes first."""
+    hours: Positive | None = None
+    """Hours, over all attempts at this search, after which no other point is begun; those under way are finished."""
+    gpu_hours: Positive | None = None
+    """The same in hours of GPUs: of each trial's time times its workers."""
     seed: int = 0
     """Seed of the sampler; the seed of the trainings is the train file's."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
@@ -198,7 +336,7 @@ class SearchConfig(Strict):
     that no draw of one seed is chosen. None: the train file's own seed alone."""
     sampler: SamplerConfig = field(default_factory=TPEConfig)
     warm_start: tuple[dict[str, Value], ...] = ()
-    """Points to try first, each with a value for every path of `space`."""
+    """Points to try first, each with a value for every path of `space` that applies to it."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = not_identity(None)
     """Trials at a time; default as many as the cluster holds, 16 at the most. One at a time makes the proposals
     repeatable, because the sampler then sees the same finished trials in the same order."""
@@ -209,30 +347,25 @@ class SearchConfig(Strict):
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        names = [item.name for item in self.objectives]
+        names = [item.name for item in (*self.objectives, *self.constraints)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(
-                f"objectives: the names {twice} stand twice; every objective needs its own"
+                f"objectives, constraints: the names {twice} stand twice; each needs its own"
+            )
+        if unknown := sorted(self.weights.keys() - {item.name for item in self.objectives}):
+            raise ValueError(f"weights: {unknown} are no objectives; there are {names}")
+        if (self.trials, self.hours, self.gpu_hours).count(
+            None
+        ) == 3 and self.sampler.name != "grid":
+            raise ValueError(
+                "trials, hours, gpu_hours: give one of them; only a grid has an end of its own"
             )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)!r} holds one seed twice")
         if self.seeds and "seed" in self.space:
             raise ValueError("space.seed: `seeds` says which seeds every point is trained at")
-        if len(self.warm_start) > self.trials:
+        if self.trials is not None and len(self.warm_start) > self.trials:
             raise ValueError(
                 f"trials: {self.trials!r} are less than the {len(self.warm_start)} of warm_start"
             )
-        for index, point in enumerate(self.warm_start):
-            _check_point(f"warm_start.{index}", point, self.space)
-
-
-def _check_point(where: str, point: Point, space: Mapping[str, Any]) -> None:
-    missing, unknown = sorted(set(space) - set(point)), sorted(set(point) - set(space))
-    if missing or unknown:
-        raise ValueError(
-            f"{where}: a point has one value for each path of space; {missing=}, {unknown=}"
-        )
-    for key, value in point.items():
-        if not space[key].holds(value):
-            raise ValueError(f"{where}.{key}: {value!r} is not in space.{key}: {space[key]}")

@@ -10,6 +10,7 @@ from safemirage.data.records import DataError
 from safemirage.data.vlguard import VLGuardRecord, read_vlguard
 from safemirage.files import write_files
 from safemirage.prepare.answers import assign_answers, read_answers
+from safemirage.prepare.selection import FOLDER, SetAside, set_aside, shared_keys, write_selection
 from safemirage.prepare.splits import Mix, build_splits
 from safemirage.text.refusal_keywords import is_refusal
 
@@ -23,12 +24,18 @@ class PrepareInputs:
     answers: Path | None = None
     mix: Path | None = None
     image_folder: Path | None = None
+    selection: int = 0
+    """Images of each kind, safe and unsafe, that are set aside for searches; see `selection.py`."""
+    test: Path | None = None
+    """VLGuard's test file, which the images that are set aside must share nothing with."""
+    test_images: Path | None = None
+    """Its image folder; None: the same as the training file's."""
     skip_bad: bool = False
     """Leave unusable records out, named in a warning, instead of refusing their file."""
 
     def digests(self) -> dict[str, str | None]:
         """SHA-256 of each input file, in hex."""
-        files = {"train": self.train, "answers": self.answers, "mix": self.mix}
+        files = {"train": self.train, "answers": self.answers, "mix": self.mix, "test": self.test}
         return {name: None if path is None else file_digest(path) for name, path in files.items()}
 
 
@@ -58,6 +65,11 @@ def prepare_files(
     if inputs.answers is not None:
         table = read_answers(inputs.answers)
         answers = assign_answers(records, table, source=inputs.answers)
+    # After the answers, which may be there for every image.
+    held: tuple[VLGuardRecord, ...] = ()
+    if inputs.selection:
+        parts = _parts(records, inputs, seed)
+        records, held = list(parts.kept), parts.selection
     mix = None
     if inputs.mix is not None:
         conversations = read_llava(inputs.mix, inputs.image_folder, skip_bad=inputs.skip_bad)
@@ -68,12 +80,37 @@ def prepare_files(
     manifest = {
         "seed": seed,
         "total": total if mix is not None else None,
+        "selection": [record.id for record in held],
         "inputs": inputs.digests(),
         "records": counts,
         "digests": {name: digest_of(items) for name, items in files.items()},
     }
     states = write_files(folder, {**files, MANIFEST: manifest}, force=force)
-    return Prepared(records=counts, states=states, notes=_notes(records, answers))
+    notes = _notes(records, answers)
+    if inputs.selection:
+        assert inputs.image_folder is not None, "_parts needs it"
+        suite = folder / FOLDER
+        found = write_selection(held, suite, images=inputs.image_folder, force=force)
+        counted = ", ".join(f"{count} {name}" for name, count in found.items())
+        notes = (*notes, f"set aside for searches, as the suite {suite}: {counted}")
+    return Prepared(records=counts, states=states, notes=notes)
+
+
+def _parts(records: Sequence[VLGuardRecord], inputs: PrepareInputs, seed: int) -> SetAside:
+    if inputs.image_folder is None:
+        raise DataError(inputs.train, "selection: pictures are compared; give their --image-folder")
+    taken: list[str] = []
+    if inputs.test is not None:
+        folder = inputs.test_images or inputs.image_folder
+        taken += shared_keys(read_vlguard(inputs.test, folder), folder)
+    return set_aside(
+        records,
+        inputs.selection,
+        images=inputs.image_folder,
+        seed=seed,
+        source=inputs.train,
+        taken=taken,
+    )
 
 
 def _notes(records: Sequence[VLGuardRecord], answers: dict[str, str] | None) -> tuple[str, ...]:

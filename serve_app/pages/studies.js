@@ -30,7 +30,7 @@ function draw(study) {
   node("study-state").textContent = summary(study);
   node("scatter").replaceChildren(scatter(study.trials, x.value, y.value, study.directions));
   node("scatter-caption").textContent =
-    "A circle is a trial; a diamond is on the Pareto front: no other trial is as good in every objective and better in one.";
+    "A circle is a trial; a diamond is on the Pareto front: it keeps every bound, and no other such trial is as good in every objective and better in one.";
   drawTrials(study, objectives);
 }
 
@@ -42,10 +42,11 @@ function summary(study) {
 
 function drawTrials(study, objectives) {
   const parameters = [...new Set(study.trials.flatMap((trial) => Object.keys(trial.parameters)))].sort();
+  const bounds = Object.keys(study.bounds);
   const arrow = (name) => `${name} ${study.directions[name] === "max" ? "↑" : "↓"}`;
   table(node("trials"), {
     caption: "Trials. ◆ marks the Pareto front; ↓ shall be small, ↑ large.",
-    head: ["Trial", "State", "On the front", ...parameters, ...objectives.map(arrow)],
+    head: ["Trial", "State", "On the front", ...parameters, ...objectives.map(arrow), ...bounds.map((name) => `${name} ${study.bounds[name]}`)],
     rows: study.trials.map((trial) =>
       element("tr", { class: trial.front ? "front" : undefined },
         element("th", { scope: "row" }, trial.id),
@@ -53,6 +54,7 @@ function drawTrials(study, objectives) {
         element("td", {}, trial.front ? "yes" : ""),
         parameters.map((name) => element("td", { class: "number" }, number(trial.parameters[name]))),
         objectives.map((name) => element("td", { class: "number" }, number(trial.objectives[name]))),
+        bounds.map((name) => element("td", { class: "number" }, number(trial.constraints[name]))),
       )),
   });
 }

@@ -25,7 +25,7 @@ import optuna
 import torch
 
 from ray_jobs.tune.outcome import objective_values, worst_objectives
-from ray_jobs.tune.study import build_sampler, distributions, point_of, stored_point
+from ray_jobs.tune.study import build_sampler, stored_point, suggest
 from ray_jobs.tune.trial import selection_suite
 from ray_jobs.worker.miniature import resolve_miniature
 from safemirage.config.evaluate import EvaluateConfig
@@ -146,6 +146,7 @@ class Search:
     def run(self) -> None:
         running: Running = {}
         left = self._plan.config.trials
+        assert left is not None, "this benchmark counts its points"
         with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
             while True:
                 while left and len(running) < PROCESSES:
@@ -160,9 +161,10 @@ class Search:
 
     def _ask(self, left: int) -> tuple[optuna.Trial, dict[str, Any]]:
         config = self._plan.config
-        self._study.sampler = build_sampler(config, seed=config.seed + config.trials - left)
-        trial = self._study.ask(distributions(config.space))
-        return trial, point_of(trial.params, config.space)
+        seed = config.seed + (config.trials or 0) - left
+        self._study.sampler = build_sampler(self._plan, seed=seed)
+        trial = self._study.ask()
+        return trial, suggest(trial, self._plan)
 
     def _can_win(self, found: Mapping[int, Mapping[str, float]]) -> bool:
         if not found:

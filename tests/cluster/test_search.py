@@ -21,11 +21,11 @@ from playwright.sync_api import expect
 from sqlalchemy import select
 
 from ray_jobs.cluster.head import ClusterAddress
-from ray_jobs.tune.outcome import SearchOutcome, TrialOutcome
 from ray_jobs.tune.study import studies_url
 from safemirage.databases import full
 from safemirage.evaluation.suites import writer
 from safemirage.evaluation.types import ImageInput, Sample, Subset
+from safemirage.runs import SearchOutcome, TrialOutcome, read_record
 from safemirage.settings import Settings
 from safemirage.store.database import open_store
 from safemirage.store.engine import open_database
@@ -39,6 +39,7 @@ from tests.tiny_run import make_tiny_run
 pytestmark = pytest.mark.timeout(420)
 
 PROJECT = Path(__file__).parents[2]
+SHIPPED = PROJECT / "configs" / "search" / "llava_v1.5_7b_npo.yaml"
 BETA = "method.beta"
 RATE = "optim.learning_rate"
 FORGET = "data.forget"
@@ -189,8 +190,7 @@ def test_search_loses_a_trial_and_itself_and_trains_no_settled_point_again(bench
 
     (search,) = bench.runs("search")
     assert (search.state, search.attempts) == ("finished", 3)
-    assert search.result is not None
-    outcome = SearchOutcome.from_result(search.result)
+    outcome = read_record(SearchOutcome, search.result, of=search.id)
     assert [trial.overrides for trial in outcome.trials] == points
     assert [trial.state for trial in outcome.trials] == ["failed", "finished", "finished"]
     assert [trial.number for trial in outcome.trials] == [0, 1, 2]
@@ -271,21 +271,47 @@ def assert_opens_in_optuna_dashboard(bench: Bench, search_id: str) -> None:
     assert [study["study_name"] for study in studies] == [search_id]
 
 
-def test_search_shows_a_failed_trial_with_its_error_and_goes_on(bench: Bench) -> None:
-    missing, there = str(bench.folder / "missing.json"), str(bench.folder / "run" / "forget.json")
+def test_search_of_a_shipped_file_shows_a_failed_trial_with_its_error_and_goes_on(
+    bench: Bench,
+) -> None:
+    """The file for LLaVA-1.5 7B with a tiny model, its data and its suite in the place of the real ones."""
+    shipped = yaml.safe_load(SHIPPED.read_text())
+    own = yaml.safe_load((bench.folder / "search.yaml").read_text())
+    run = yaml.safe_load((bench.folder / "base.yaml").read_text())
+    missing, there = str(bench.folder / "missing.json"), run["data"]["forget"]
+    changes = {
+        "model": run["model"],
+        "data": run["data"],
+        "engine": run["engine"],
+        "workers": {"count": 1},
+        "optim.steps": 2,
+        "optim.epochs": None,
+    }
+    domain = {"name": "choice", "values": [missing, there]}
+    points = [{**shipped["warm_start"][0], FORGET: path} for path in (missing, there)]
+    bound = {**shipped["constraints"][0], "conditions": ["safe_plain"], "at_most": 1.0}
+    (bench.folder / "search.yaml").write_text(SHIPPED.read_text())
     output = bench.run(
-        f"space={{{FORGET}: {{name: choice, values: [{missing}, {there}]}}}}",
-        f"warm_start=[{{{FORGET}: {missing}}}, {{{FORGET}: {there}}}]",
+        f"base={SHIPPED.parents[1] / 'train' / 'llava_v1.5_7b_npo_full_1_epoch.yaml'}",
+        f"overrides={json.dumps([f'{key}={json.dumps(value)}' for key, value in changes.items()])}",
+        f"space={json.dumps({**shipped['space'], FORGET: domain})}",
+        f"warm_start={json.dumps(points)}",
+        f"objectives={json.dumps(own['objectives'])}",
+        f"constraints={json.dumps([bound])}",
+        f"selection={json.dumps(own['selection'])}",
+        "selection.judges=[{name: oracle}, {name: useful}, {name: refusal_rules}]",
+        "trials=2",
+        "gpu_hours=null",
         "seeds=[3, 5]",
     )
 
     (search,) = bench.runs("search")
-    assert search.result is not None
-    outcome = SearchOutcome.from_result(search.result)
+    outcome = read_record(SearchOutcome, search.result, of=search.id)
     assert [trial.state for trial in outcome.trials] == ["failed", "finished"]
     assert f"data.forget: '{missing}' is no file" in (outcome.trials[0].error or "")
     assert outcome.front == (outcome.trials[1].number,)
-    assert f'{FORGET}="{missing}" failed: ' in output
+    assert 0 <= outcome.trials[1].constraints["over_refusal"] <= 1
+    assert f'{FORGET}="{missing}"' in output
     assert "'loss': " not in output  # Ray logs whatever it is given, on every rank
     assert [training.config["seed"] for training in bench.runs("train")][-2:] == [3, 5]
     assert_worst_of_seeds(bench, outcome.trials[1])
@@ -303,12 +329,16 @@ def assert_shown_on_the_page(bench: Bench, outcome: SearchOutcome) -> None:
         open_page(site, page)
         expect(page.locator("#study-state")).to_contain_text("1 failed, 1 finished")
         heads = page.locator("#trials thead th").all_inner_texts()
-        assert heads[-2:] == ["asr \N{DOWNWARDS ARROW}", "useful \N{UPWARDS ARROW}"]
+        assert heads[-3:] == [
+            "asr \N{DOWNWARDS ARROW}",
+            "useful \N{UPWARDS ARROW}",
+            "over_refusal at most 1",
+        ]
         failed, finished = (page.locator("#trials tbody tr").nth(place) for place in (0, 1))
         expect(failed).to_contain_text("missing.json")
         expect(finished).to_contain_text("yes")
         cells = finished.locator("td").all_inner_texts()
-        assert [float(cell) for cell in cells[-2:]] == [shown["asr"], shown["useful"]]
+        assert [float(cell) for cell in cells[-3:-1]] == [shown["asr"], shown["useful"]]
         expect(page.locator("#scatter .trial.front")).to_have_count(1)
         expect(page.locator("#axis-y")).to_have_value("useful")
 

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
-from safemirage.config.loading.load import ConfigError, apply_overrides, build_config, load_config
+from safemirage.config.loading.load import ConfigError, apply_overrides, load_config
 from safemirage.config.plan import (
     SearchPlan,
     load_search,
-    plan_search,
     point_overrides,
 )
-from safemirage.config.search import ChoiceConfig, LogUniformConfig, SearchConfig
+from safemirage.config.search import ChoiceConfig, LogUniformConfig
 from safemirage.config.train import TrainConfig
 
 BASE: dict[str, Any] = {
@@ -42,7 +41,9 @@ SEARCH: dict[str, Any] = {
 
 def load(folder: Path, changes: dict[str, Any] | None = None, *overrides: str) -> SearchPlan:
     (folder / "base.yaml").write_text(yaml.safe_dump(BASE))
-    (folder / "search.yaml").write_text(yaml.safe_dump({**SEARCH, **(changes or {})}))
+    (folder / "search.yaml").write_text(
+        yaml.safe_dump({**SEARCH, **(changes or {})}, sort_keys=False)
+    )
     return load_search(folder / "search.yaml", overrides)
 
 
@@ -213,9 +214,68 @@ def test_choice_among_lists_of_trained_tensors(tmp_path: Path) -> None:
     assert "space.model.trainable" in message
 
 
-def test_search_without_a_file_needs_an_absolute_base() -> None:
-    with pytest.raises(ConfigError, match="relative"):
-        plan_search(build_config(SearchConfig, SEARCH))
+METHODS = [{"name": "npo", "beta": 0.1}, {"name": "rmu", "mask": "text"}]
+TWO_METHODS: dict[str, Any] = {
+    "method": {"name": "choice", "values": METHODS},
+    "method.beta": {
+        "name": "loguniform", "low": 0.05, "high": 2, "when": {"method.name": ["npo"]},
+    },
+    "method.hook_layer": {"name": "int", "low": 0, "high": 3, "when": {"method.name": ["rmu"]}},
+}  # fmt: skip
+
+
+def test_space_of_two_methods_makes_a_train_config_of_each(tmp_path: Path) -> None:
+    points = [
+        {"method": METHODS[0], "method.beta": 0.5},
+        {"method": METHODS[1], "method.hook_layer": 3},
+    ]
+    plan = load(tmp_path, {"space": TWO_METHODS, "warm_start": points})
+    npo, rmu = (plan.trial(point).method for point in plan.config.warm_start)
+    assert (npo.name, rmu.name) == ("npo", "rmu")
+    for point in plan.config.warm_start:
+        by_hand = load_config(TrainConfig, tmp_path / "base.yaml", point_overrides(point))
+        assert by_hand == plan.trial(point)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"method.beta": {**TWO_METHODS["method.beta"], "when": {}}}, "space.method.beta: trial: "),
+        (
+            {"method.hook_layer": {**TWO_METHODS["method.hook_layer"], "when": {"method.name": ["rmv"]}}},
+            "space.method.hook_layer.when: {'method.name': ('rmv',)} never holds",
+        ),
+        ({"method.hook_layer": {"name": "int", "low": -1, "high": 3, "when": {"method.name": ["rmu"]}}}, "-1"),
+    ],
+)  # fmt: skip
+def test_space_with_a_condition_that_does_not_fit_is_refused(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    assert named in refusal(tmp_path, {"space": {**TWO_METHODS, **changes}})
+
+
+def test_space_with_a_path_above_what_decides_about_it_is_refused(tmp_path: Path) -> None:
+    space = dict(reversed(TWO_METHODS.items()))
+    message = refusal(tmp_path, {"space": space})
+    assert "space.method.beta: depends on space.method; move it below that" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"trials": None}, "trials, hours, gpu_hours: give one of them"),
+        ({"weights": {"asrr": 2.0}}, "weights: ['asrr'] are no objectives"),
+        (
+            {"constraints": [{"name": "safe", "metric": "refusal_rate", "conditions": ["safe_plain"]}]},
+            "at_most, at_least: give one of both",
+        ),
+        ({"sampler": {"name": "grid", "levels": 10001}}, "a grid of more than 10,000 points"),
+    ],
+)  # fmt: skip
+def test_search_whose_budget_bound_or_grid_cannot_be_is_refused(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    assert named in refusal(tmp_path, changes)
 
 
 @pytest.mark.parametrize(

@@ -90,21 +90,26 @@ async def test_study_that_is_another_run_is_not_found(client: Client, world: Wor
     assert STUDY in response.json()["error"]["message"]
 
 
-def test_front_waits_for_every_objective() -> None:
-    def trial(state: str, **objectives: float) -> Trial:
-        return Trial(id="t", state=state, objectives=objectives, error=None)
+def test_front_waits_for_every_objective_and_keeps_the_bounds() -> None:
+    def trial(state: str, refusals: float = 0.0, **objectives: float) -> Trial:
+        rates = {"refusals": refusals}
+        return Trial(id="t", state=state, objectives=objectives, constraints=rates, error=None)
 
     trials = [
         trial("finished", attack=0.1),
         trial("finished", attack=0.2, useful=0.5),
+        trial("finished", 0.06, attack=0.1, useful=0.6),
         trial("running", attack=0.0, useful=0.9),
     ]
-    objectives = load_search(
-        SEARCH, [f"objectives={json.dumps(ATTACK_AND_USEFUL)}"]
-    ).config.objectives
-    marked = mark_front(trials, objectives)
-    assert [item.front for item in marked] == [False, True, False]
-    assert mark_front(trials, ()) == trials
+    bound = {
+        "name": "refusals", "metric": "refusal_rate", "conditions": ["safe_plain"], "at_most": 0.05
+    }  # fmt: skip
+    overrides = [
+        f"objectives={json.dumps(ATTACK_AND_USEFUL)}",
+        f"constraints={json.dumps([bound])}",
+    ]
+    marked = mark_front(trials, load_search(SEARCH, overrides).config)
+    assert [item.front for item in marked] == [False, True, False, False]
 
 
 async def test_study_whose_record_cannot_be_read_spoils_no_listing(

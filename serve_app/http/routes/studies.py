@@ -36,6 +36,7 @@ def _summary(study: Study) -> dict[str, Any]:
         "state": study.state,
         "is_live": study.is_live,
         "directions": dict(study.directions),
+        "bounds": dict(study.bounds),
         "trial_states": {state: states.count(state) for state in sorted(set(states))},
         "progress": dict(study.progress),
         "error": study.error and without_paths(study.error),

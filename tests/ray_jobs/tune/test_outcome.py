@@ -11,8 +11,6 @@ from rich.console import Console
 from ray_jobs.tune.outcome import (
     ObjectiveError,
     SearchFailed,
-    SearchOutcome,
-    TrialOutcome,
     check_objectives,
     judge_trials,
     most_degenerate,
@@ -20,8 +18,10 @@ from ray_jobs.tune.outcome import (
     outcome_grid,
     worst_objectives,
 )
-from safemirage.config.search import ObjectiveConfig
+from safemirage.config.loading.load import build_config, to_tree
+from safemirage.config.search import ObjectiveConfig, SearchConfig
 from safemirage.evaluation.reports.terminal import print_grid
+from safemirage.runs import SearchOutcome, TrialOutcome, read_record
 from safemirage.store.records import Row
 from tests.evaluation.reports.test_terminal import check_screen
 
@@ -30,6 +30,17 @@ USEFUL = ObjectiveConfig(
     name="useful", metric="useful_rate", conditions=("safe", "share"), direction="max"
 )
 OBJECTIVES = (ASR, USEFUL)
+
+
+def search(**changes: Any) -> SearchConfig:
+    tree = {
+        "base": "base.yaml",
+        "space": {"method.beta": {"name": "uniform", "low": 0, "high": 1}},
+        "objectives": to_tree(OBJECTIVES),
+        "trials": 9,
+        "selection": {"suite": "suite", "judges": [{"name": "oracle"}]},
+    }
+    return build_config(SearchConfig, {**tree, **changes})
 
 
 def row(condition: str, metric: str, value: float | None) -> dict[str, Any]:
@@ -95,7 +106,7 @@ def test_objective_without_a_scored_answer_is_no_number(value: float | None) -> 
 
 def test_outcome_prefers_the_useful_model_over_gibberish_with_a_perfect_asr() -> None:
     outcome = judge_trials(
-        "s", [trial(0, 0.0, 0.0), trial(1, 0.02, 0.92), trial(2, 0.5, 0.9)], OBJECTIVES
+        "s", [trial(0, 0.0, 0.0), trial(1, 0.02, 0.92), trial(2, 0.5, 0.9)], search()
     )
     assert outcome.front == (0, 1)
     assert outcome.knee == 1
@@ -104,7 +115,7 @@ def test_outcome_prefers_the_useful_model_over_gibberish_with_a_perfect_asr() ->
 
 
 def test_outcome_keeps_failed_trials_with_their_error_out_of_the_front() -> None:
-    outcome = judge_trials("s", [trial(0, None), trial(1, 0.5, 0.5)], OBJECTIVES)
+    outcome = judge_trials("s", [trial(0, None), trial(1, 0.5, 0.5)], search())
     assert outcome.front == (1,)
     assert [item.state for item in outcome.trials] == ["failed", "finished"]
     assert "no such file" in (outcome.trials[0].error or "")
@@ -112,20 +123,46 @@ def test_outcome_keeps_failed_trials_with_their_error_out_of_the_front() -> None
 
 def test_outcome_counts_a_point_that_was_proposed_twice_once() -> None:
     outcome = judge_trials(
-        "s", [trial(0, 0.1, 0.9), trial(3, 0.1, 0.9, run_id="trial-0")], OBJECTIVES
+        "s", [trial(0, 0.1, 0.9), trial(3, 0.1, 0.9, run_id="trial-0")], search()
     )
     assert outcome.front == (0,)
     assert len(outcome.trials) == 2
 
 
+def bounded(number: int, asr: float, refusals: float) -> TrialOutcome:
+    return replace(trial(number, asr, 0.5), constraints={"over_refusal": refusals})
+
+
+BOUND = {
+    "constraints": [
+        {"name": "over_refusal", "metric": "refusal_rate", "conditions": ["safe"], "at_most": 0.05}
+    ]
+}
+
+
+def test_outcome_has_only_points_on_its_front_that_keep_the_constraints() -> None:
+    trials = [bounded(0, 0.0, 0.06), bounded(1, 0.25, 0.05), bounded(2, 0.5, 0.0)]
+    assert judge_trials("s", trials, search(**BOUND)).front == (1,)
+    with pytest.raises(
+        SearchFailed, match=r"none of its 1 trials keeps .* nearest is trial 0 .*0\.06"
+    ):
+        judge_trials("s", trials[:1], search(**BOUND))
+
+
+def test_outcome_chooses_by_the_weights_of_the_objectives() -> None:
+    trials = [trial(0, 0.0, 0.6), trial(1, 0.3, 0.8)]
+    assert judge_trials("s", trials, search()).knee == 1
+    assert judge_trials("s", trials, search(weights={"asr": 3.0})).knee == 0
+
+
 def test_outcome_without_a_finished_trial_is_a_failure_that_says_why() -> None:
     with pytest.raises(SearchFailed, match=r"none of its 2 trials succeeded.*no such file"):
-        judge_trials("s", [trial(0, None), trial(1, None)], OBJECTIVES)
+        judge_trials("s", [trial(0, None), trial(1, None)], search())
 
 
 def test_outcome_comes_back_from_its_record() -> None:
-    outcome = judge_trials("s", [trial(0, 0.0, 0.0), trial(1, None)], OBJECTIVES)
-    assert SearchOutcome.from_result(json.loads(json.dumps(outcome.to_result()))) == outcome
+    outcome = judge_trials("s", [trial(0, 0.0, 0.0), trial(1, None)], search())
+    assert read_record(SearchOutcome, json.loads(json.dumps(to_tree(outcome))), of="s") == outcome
 
 
 SUBSETS = {"plain": "unsafe", "what": "unsafe", "safe": "safe", "share": "safe"}
@@ -164,7 +201,7 @@ def test_outcome_shows_degenerate_answers_and_fits_80_columns() -> None:
     trials.append(
         replace(trial(3, None), overrides={"model.trainable": ["{language}.layers.0"] * 6})
     )
-    grid = outcome_grid(judge_trials("search-" + "0" * 12, trials, OBJECTIVES))
+    grid = outcome_grid(judge_trials("search-" + "0" * 12, trials, search()))
     console = Console(width=80, file=io.StringIO())
     with console.capture() as captured:
         print_grid(console, grid)

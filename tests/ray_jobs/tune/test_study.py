@@ -20,7 +20,9 @@ from ray_jobs.tune.study import (
     studies_url,
 )
 from safemirage.config.loading.load import build_config
+from safemirage.config.plan import SearchPlan
 from safemirage.config.search import SearchConfig
+from safemirage.config.train import TrainConfig
 from safemirage.databases import full, sqlite_url
 from safemirage.settings import read_settings
 
@@ -43,9 +45,18 @@ CONFIG: dict[str, Any] = {
 }
 
 
+BASE = {
+    "model": {"path": "some/model"},
+    "data": {"retain": "retain.json", "forget": "forget.json"},
+    "method": {"name": "npo"},
+    "optim": {"learning_rate": 2e-4, "steps": 10},
+}
+
+
 def open_study(folder: Path, **changes: Any) -> Study:
     config = build_config(SearchConfig, {**CONFIG, **changes})
-    return Study(config, name="search-1", storage=open_studies(sqlite_url(folder / "studies.db")))
+    plan = SearchPlan(config=config, base=build_config(TrainConfig, BASE))
+    return Study(plan, name="search-1", storage=open_studies(sqlite_url(folder / "studies.db")))
 
 
 def result_of(point: dict[str, Any]) -> dict[str, float]:
@@ -61,7 +72,9 @@ def drive(study: Study, count: int, *, name: str = "t") -> Iterator[dict[str, An
     search = StudySearch(study)
     for index in range(count):
         point = search.suggest(f"{name}{index}")
-        assert point is not None
+        if point == StudySearch.FINISHED:
+            return
+        assert isinstance(point, dict)
         yield point
         search.on_trial_complete(f"{name}{index}", result_of(point))
 
@@ -84,7 +97,17 @@ def test_study_proposes_within_the_space(tmp_path: Path) -> None:
         assert point[REDUCTION] in ("sum", "mean")
 
 
-@pytest.mark.parametrize("sampler", [{"name": "tpe", "startup_trials": 3}, {"name": "random"}])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"name": "tpe", "startup_trials": 3},
+        {"name": "random"},
+        {"name": "gp", "startup_trials": 3},
+        {"name": "nsga2", "population": 2},
+        {"name": "auto"},
+    ],
+    ids=lambda sampler: sampler["name"],
+)
 def test_study_cut_off_proposes_what_it_would_have(tmp_path: Path, sampler: dict[str, Any]) -> None:
     for folder in ("whole", "cut"):
         (tmp_path / folder).mkdir()
@@ -149,7 +172,7 @@ def test_study_tries_a_failed_trial_again_only_where_that_may_help(
     search = StudySearch(study)
     failure = Failure(cause, "TrainingDiverged: a loss is not finite")
     point = search.suggest("bad")
-    search.on_trial_complete("bad", failure_result(study.config.objectives, failure))
+    search.on_trial_complete("bad", failure_result(failure))
     (proposal,) = study.proposals()
     assert (proposal.point, proposal.state) == (point, TrialState.FAIL)
     assert proposal.failure == failure
@@ -168,7 +191,8 @@ def test_study_keeps_lists_as_text_and_proposes_them_as_lists(tmp_path: Path) ->
     study.prepare()
     search = StudySearch(study)
     for index in range(4):
-        assert (point := search.suggest(str(index))) is not None
+        point = search.suggest(str(index))
+        assert isinstance(point, dict)
         assert point[trained] in space[trained]["values"]
     assert [item.point for item in study.proposals()][:2] == warm
     again = open_study(tmp_path, space=space, warm_start=warm)
@@ -177,6 +201,55 @@ def test_study_keeps_lists_as_text_and_proposes_them_as_lists(tmp_path: Path) ->
     url = sqlite_url(tmp_path / "studies.db")
     (kept, *_) = optuna.load_study(study_name="search-1", storage=open_studies(url)).trials
     assert kept.params == {trained: '["[012]", "{projector}"]'}
+
+
+METHODS = {
+    "method": {"name": "choice", "values": [{"name": "npo"}, {"name": "rmu", "mask": "text"}]},
+    BETA: {"name": "loguniform", "low": 0.05, "high": 2, "when": {"method.name": ["npo"]}},
+    "method.hook_layer": {"name": "int", "low": 1, "high": 3, "when": {"method.name": ["rmu"]}},
+}
+BOUND = {"name": "refusals", "metric": "refusal_rate", "conditions": ["safe"], "at_most": 0.05}
+
+
+def test_study_of_two_methods_asks_for_each_its_own_paths_and_keeps_bounds(tmp_path: Path) -> None:
+    changes = {"space": METHODS, "warm_start": [], "constraints": [BOUND], "trials": 8}
+    study = open_study(tmp_path, **changes)
+    assert study.prepare() == 8
+    search = StudySearch(study)
+    points = []
+    for index in range(8):
+        points.append(point := search.suggest(str(index)))
+        assert isinstance(point, dict)
+        own = BETA if point["method"]["name"] == "npo" else "method.hook_layer"
+        assert set(point) == {"method", own}
+        rates = {"asr": 0.5, "useful": 0.5, "refusals": 0.04 + index / 100}
+        search.on_trial_complete(str(index), {objective_key(k): v for k, v in rates.items()})
+    assert {point["method"]["name"] for point in points if isinstance(point, dict)} == {
+        "npo",
+        "rmu",
+    }
+    assert [item.point for item in open_study(tmp_path, **changes).proposals()] == points
+    storage = open_studies(sqlite_url(tmp_path / "studies.db"))
+    kept = optuna.load_study(study_name="search-1", storage=storage).trials
+    assert [max(trial.constraints.values()) <= 0 for trial in kept] == [True] * 2 + [False] * 6
+
+
+def test_study_of_a_grid_tries_each_combination_once(tmp_path: Path) -> None:
+    changes = {"space": METHODS, "warm_start": [], "trials": None, "sampler": {"name": "grid"}}
+    study = open_study(tmp_path, **changes)
+    assert study.prepare() == 6
+    betas = [0.05, pytest.approx(0.1**0.5), 2]
+    npo = [{"method": {"name": "npo"}, BETA: beta} for beta in betas]
+    rmu = [{"method": {"name": "rmu", "mask": "text"}, "method.hook_layer": layer} for layer in (1, 2, 3)]  # fmt: skip
+    search = StudySearch(study)
+    assert [search.suggest(str(index)) for index in range(6)] == [*npo, *rmu]
+
+
+def test_study_begins_no_point_once_its_hours_are_spent(tmp_path: Path) -> None:
+    study = open_study(tmp_path, trials=None, hours=1e-9)
+    assert list(drive(study, 3)) == []
+    assert open_study(tmp_path, trials=None, hours=1e-9).prepare() == 0
+    assert open_study(tmp_path, trials=None, hours=100.0).prepare() is None
 
 
 def test_study_with_another_seed_proposes_other_points(tmp_path: Path) -> None:
