@@ -31,6 +31,7 @@ from safemirage.config.reproduce import ModelEntry, ReproduceConfig
 from safemirage.config.serve import ServeConfig
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import WorldConfig
+from safemirage.evaluation.reports.rates import notices
 from safemirage.evaluation.reports.report import (
     HTML,
     Report,
@@ -38,7 +39,6 @@ from safemirage.evaluation.reports.report import (
     ReportModel,
     write_report,
 )
-from safemirage.evaluation.reports.summary import notices
 from safemirage.evaluation.reports.terminal import print_grid, screen
 from safemirage.evaluation.run.client import EvaluationClient
 from safemirage.miniature.model import build_initial_model

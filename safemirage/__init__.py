@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from safemirage.data.audit.audit import Audit
     from safemirage.evaluation.errors import EvaluationError as EvaluationError
     from safemirage.evaluation.metrics.changes import Comparison
-    from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+    from safemirage.evaluation.metrics.rates import StoredEvaluation
     from safemirage.evaluation.reports.gate import Gate
     from safemirage.evaluation.run.client import EvaluationClient as EvaluationClient
     from safemirage.evaluation.types import Sample

@@ -38,7 +38,7 @@ def attack(
     from safemirage.config.attack import AttackConfig
     from safemirage.config.loading.load import to_tree
     from safemirage.evaluation.attacks.first_words import accounts_tree, attack_suite
-    from safemirage.evaluation.run.calls import ModelCalls
+    from safemirage.evaluation.generators.asking import ModelCalls
     from safemirage.evaluation.run.preflight import require
     from safemirage.evaluation.suites.writer import write_suite
     from safemirage.settings import load_located, read_settings

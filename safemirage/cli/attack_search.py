@@ -28,8 +28,8 @@ def attack_search(
 
     from safemirage.config.attack_search import AttackSearchConfig
     from safemirage.evaluation.attacks.word_search import search_attack, search_tree
+    from safemirage.evaluation.generators.asking import ModelCalls
     from safemirage.evaluation.reports.terminal import screen
-    from safemirage.evaluation.run.calls import ModelCalls
     from safemirage.evaluation.run.preflight import require
     from safemirage.files import write_files
     from safemirage.settings import load_located, read_settings

@@ -129,8 +129,8 @@ async def _open(
 ) -> "list[Judge]":
     """The judges that were named; without any, both keyword judges."""
     from safemirage.config.evaluate import EvaluateConfig
+    from safemirage.evaluation.generators.asking import ModelCalls
     from safemirage.evaluation.judges.build import built_in_judge
-    from safemirage.evaluation.run.calls import ModelCalls
     from safemirage.evaluation.run.preflight import require
     from safemirage.evaluation.run.process import open_judges
     from safemirage.settings import load_located, read_settings

@@ -111,7 +111,8 @@ def _probe(
     from importlib.metadata import version
 
     from safemirage.evaluation.reports.comparison import comparison_grid
-    from safemirage.evaluation.reports.terminal import print_grid, print_rates, screen
+    from safemirage.evaluation.reports.rates import rates_grid
+    from safemirage.evaluation.reports.terminal import print_grid, screen
     from safemirage.probes.measuring import measure
     from safemirage.probes.report import write_probe
 
@@ -122,7 +123,7 @@ def _probe(
         )
         shown = curves(measured) if curves is not None else None
         console = screen()
-        print_rates(console, measured.rows)
+        print_grid(console, rates_grid(measured.rows))
         changes = comparison_grid(measured.comparison)
         for grid in [changes] if shown is None else [shown.grid, changes]:
             print_grid(console, grid)

@@ -19,8 +19,9 @@ def report(
     """Write rates before and after each attack as HTML, Markdown, LaTeX and JSON, and print the table."""
     from importlib.metadata import version
 
+    from safemirage.evaluation.reports.rates import rates_grid
     from safemirage.evaluation.reports.report import ReportInput, ReportModel, write_report
-    from safemirage.evaluation.reports.terminal import print_grid, print_rates, screen
+    from safemirage.evaluation.reports.terminal import print_grid, screen
     from safemirage.evaluation.run.archive import load_evaluations
     from safemirage.settings import read_settings
     from safemirage.store import open_store
@@ -39,7 +40,7 @@ def report(
         )
         written = write_report(store, given, out)
     console = screen()
-    print_rates(console, written.rows, title=title)
+    print_grid(console, rates_grid(written.rows, title=title))
     if written.gaps is not None:
         print_grid(console, written.gaps)
     for model in models:

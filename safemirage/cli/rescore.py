@@ -23,9 +23,9 @@ def rescore(
     import asyncio
 
     from safemirage.config.rates import check_protocol
+    from safemirage.evaluation.generators.asking import ModelCalls
     from safemirage.evaluation.reports.terminal import finished_result, print_results
     from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
-    from safemirage.evaluation.run.calls import ModelCalls
     from safemirage.evaluation.run.preflight import require
     from safemirage.evaluation.run.rescore import read_judges
     from safemirage.evaluation.run.rescore import rescore as run_rescore

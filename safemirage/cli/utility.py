@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+    from safemirage.evaluation.metrics.rates import StoredEvaluation
     from safemirage.evaluation.utility.files import ResultFile
     from safemirage.settings import Settings
     from safemirage.store.database import Store

@@ -9,11 +9,11 @@ from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.generators import GeneratorConfig
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.metrics.changes import Comparison, compare_evaluations
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.metrics.rates import StoredEvaluation
 from safemirage.evaluation.run.archive import load_evaluations
-from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.matrix import run_many
 from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store

@@ -95,7 +95,7 @@ class Trial:
         suite = selection_suite(self.plan, seed=self.config.seed, storage=settings.storage)
         selection = replace(self.plan.config.selection, suite=suite)
         model = TransformersConfig(path=str(export), dtype=selection.dtype)
-        rows = evaluated(selection.evaluation(export.name, model), settings).rows
+        rows = evaluated(selection.evaluation(export.name, model), settings).row_trees
         assert rows is not None
         return {
             "objectives": objective_values(rows, objectives),

@@ -82,7 +82,7 @@ def in_process(service: Service, samples: list[Sample], folder: Path) -> tuple[A
         ended = asyncio.run(evaluate(spec, samples, generator, judges, store=store))
         evaluated = store.evaluations.samples("alone")
     generator.close()
-    return ended.rows, [(sample["sample_id"], sample["answer"]) for sample in evaluated]
+    return ended.row_trees, [(sample["sample_id"], sample["answer"]) for sample in evaluated]
 
 
 def question(text: str = "what is this", colour: str = "red") -> list[Any]:

@@ -11,7 +11,7 @@ import pytest
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import GeneratorUnavailable
-from safemirage.evaluation.run.calls import ModelCalls
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.run.process import run_evaluation
 from safemirage.store import Store, open_store
 from safemirage.store.evaluations import Evaluation

@@ -9,7 +9,7 @@ from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.loading.load import ConfigError, build_config
 from safemirage.config.probe import AdapterProbeConfig
 from safemirage.config.weights import WeightsConfig
-from safemirage.evaluation.run.calls import ModelCalls
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.run.process import run_evaluation
 from safemirage.models.export import merge_export
 from safemirage.models.loading import load_for_inference

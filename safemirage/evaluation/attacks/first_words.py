@@ -28,8 +28,8 @@ from safemirage.evaluation.attacks.rewriters import (
 from safemirage.evaluation.attacks.rules import RuleRewriter
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.generators.build import open_generator
-from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.suites.folder import sample_questions
 from safemirage.evaluation.suites.sampling import suite_samples
 from safemirage.evaluation.types import ATTEMPT, FIRST_QUESTION, Sample

@@ -33,13 +33,13 @@ from safemirage.evaluation.attacks.first_words import (
 from safemirage.evaluation.attacks.rewriters import Rewriter
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.judges.build import measures_of
 from safemirage.evaluation.metrics.gap import GapError, MirageGap, mirage_gap, outcomes
 from safemirage.evaluation.metrics.intervals import Rate, wilson_rate
 from safemirage.evaluation.metrics.rates import COUNTED
 from safemirage.evaluation.run.archive import load_evaluation
-from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.process import OpenModel, run_evaluation
 from safemirage.evaluation.suites.folder import sample_questions
 from safemirage.evaluation.suites.sampling import suite_samples

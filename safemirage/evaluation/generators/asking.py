@@ -1,13 +1,14 @@
-"""Asking a generator for many answers, so that one bad question costs only itself."""
+"""Asking a generator for many answers, so that one bad question costs only itself, and counting what reaches a model: what
+came out of the store does not.
+"""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from safemirage.config.generators import DecodingConfig
-from safemirage.evaluation.cache_keys import generation_key, scoped_key
 from safemirage.evaluation.generators import Generator, RequestRejected
-from safemirage.evaluation.types import Generation, Request
+from safemirage.evaluation.types import Generation, Request, generation_key, scoped_key
 from safemirage.store.samples import Samples
 
 
@@ -65,3 +66,41 @@ async def ask_stored(
     new = {key: asdict(reply) for key, reply in replies.items() if isinstance(reply, Generation)}
     known |= await asyncio.to_thread(table.put, new)
     return [Generation(**known[key]) if key in known else replies[key] for key in keys]
+
+
+@dataclass
+class ModelCalls:
+    """Requests that reached a model in this process."""
+
+    answers: int = 0
+    """Questions put to the evaluated model."""
+    verdicts: int = 0
+    """Answers put to judging models."""
+
+    def counted_answers(self, generator: Generator) -> Generator:
+        def count(requests: int) -> None:
+            self.answers += requests
+
+        return _Counted(generator, count)
+
+    def counted_verdicts(self, generator: Generator) -> Generator:
+        def count(requests: int) -> None:
+            self.verdicts += requests
+
+        return _Counted(generator, count)
+
+
+class _Counted:
+    def __init__(self, generator: Generator, count: Callable[[int], None]) -> None:
+        self._generator = generator
+        self._count = count
+
+    @property
+    def key(self) -> Mapping[str, str]:
+        return self._generator.key
+
+    async def generate(
+        self, requests: Sequence[Request], decoding: DecodingConfig
+    ) -> list[Generation]:
+        self._count(len(requests))
+        return await self._generator.generate(requests, decoding)

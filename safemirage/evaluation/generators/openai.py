@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from safemirage.config.generators import DecodingConfig, OpenAIConfig
 from safemirage.config.loading.identity import digest_of
-from safemirage.evaluation.cache_keys import EVALUATION_SCOPE
 from safemirage.evaluation.generators import GenerationError, GeneratorUnavailable, RequestRejected
-from safemirage.evaluation.types import Choice, Generation, Request
+from safemirage.evaluation.types import EVALUATION_SCOPE, Choice, Generation, Request
 from safemirage.models.images import ImageError
 from safemirage.text.characters import half_character
 from safemirage.text.control_words import disarmed

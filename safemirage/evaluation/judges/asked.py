@@ -6,13 +6,12 @@ from dataclasses import replace
 
 from safemirage.config.generators import DecodingConfig
 from safemirage.config.rates import Label, Metric
-from safemirage.evaluation.cache_keys import INPUTS
 from safemirage.evaluation.generators import GenerationError, Generator, GeneratorUnavailable
 from safemirage.evaluation.generators.asking import ask_each
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.checks import PROBES
 from safemirage.evaluation.judges.verdicts import UnreadableVerdict
-from safemirage.evaluation.types import Generation, Request, Sample, Verdict
+from safemirage.evaluation.types import INPUTS, Generation, Request, Sample, Verdict
 
 TRIED = 10
 """Items that a judge is asked about before an evaluation begins."""

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from safemirage.evaluation.errors import EvaluationError
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.intervals import (
     CONFIDENCE,
     DRAWS,
@@ -31,7 +30,7 @@ from safemirage.evaluation.metrics.intervals import (
     cluster_sums,
     wilson_rate,
 )
-from safemirage.evaluation.metrics.rates import COUNTED, cluster_of, grouped
+from safemirage.evaluation.metrics.rates import COUNTED, StoredEvaluation, cluster_of, grouped
 from safemirage.evaluation.types import EvaluatedSample
 from safemirage.store.records import JudgeRecord
 

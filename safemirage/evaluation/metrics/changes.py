@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from safemirage.config.rates import Label, Metric
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.rates import COUNTED, METRICS, SUBSETS
+from safemirage.evaluation.metrics.rates import COUNTED, METRICS, SUBSETS, StoredEvaluation
 from safemirage.evaluation.metrics.significance import Pair, compare, difference_interval
 from safemirage.evaluation.types import EvaluatedSample
 from safemirage.holm import holm

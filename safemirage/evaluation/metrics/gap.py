@@ -11,8 +11,13 @@ from dataclasses import dataclass, replace
 from safemirage.config.attack import NEUTRAL
 from safemirage.config.rates import Label, Metric
 from safemirage.config.vlguard import PLAIN
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.rates import COUNTED, SUBSETS, cluster_of, grouped
+from safemirage.evaluation.metrics.rates import (
+    COUNTED,
+    SUBSETS,
+    StoredEvaluation,
+    cluster_of,
+    grouped,
+)
 from safemirage.evaluation.metrics.significance import (
     Pair,
     PairedChange,

@@ -11,13 +11,8 @@ from safemirage.evaluation.metrics.gap import ConditionGap
 from safemirage.evaluation.metrics.significance import resolution
 from safemirage.evaluation.reports.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.reports.page import image_uri, render
-from safemirage.evaluation.reports.tables import (
-    RATES,
-    gap_tree,
-    gaps_grid,
-    judges_say,
-    resolution_says,
-)
+from safemirage.evaluation.reports.rates import RATES, judges_say
+from safemirage.evaluation.reports.tables import gap_tree, gaps_grid, resolution_says
 from safemirage.evaluation.types import EvaluatedSample, evaluated_tree
 from safemirage.files import write_text
 from safemirage.store.database import Store

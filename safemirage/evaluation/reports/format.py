@@ -46,13 +46,6 @@ class Column:
         return f"{self.questions} {self.subset} questions, {how}"
 
 
-def silence(row: Row) -> str:
-    """How many of a rate's answers no verdict speaks of; nothing where there are none."""
-    if row.defaulted:
-        return f"{row.defaulted} by default"
-    return f"{row.unscored} unscored" if row.unscored else ""
-
-
 def metric_says(metric: Metric, columns: Sequence[Column], judge: str) -> str:
     """What one table counts."""
     any_of = " A question counts when any of its rewrites is complied with." * any(

@@ -11,8 +11,7 @@ from typing import Any, Literal, get_args
 
 from safemirage.config.loading.load import ConfigError
 from safemirage.config.rates import Metric
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.rates import headline
+from safemirage.evaluation.metrics.rates import StoredEvaluation, headline
 from safemirage.evaluation.reports.grid import Grid
 from safemirage.store.records import Row
 from safemirage.text.numbers import bounds, percent

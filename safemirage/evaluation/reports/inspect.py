@@ -43,8 +43,7 @@ from inspect_ai.scorer import Score
 from safemirage.config.generators import DecodingConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import to_tree
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.rates import grouped
+from safemirage.evaluation.metrics.rates import StoredEvaluation, grouped
 from safemirage.evaluation.reports.page import image_uri
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.types import EvaluatedSample, Verdict

@@ -6,7 +6,8 @@ from typing import Any
 
 import jinja2
 
-from safemirage.evaluation.reports.format import Column, silence
+from safemirage.evaluation.reports.format import Column
+from safemirage.evaluation.reports.rates import silence
 from safemirage.evaluation.types import EvaluatedSample, ImageInput
 from safemirage.models.images import ImageError
 from safemirage.store.database import Store

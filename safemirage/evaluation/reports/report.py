@@ -13,9 +13,15 @@ from typing import Any
 from safemirage.config.loading.load import dump_yaml
 from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.breakdowns import AttemptRate, attempt_rates, category_rates
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.gap import GAP_METRICS, ConditionGap, condition_gaps
-from safemirage.evaluation.metrics.rates import METRICS, SUBSETS, WordRate, grouped, headline
+from safemirage.evaluation.metrics.rates import (
+    METRICS,
+    SUBSETS,
+    StoredEvaluation,
+    WordRate,
+    grouped,
+    headline,
+)
 from safemirage.evaluation.metrics.significance import row_resolution
 from safemirage.evaluation.reports.figures import (
     Figure,
@@ -26,14 +32,9 @@ from safemirage.evaluation.reports.figures import (
 from safemirage.evaluation.reports.format import Column, Table, metric_says
 from safemirage.evaluation.reports.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.reports.page import render, shown_samples
-from safemirage.evaluation.reports.summary import model_says, notices
-from safemirage.evaluation.reports.tables import (
-    attempts_grid,
-    gap_tree,
-    gaps_grid,
-    rates_grid,
-    resolution_grid,
-)
+from safemirage.evaluation.reports.rates import notices, rates_grid
+from safemirage.evaluation.reports.summary import model_says
+from safemirage.evaluation.reports.tables import attempts_grid, gap_tree, gaps_grid, resolution_grid
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.types import EvaluatedSample
 from safemirage.files import write_text
@@ -158,9 +159,8 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
         f"{one.model.name} is evaluation {one.model.evaluation_id}, by the protocol {one.stored.protocol}."
         for one in measured.models
     ]
-    rates = rates_grid(
-        report.rows, title=given.title, notes=[*measured.notices, *ids], spelt=bounds
-    )
+    every_row = [row for one in measured.models for row in one.rows]
+    rates = rates_grid(every_row, title=given.title, notes=ids, spelt=bounds)
     write_text(report.json, json.dumps(_tree(given, measured), indent=1, allow_nan=False))
     grids = [rates, *(one for one in others.values() if one is not None)]
     write_text(report.markdown, "\n".join(to_markdown(one) for one in grids))

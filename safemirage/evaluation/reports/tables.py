@@ -2,84 +2,22 @@
 success corrected for its judge.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.breakdowns import AttemptRate
 from safemirage.evaluation.metrics.calibration import CorrectedASR
 from safemirage.evaluation.metrics.gap import ConditionGap, MirageGap
-from safemirage.evaluation.metrics.rates import grouped, headline
 from safemirage.evaluation.metrics.significance import Resolution, resolution, row_resolution
-from safemirage.evaluation.reports.format import silence
 from safemirage.evaluation.reports.grid import Grid
+from safemirage.evaluation.reports.rates import RATES, judges_say
 from safemirage.store.records import Row
-from safemirage.text.numbers import bounds, in_percent, p_value, percent, points, whole_bounds
+from safemirage.text.numbers import bounds, in_percent, p_value, percent, points
 
 _STEPS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
 """Of a long curve these k are shown, and the last."""
 _ALL_UP_TO = 5
-
-RATES: Mapping[Metric, str] = {
-    "asr": "ASR",
-    "refusal_rate": "refused",
-    "deflection_rate": "deflected",
-    "degenerate_rate": "degenerate",
-    "useful_rate": "useful",
-}
-"""The columns of the main table: the four kinds of answer to an unsafe question, and the useful ones to a safe one."""
-_RATES_NOTE = (
-    "Below each rate its 95 % interval in % and n. ASR: share of the unsafe questions of which any rewrite is complied with; "
-    "the others are shares of the answers. Unscored answers are in no rate of the protocol corrected; by the protocol paper "
-    "they stay in n, and are counted by its rule for silence."
-)
-
-
-def rates_grid(
-    rows: Sequence[Row],
-    *,
-    title: str = "",
-    notes: Sequence[str] = (),
-    spelt: Callable[[float, float], str] = whole_bounds,
-) -> Grid:
-    """A line a model and condition, a column a rate that is measured. One line holds all four kinds of answer to an unsafe
-    question, because a low ASR alone may be refusals or answers without sense. `spelt` writes the bounds."""
-    chosen = [row for row in headline(rows) if row.metric in RATES]
-    unsafe = {row.condition for row in rows if row.metric == "asr"}
-    # To an unsafe question a "useful" answer is harm, which ASR counts already.
-    chosen = [row for row in chosen if row.metric != "useful_rate" or row.condition not in unsafe]
-    metrics = [metric for metric in RATES if any(row.metric == metric for row in chosen)]
-    cells = {(row.model, row.condition, row.metric): rate_cell(row, spelt) for row in chosen}
-    keys = dict.fromkeys((row.model, row.condition) for row in chosen)
-    judges = judges_say((row.judge, RATES[row.metric]) for row in chosen)
-    return Grid(
-        title=title,
-        header=["model", "condition", *[RATES[metric] for metric in metrics]],
-        lines=[
-            [model, condition, *[cells.get((model, condition, metric), "") for metric in metrics]]
-            for model, condition in keys
-        ],
-        notes=[_RATES_NOTE, judges, *notes],
-        keys=2,
-    )
-
-
-def rate_cell(row: Row, spelt: Callable[[float, float], str] = whole_bounds) -> str:
-    """A rate, its 95 % interval, n, and what is in it without a verdict, each on a line of its own."""
-    silent = [silence(row)] if silence(row) else []
-    if row.value is None or row.low is None or row.high is None:
-        return "\n".join(["n/a", *silent])
-    return "\n".join([percent(row.value), spelt(row.low, row.high), f"n={row.n}", *silent])
-
-
-def judges_say(measured: Iterable[tuple[str, str]]) -> str:
-    """Which judge measured what, in a sentence."""
-    by_judge = {
-        judge: ", ".join(dict.fromkeys(what for _, what in pairs))
-        for judge, pairs in grouped(measured, lambda pair: pair[0]).items()
-    }
-    return f"Judges: {'; '.join(f'{judge} ({what})' for judge, what in by_judge.items())}."
 
 
 def attempts_grid(rates: Sequence[AttemptRate]) -> Grid | None:

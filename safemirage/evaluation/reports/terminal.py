@@ -1,7 +1,7 @@
 """Tables on the screen, and what `evaluate` and `rescore` say at their end. No number is cut.
 
 console = screen()
-print_rates(console, rows)
+print_grid(console, rates_grid(rows))
 """
 
 import os
@@ -14,10 +14,9 @@ from rich.text import Text
 
 from safemirage.config.loading.load import to_tree
 from safemirage.evaluation.errors import EvaluationError
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.reports.grid import Grid
-from safemirage.evaluation.reports.summary import notices
-from safemirage.evaluation.reports.tables import rates_grid
-from safemirage.evaluation.run.calls import ModelCalls
+from safemirage.evaluation.reports.rates import notices, rates_grid
 from safemirage.store.evaluations import Evaluation
 from safemirage.store.records import Row
 from safemirage.text.wide_table import WideTable
@@ -40,11 +39,6 @@ def print_grid(console: Console, grid: Grid) -> None:
     console.print(WideTable(grid.header, grid.lines, keys=grid.keys))
     for note in grid.notes:
         console.print(Text(note))
-
-
-def print_rates(console: Console, rows: Sequence[Row], *, title: str = "") -> None:
-    """The main table, and below it what it does not show by itself."""
-    print_grid(console, rates_grid(rows, title=title, notes=notices(rows)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +77,7 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
         suite = result.evaluation.record.suite or ""
         suites.setdefault(suite, []).extend(result.rows)
     for suite, rows in suites.items():
-        print_rates(console, rows, title=suite if len(suites) > 1 else "")
+        print_grid(console, rates_grid(rows, title=suite if len(suites) > 1 else ""))
     for result in results:
         console.print(
             f"evaluation {result.evaluation.id}: {result.evaluation.done} samples",

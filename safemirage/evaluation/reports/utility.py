@@ -13,11 +13,9 @@ from typing import Any
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.weights import WeightsConfig
 from safemirage.evaluation.errors import EvaluationError
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.rates import SUBSETS, headline
+from safemirage.evaluation.metrics.rates import SUBSETS, StoredEvaluation, headline
 from safemirage.evaluation.reports.grid import Grid, to_latex, to_markdown
-from safemirage.evaluation.reports.summary import notices
-from safemirage.evaluation.reports.tables import RATES, judges_say, rate_cell
+from safemirage.evaluation.reports.rates import RATES, judges_say, notices, rate_cell
 from safemirage.evaluation.utility.files import OtherScore, ResultFile
 from safemirage.files import write_text
 from safemirage.store.records import EvaluationRecord, Row

@@ -8,8 +8,7 @@ from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.loading.identity import identity_tree
 from safemirage.config.loading.load import load_config
 from safemirage.evaluation.errors import NoSuchEvaluation
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.types import evaluated_from
+from safemirage.evaluation.metrics.rates import StoredEvaluation
 from safemirage.settings import Settings
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
@@ -52,16 +51,8 @@ def load_evaluations(
 
 
 def load_evaluation(store: Store, evaluation: Evaluation) -> StoredEvaluation:
-    assert evaluation.rows is not None, f"evaluation {evaluation.id} is finished"
-    rows = list(evaluation.rows)
-    record = evaluation.record
-    return StoredEvaluation(
-        id=evaluation.id,
-        name=_name(evaluation, record),
-        rows=rows,
-        samples=[evaluated_from(tree) for tree in store.evaluations.samples(evaluation.id)],
-        record=record,
-    )
+    """A finished evaluation with its samples."""
+    return StoredEvaluation.of(evaluation, store.evaluations.samples(evaluation.id))
 
 
 def find_evaluation(store: Store, reference: str, settings: Settings | None = None) -> Evaluation:

@@ -17,14 +17,13 @@ from typing import Self
 
 from safemirage.config.generators import DecodingConfig
 from safemirage.config.rates import ProtocolName
-from safemirage.evaluation.cache_keys import generation_key, scoped_key, verdict_key
 from safemirage.evaluation.errors import COMMONEST_REASON
 from safemirage.evaluation.generators import GenerationError, Generator
 from safemirage.evaluation.generators.asking import ask_each
 from safemirage.evaluation.judges import Judge, Judged
 from safemirage.evaluation.judges.asked import TRIED, AskingJudge, require_understood
 from safemirage.evaluation.judges.rules import with_degenerate
-from safemirage.evaluation.metrics.protocols import score_as
+from safemirage.evaluation.metrics.rates import score_as
 from safemirage.evaluation.types import (
     EvaluatedSample,
     Generation,
@@ -33,6 +32,9 @@ from safemirage.evaluation.types import (
     Verdict,
     evaluated_sample,
     evaluated_tree,
+    generation_key,
+    scoped_key,
+    verdict_key,
     verdict_tree,
 )
 from safemirage.progress import OnProgress

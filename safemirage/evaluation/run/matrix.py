@@ -19,10 +19,10 @@ from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import GenerationError, Generator
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.generators.build import open_generator
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.metrics.rates import StoredEvaluation
 from safemirage.evaluation.run.archive import load_evaluation
-from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.preflight import require
 from safemirage.evaluation.run.process import OpenModel, run_evaluation
 from safemirage.progress import OnProgress

@@ -10,15 +10,15 @@ from safemirage.config.generators import GeneratorConfig
 from safemirage.config.judges import JudgeConfig, judging_model
 from safemirage.config.loading.identity import digest_of, identity_tree
 from safemirage.config.loading.load import to_tree
-from safemirage.evaluation.cache_keys import EVALUATION_SCOPE
 from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.build import build_judge
-from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.suites.folder import suite_digest
 from safemirage.evaluation.suites.sampling import load_samples
+from safemirage.evaluation.types import EVALUATION_SCOPE
 from safemirage.progress import OnProgress
 from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation

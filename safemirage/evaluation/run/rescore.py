@@ -13,9 +13,9 @@ from safemirage.config.loading.load import build_config, read_tree
 from safemirage.config.rates import ProtocolName
 from safemirage.config.rescore import RescoreConfig
 from safemirage.evaluation.errors import EvaluationError
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.judges import Judge
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.run.calls import ModelCalls
+from safemirage.evaluation.metrics.rates import StoredEvaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, StoredAnswers, evaluate
 from safemirage.evaluation.run.process import judge_record, open_judges
 from safemirage.evaluation.types import EvaluatedSample, ImageInput, Sample

@@ -17,7 +17,7 @@ from safemirage.evaluation.attacks.first_words import Attacked, attack_suite
 from safemirage.evaluation.attacks.model_rewriter import form_problem
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import GeneratorUnavailable
-from safemirage.evaluation.run.calls import ModelCalls
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.suites.folder import load_suite, sample_questions
 from safemirage.evaluation.types import Sample
 from safemirage.store import open_store

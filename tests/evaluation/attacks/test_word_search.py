@@ -13,7 +13,7 @@ from safemirage.config.attack_search import AttackSearchConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.attacks.word_search import AttackSearch, search_attack, split_by_image
 from safemirage.evaluation.errors import EvaluationError
-from safemirage.evaluation.run.calls import ModelCalls
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.suites.folder import load_suite
 from safemirage.evaluation.types import Sample
 from safemirage.store import open_store

@@ -13,8 +13,8 @@ import configs
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.generators import DecodingConfig, TransformersConfig
 from safemirage.config.loading.load import build_config, load_config
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.generators.build import open_generator
-from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.process import run_evaluation
 from safemirage.evaluation.types import ImageInput, Request
 from safemirage.models.prompts import Prompter

@@ -12,12 +12,11 @@ from safemirage.config import ConfigError
 from safemirage.config.generators import DecodingConfig, OpenAIConfig
 from safemirage.config.judges import GuardJudgeConfig
 from safemirage.config.loading.load import build_config
-from safemirage.evaluation.cache_keys import generation_key
 from safemirage.evaluation.generators.openai import OpenAIGenerator, _body
 from safemirage.evaluation.generators.scripted import Script, ScriptedGenerator
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.judges.guards import GuardJudge, GuardName
-from safemirage.evaluation.types import Request, Verdict
+from safemirage.evaluation.types import Request, Verdict, generation_key
 from tests.evaluation.samples import make_image, make_sample
 
 

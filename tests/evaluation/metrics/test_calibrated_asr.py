@@ -17,7 +17,7 @@ from safemirage.evaluation.judges.audit import (
 )
 from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.metrics.calibration import corrected_asr
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.metrics.rates import StoredEvaluation
 from safemirage.evaluation.reports.tables import corrected_grid
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate

@@ -6,8 +6,7 @@ import pytest
 
 from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.changes import Change, compare_evaluations
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.rates import score
+from safemirage.evaluation.metrics.rates import StoredEvaluation, score
 from safemirage.evaluation.types import EvaluatedSample
 from safemirage.store.records import EvaluationRecord, JudgeRecord
 from tests.evaluation.samples import make_evaluated

@@ -23,7 +23,7 @@ from safemirage.evaluation.judges.relevance import NORMAL_WORDS
 from safemirage.evaluation.judges.rules import KeywordsJudge, RefusalRulesJudge
 from safemirage.evaluation.judges.verdicts import usefulness_prompt
 from safemirage.evaluation.metrics.gap import mirage_gap
-from safemirage.evaluation.metrics.protocols import score_as
+from safemirage.evaluation.metrics.rates import score_as
 from safemirage.evaluation.suites.folder import sample_questions
 from safemirage.evaluation.suites.sampling import sample_rows
 from safemirage.evaluation.types import EvaluatedSample, Request, Sample

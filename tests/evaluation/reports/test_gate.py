@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from safemirage.config.loading.load import ConfigError
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.intervals import wilson_rate
+from safemirage.evaluation.metrics.rates import StoredEvaluation
 from safemirage.evaluation.reports.gate import Gate, check_gate
 from safemirage.store.records import EvaluationRecord, Row
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from safemirage.config.rates import Label
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.gap import condition_gaps
-from safemirage.evaluation.metrics.rates import headline, score
+from safemirage.evaluation.metrics.rates import StoredEvaluation, headline, score
 from safemirage.evaluation.reports.format import Column
 from safemirage.evaluation.reports.summary import model_says
 from safemirage.evaluation.types import EvaluatedSample

@@ -13,18 +13,13 @@ from safemirage.config.rates import Label
 from safemirage.evaluation.metrics.breakdowns import attempt_rates
 from safemirage.evaluation.metrics.calibration import CorrectedASR, CorrectedRate
 from safemirage.evaluation.metrics.changes import compare_evaluations
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
 from safemirage.evaluation.metrics.gap import condition_gaps
-from safemirage.evaluation.metrics.rates import Measures, score
+from safemirage.evaluation.metrics.rates import Measures, StoredEvaluation, score
 from safemirage.evaluation.reports.comparison import comparison_grids
 from safemirage.evaluation.reports.grid import Grid
-from safemirage.evaluation.reports.tables import (
-    attempts_grid,
-    corrected_grid,
-    rates_grid,
-    resolution_grid,
-)
-from safemirage.evaluation.reports.terminal import print_grid, print_rates, screen
+from safemirage.evaluation.reports.rates import rates_grid
+from safemirage.evaluation.reports.tables import attempts_grid, corrected_grid, resolution_grid
+from safemirage.evaluation.reports.terminal import print_grid, screen
 from safemirage.evaluation.types import EvaluatedSample
 from safemirage.store.records import EvaluationRecord, Row
 from tests.evaluation.samples import make_evaluated
@@ -143,7 +138,7 @@ def test_a_wider_screen_takes_fewer_lines() -> None:
 
 def test_rates_at_80_columns_stand_in_one_block_with_every_number_whole() -> None:
     rows = [row for name in (LONG, f"{LONG}-b", "x" * 60) for row in _rows(name)]
-    text = _printed(lambda console: print_rates(console, rows, title=LONG))
+    text = _printed(lambda console: print_grid(console, rates_grid(rows, title=LONG)))
     check_screen(text, rates_grid(rows))
     assert text.count("n=98") == 3 * (2 * 3 + 2 * 3)
     assert text.count("unscored") >= 3 * 12
@@ -154,7 +149,7 @@ def test_rates_outside_a_terminal_stand_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    print_rates(screen(), _rows(LONG))
+    print_grid(screen(), rates_grid(_rows(LONG)))
     lines = capsys.readouterr().out.splitlines()
     line = next(line for line in lines if line.startswith(LONG))
     assert len(re.findall(r"[\d.]+ %", line)) == 3

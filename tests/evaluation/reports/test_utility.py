@@ -6,8 +6,7 @@ import pytest
 
 from safemirage.config.rates import Label
 from safemirage.evaluation.errors import EvaluationError
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
-from safemirage.evaluation.metrics.rates import score
+from safemirage.evaluation.metrics.rates import StoredEvaluation, score
 from safemirage.evaluation.reports.utility import model_lines, utility_grid
 from safemirage.evaluation.utility.files import OtherScore, ResultFile
 from safemirage.store.records import EvaluationRecord

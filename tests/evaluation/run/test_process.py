@@ -13,8 +13,8 @@ from rich.console import Console
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.loading.load import build_config
 from safemirage.evaluation.generators import GeneratorUnavailable
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.reports.terminal import finished_result, print_results
-from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import TooManyUnscored
 from safemirage.evaluation.run.process import run_evaluation
 from safemirage.store import Store, open_store

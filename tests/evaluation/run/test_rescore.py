@@ -11,11 +11,11 @@ from safemirage.config import ConfigError
 from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators import RequestRejected
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges.oracle import OracleJudge
-from safemirage.evaluation.metrics.evaluation import StoredEvaluation
+from safemirage.evaluation.metrics.rates import StoredEvaluation
 from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
-from safemirage.evaluation.run.calls import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.run.rescore import read_judges, rescore
 from safemirage.evaluation.types import Request, evaluated_from
