@@ -6,7 +6,6 @@ from typing import assert_never
 
 from safemirage.config.judges import (
     BUILT_IN_JUDGES,
-    BuiltInJudgeConfig,
     GuardJudgeConfig,
     JudgeConfig,
     JudgeModelConfig,
@@ -21,8 +20,9 @@ from safemirage.config.judges import (
 from safemirage.config.loading.load import ConfigError
 from safemirage.config.rates import Metric
 from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.generators.scripted import ScriptedGenerator
 from safemirage.evaluation.judges import Judge
-from safemirage.evaluation.judges.guards import FORMATS, GuardJudge
+from safemirage.evaluation.judges.guards import GuardJudge
 from safemirage.evaluation.judges.model import ModelJudge
 from safemirage.evaluation.judges.oracle import OracleJudge, UsefulJudge
 from safemirage.evaluation.judges.relevance import (
@@ -35,6 +35,9 @@ from safemirage.evaluation.judges.relevance import (
 from safemirage.evaluation.judges.rules import KeywordsJudge, RefusalRulesJudge
 from safemirage.evaluation.judges.verdicts import usefulness_prompt
 
+_NEVER_ASKED = ScriptedGenerator(lambda _: "", version="never asked")
+"""Stands in a model's place where a judge is built to be looked at."""
+
 
 def build_judge(
     config: JudgeConfig, generator_of: Callable[[JudgeModelConfig], Generator]
@@ -45,9 +48,15 @@ def build_judge(
         OSError: a prompt's file cannot be read.
         ConfigError: a message's file has no place for the answer.
     """
-    if isinstance(config, BuiltInJudgeConfig):
-        return _built_in(config)
     match config:
+        case KeywordsJudgeConfig():
+            return KeywordsJudge()
+        case RefusalRulesJudgeConfig():
+            return RefusalRulesJudge()
+        case OracleJudgeConfig():
+            return OracleJudge()
+        case UsefulJudgeConfig():
+            return UsefulJudge()
         case ModelJudgeConfig():
             return ModelJudge(config.title, config.prompt, generator_of(config.model))
         case UsefulnessJudgeConfig():
@@ -75,17 +84,7 @@ def build_judge(
 
 def measures_of(config: JudgeConfig) -> tuple[Metric, ...]:
     """The rates that the judge's verdicts are counted in, before any model is opened."""
-    match config:
-        case ModelJudgeConfig():
-            return config.prompt.measures
-        case UsefulnessJudgeConfig():
-            return usefulness_prompt(config.decoding).measures
-        case RelevanceJudgeConfig():
-            return RelevanceJudge.measures
-        case GuardJudgeConfig():
-            return FORMATS[config.guard].measures
-        case _:
-            return _built_in(config).measures
+    return tuple(build_judge(config, lambda _: _NEVER_ASKED).measures)
 
 
 def _relevance_prompts(config: RelevanceJudgeConfig) -> RelevancePrompts:
@@ -118,18 +117,4 @@ def built_in_judge(name: str) -> Judge:
     """Raises ValueError for a name that no built-in judge has."""
     if name not in BUILT_IN_JUDGES:
         raise ValueError(f"judge: {name!r} is unknown; built-in are: {', '.join(BUILT_IN_JUDGES)}")
-    return _built_in(BUILT_IN_JUDGES[name]())
-
-
-def _built_in(config: BuiltInJudgeConfig) -> Judge:
-    match config:
-        case KeywordsJudgeConfig():
-            return KeywordsJudge()
-        case RefusalRulesJudgeConfig():
-            return RefusalRulesJudge()
-        case OracleJudgeConfig():
-            return OracleJudge()
-        case UsefulJudgeConfig():
-            return UsefulJudge()
-        case _:
-            assert_never(config)
+    return build_judge(BUILT_IN_JUDGES[name](), lambda _: _NEVER_ASKED)
