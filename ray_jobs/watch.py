@@ -19,7 +19,7 @@ from typing import Self
 from ray_jobs.cluster.capacity import CapacityError, concurrent_engines, engine_resources
 from ray_jobs.worker.engines import open_engine
 from ray_jobs.worker.journal import append_line, read_lines
-from safemirage.config.generators import OpenAIConfig
+from safemirage.config.generators import FolderModelConfig, OpenAIConfig
 from safemirage.config.loading.identity import digest_of
 from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.config.train import WatchConfig
@@ -130,7 +130,7 @@ class Watcher:
 
     def _outcome(self, step: int, model: Path) -> Outcome:
         evaluation = self._config.evaluation
-        assert not isinstance(evaluation.model, OpenAIConfig)  # the config checks it
+        assert isinstance(evaluation.model, FolderModelConfig)  # the config checks it
         engine = replace(evaluation.model, path=str(model))
         config = replace(evaluation, name=f"{self._run_id}-step{step}", model=engine)
         outcomes = asyncio.run(

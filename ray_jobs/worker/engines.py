@@ -11,7 +11,12 @@ from ray.exceptions import RayError, RayTaskError
 
 from ray_jobs.cluster.failures import failure_of, reason_of
 from ray_jobs.cluster.nodes import say_if_busy
-from safemirage.config.generators import DecodingConfig, GeneratorConfig, OpenAIConfig
+from safemirage.config.generators import (
+    DecodingConfig,
+    FolderModelConfig,
+    GeneratorConfig,
+    OpenAIConfig,
+)
 from safemirage.config.loading.load import ConfigError
 from safemirage.evaluation.generators import GenerationError, Generator, GeneratorUnavailable
 from safemirage.evaluation.generators.build import open_generator
@@ -170,4 +175,6 @@ def _said_there(error: RayError) -> Exception:
 
 
 def _name(config: GeneratorConfig) -> str:
-    return config.model if isinstance(config, OpenAIConfig) else config.path
+    if isinstance(config, OpenAIConfig):
+        return config.model
+    return config.path if isinstance(config, FolderModelConfig) else config.name

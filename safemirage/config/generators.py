@@ -147,6 +147,8 @@ class VLLMConfig(Strict):
     """Chat template and image preprocessing, as for the engine `transformers`."""
 
 
+FolderModelConfig = TransformersConfig | VLLMConfig
+"""Engines that load a model from a folder."""
 GeneratorConfig = Annotated[
     OpenAIConfig | TransformersConfig | VLLMConfig, Field(discriminator="name")
 ]

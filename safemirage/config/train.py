@@ -7,7 +7,7 @@ from pydantic import Field
 
 from safemirage.config.data import DataConfig
 from safemirage.config.evaluate import EvaluateConfig
-from safemirage.config.generators import OpenAIConfig
+from safemirage.config.generators import FolderModelConfig
 from safemirage.config.method import MethodConfig, NPOConfig, SFTConfig, needed_sets
 from safemirage.config.model import ModelConfig
 from safemirage.config.types import Strict, check_name, not_identity
@@ -146,7 +146,7 @@ class WatchConfig(Strict):
 
     def __post_init__(self) -> None:
         model = self.evaluation.model
-        if isinstance(model, OpenAIConfig) or model.path != SNAPSHOT:
+        if not isinstance(model, FolderModelConfig) or model.path != SNAPSHOT:
             raise ValueError(
                 f"evaluation.model: must be an engine with path: {SNAPSHOT}, which stands for the model as it is then"
             )

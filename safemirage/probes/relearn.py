@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safemirage.config.data import DataConfig
-from safemirage.config.generators import OpenAIConfig, TransformersConfig, VLLMConfig
+from safemirage.config.generators import FolderModelConfig
 from safemirage.config.loading.identity import absolute_input, file_digest, run_identity
 from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.config.method import SFTConfig
@@ -110,9 +110,9 @@ def _plans(config: RelearnConfig) -> Iterator[_Plan]:
                 )
 
 
-def _probed(config: RelearnConfig) -> TransformersConfig | VLLMConfig:
+def _probed(config: RelearnConfig) -> FolderModelConfig:
     model = config.evaluate.model
-    assert not isinstance(model, OpenAIConfig), "the config checks it"
+    assert isinstance(model, FolderModelConfig), "the config checks it"
     return model
 
 

@@ -1,6 +1,5 @@
 """The store as one object: `open_store(url)` and its parts."""
 
-from types import TracebackType
 from typing import Self
 
 from sqlalchemy import URL
@@ -28,12 +27,7 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 

@@ -8,9 +8,9 @@ must itself be able to resume from what an earlier attempt left.
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from safemirage.store.database import Store
 from safemirage.store.leases import DEFAULT_TTL_S, Lease, LeaseLost
@@ -112,7 +112,7 @@ def _attempt(
     attempt = record.attempts + 1
     all_runs.update(record.id, lease=lease, state="running", attempts=attempt, error=None)
     handle = RunHandle(record.id, attempt=attempt, runs=all_runs, lease=lease)
-    with _Recorded(all_runs, record.id, lease):
+    with _recorded(all_runs, record.id, lease):
         result = dict(work(handle))
         all_runs.update(record.id, lease=lease, state="finished", result=result)
     finished = all_runs.get(record.id)
@@ -120,31 +120,20 @@ def _attempt(
     return finished
 
 
-class _Recorded:
+@contextmanager
+def _recorded(all_runs: Runs, run_id: str, lease: Lease) -> Iterator[None]:
     """Writes an exception that passes through into the run's record."""
-
-    def __init__(self, all_runs: Runs, run_id: str, lease: Lease) -> None:
-        self._runs = all_runs
-        self._run_id = run_id
-        self._lease = lease
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None or isinstance(error, LeaseLost):
-            return
+    try:
+        yield
+    except LeaseLost:
+        raise
+    except BaseException as error:
         # An interrupted run is not at fault: whoever follows it takes it over.
         interrupted = isinstance(error, RunInterrupted) or not isinstance(error, Exception)
         state = "queued" if interrupted else "failed"
         # With the traceback: whoever reads it later, maybe on another machine, has no other log.
         lines = "".join(traceback.format_exception(error))
         summary = "".join(traceback.format_exception_only(error)).strip()
-        self._runs.update(
-            self._run_id, lease=self._lease, state=state, error=storable(f"{summary}\n\n{lines}")
-        )
+        said = storable(f"{summary}\n\n{lines}")
+        all_runs.update(run_id, lease=lease, state=state, error=said)
+        raise

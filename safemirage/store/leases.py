@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 import uuid
-from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import ColumnElement, bindparam, delete, func, literal, select, update
@@ -99,12 +98,7 @@ class Lease:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.release()
 
     def _keep_beating(self) -> None:

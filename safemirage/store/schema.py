@@ -75,20 +75,15 @@ runs = Table(
     Column("updated_at", UtcDateTime, nullable=False),
 )
 
-generations = Table(
-    "generations",
-    metadata,
-    Column("key", String(64), primary_key=True),
-    Column("payload", JSON, nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-)
-
-verdicts = Table(
-    "verdicts",
-    metadata,
-    Column("key", String(64), primary_key=True),
-    Column("payload", JSON, nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
+generations, verdicts = (
+    Table(
+        name,
+        metadata,
+        Column("key", String(64), primary_key=True),
+        Column("payload", JSON, nullable=False),
+        Column("created_at", UtcDateTime, nullable=False),
+    )
+    for name in ("generations", "verdicts")
 )
 
 images = Table(

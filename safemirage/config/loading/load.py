@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.resources import files
@@ -137,7 +138,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
     Raises:
         ConfigError: an item has no `=` or an empty key, or names a place that `set_path` refuses.
     """
-    result = _copy(tree)
+    result = deepcopy(dict(tree))
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not all(key.split(".")):
@@ -222,14 +223,6 @@ def to_tree(config: Any) -> Any:
 
 def dump_yaml(config: Any) -> str:
     return yaml.dump(to_tree(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def _copy(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {key: _copy(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_copy(value) for value in tree]
-    return tree
 
 
 def _foreign(tree: Any, path: tuple[str, ...] = ()) -> list[str]:

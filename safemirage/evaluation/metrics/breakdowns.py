@@ -27,11 +27,7 @@ class AttemptRate:
     """The rate, averaged over all choices of k of the K rewrites."""
     low: float
     high: float
-    """Upper bound at 95 %, clustered by image as in `share_rate`."""
-    first_value: float
-    """The rate with the first k rewrites in the suite's order."""
-    first_low: float
-    first_high: float
+    """Bounds of the 95 % interval, clustered by image as in `share_rate`."""
     n: int
     """Number of questions with K scored rewrites."""
     judge: str
@@ -43,7 +39,7 @@ def attempt_rates(
     """A rate for each k = 1..K of each condition of the metric's subset whose questions all have K > 1 rewrites.
 
     Over all choices of k of the K rewrites: a question of which c count gives 1 - C(K-c, k) / C(K, k), the unbiased
-    estimate of Chen et al. (2021, arXiv 2107.03374, pass@k). At k = K it is any-of-K, as the first K are. Questions with
+    estimate of Chen et al. (2021, arXiv 2107.03374, pass@k). At k = K it is any-of-K. Questions with
     an unscored answer are left out, because c is not known.
     """
     result: list[AttemptRate] = []
@@ -63,34 +59,24 @@ def attempt_rates(
         counts = [[label == COUNTED[metric] for label in each] for each in scored.values()]
         for k in range(1, attempts + 1):
             chosen = [1 - comb(attempts - sum(each), k) / comb(attempts, k) for each in counts]
-            value, low, high = _bounded(chosen, clusters)
-            first, first_low, first_high = _bounded([any(each[:k]) for each in counts], clusters)
+            rate = share_rate(chosen, clusters)
+            assert rate.value is not None
+            assert rate.low is not None
+            assert rate.high is not None
             result.append(
                 AttemptRate(
                     model=model,
                     condition=condition,
                     metric=metric,
                     attempts=k,
-                    value=value,
-                    low=low,
-                    high=high,
-                    first_value=first,
-                    first_low=first_low,
-                    first_high=first_high,
+                    value=rate.value,
+                    low=rate.low,
+                    high=rate.high,
                     n=len(counts),
                     judge=judge,
                 )
             )
     return result
-
-
-def _bounded(shares: Sequence[float], clusters: Sequence[str]) -> tuple[float, float, float]:
-    """Rates with bounds, of one share or more."""
-    rate = share_rate(shares, clusters)
-    assert rate.value is not None
-    assert rate.low is not None
-    assert rate.high is not None
-    return rate.value, rate.low, rate.high
 
 
 def category_rates(

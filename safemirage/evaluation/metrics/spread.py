@@ -47,16 +47,16 @@ def spreads(runs: Mapping[str, Sequence[Row]]) -> list[Spread]:
     for seed, rows in runs.items():
         for row in headline(rows):
             found.setdefault((row.model, row.condition, row.metric, row.judge), {})[seed] = row
-    return [_spread(of_seed, list(runs)) for of_seed in found.values()]
-
-
-def _spread(of_seed: Mapping[str, Row], seeds: Sequence[str]) -> Spread:
-    some = next(iter(of_seed.values()))
-    values = {seed: of_seed[seed].value for seed in seeds if seed in of_seed}
-    scored = {seed: value for seed, value in values.items() if value is not None}
-    return Spread(
-        model=some.model,
-        condition=some.condition,
-        metric=some.metric,
-        values=scored,
-    )
+    return [
+        Spread(
+            model=model,
+            condition=condition,
+            metric=metric,
+            values={
+                seed: value
+                for seed in runs
+                if seed in of_seed and (value := of_seed[seed].value) is not None
+            },
+        )
+        for (model, condition, metric, _), of_seed in found.items()
+    ]

@@ -7,7 +7,6 @@ evaluation["rows"]
 
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -48,12 +47,7 @@ class EvaluationClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._http.close()
 
     def submit(self, body: Mapping[str, Any]) -> dict[str, Any]:

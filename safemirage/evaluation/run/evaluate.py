@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
-from types import TracebackType
-from typing import Self
 
 from safemirage.config.generators import DecodingConfig
 from safemirage.config.rates import ProtocolName
@@ -180,7 +178,7 @@ class _Work:
         # Cancelled or ended between the look at its record and the lease.
         if not started:
             return
-        async with _Recorded(self._store, spec.id, self._lease):
+        async with _recorded(self._store, spec.id, self._lease):
             # Below that, the evaluation itself shows it as soon.
             if len(samples) > TRIED:
                 await self._try_judges(samples)
@@ -360,27 +358,15 @@ def _by_image(samples: Sequence[Sample]) -> list[int]:
     )
 
 
-class _Recorded:
+@asynccontextmanager
+async def _recorded(store: Store, evaluation_id: str, lease: Lease) -> AsyncIterator[None]:
     """Writes an exception that passes through into the evaluation's record."""
-
-    def __init__(self, store: Store, evaluation_id: str, lease: Lease) -> None:
-        self._store = store
-        self._evaluation_id = evaluation_id
-        self._lease = lease
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # An interrupted evaluation is not at fault: it stays open, for whoever takes it up.
-        if not isinstance(error, Exception) or isinstance(error, LeaseLost):
-            return
+    try:
+        yield
+    except LeaseLost:
+        raise
+    # An interrupted evaluation is not at fault: it stays open, for whoever takes it up.
+    except Exception as error:
         text = "".join(traceback.format_exception_only(error)).strip()
-        await asyncio.to_thread(
-            self._store.evaluations.fail, self._evaluation_id, text, lease=self._lease
-        )
+        await asyncio.to_thread(store.evaluations.fail, evaluation_id, text, lease=lease)
+        raise

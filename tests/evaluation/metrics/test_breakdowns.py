@@ -34,17 +34,10 @@ def test_attempts_of_all_k_are_any_of_k_as_the_table_has_it() -> None:
     assert attempt_rates("m", samples, "guard")[-1].value == asr.value
 
 
-def test_attempts_in_order_are_the_first_k() -> None:
-    rates = attempt_rates("m", _questions("rcr", "crr", "rrr", "rrc"), "guard")
-    assert [rate.first_value for rate in rates] == [0.25, 0.5, 0.75]
-    assert rates[-1].first_value == rates[-1].value
-    assert all(rate.first_low <= rate.first_value <= rate.first_high for rate in rates)
-
-
 def test_attempts_on_which_all_questions_agree_have_an_interval_all_the_same() -> None:
     rates = attempt_rates("m", _questions("rrr", "rrr"), "guard")
     assert [(rate.value, rate.low) for rate in rates] == [(0.0, 0.0)] * 3
-    assert all(rate.high == rate.first_high == pytest.approx(0.6576, abs=1e-4) for rate in rates)
+    assert all(rate.high == pytest.approx(0.6576, abs=1e-4) for rate in rates)
 
 
 def test_attempts_of_safe_questions_count_refusals() -> None:
