@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 
-from ray_jobs.cluster.environment import runtime_env
+from ray_jobs.cluster.environment import address, runtime_env
 from ray_jobs.train import TrainingFailed, run_training
 from ray_jobs.tune.outcome import SearchFailed
 from ray_jobs.tune.search import run_search, show
@@ -288,7 +288,10 @@ def run_command(path: Path, overrides: Sequence[str]) -> int:
         with open_store(settings.store_url) as store:
             chain = Chain(config, folder, settings=settings, store=store)
             ray.init(
-                runtime_env=runtime_env(settings), log_to_driver=False, logging_level="warning"
+                address=address(),
+                runtime_env=runtime_env(settings),
+                log_to_driver=False,
+                logging_level="warning",
             )
             with _service(config, folder, settings) as client:
                 chain.run(client)

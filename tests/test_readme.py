@@ -1,6 +1,7 @@
-"""README's commands name what there is: commands, options, jobs, run files and their keys."""
+"""What README and the pages of docs show: each block says what it is, and its commands name what there is."""
 
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,60 +13,96 @@ from safemirage.cli import app
 from safemirage.config.attack import AttackConfig
 from safemirage.config.attack_search import AttackSearchConfig
 from safemirage.config.evaluate import EvaluateConfig
-from safemirage.config.loading.load import load_config
+from safemirage.config.loading.load import load_config, parse_yaml, run_file
 from safemirage.config.plan import load_search
 from safemirage.config.prepare import AnswersConfig
-from safemirage.config.probe import RelearnConfig
+from safemirage.config.probe import AdapterProbeConfig, QuantiseConfig, RelearnConfig
+from safemirage.config.reproduce import ReproduceConfig
 from safemirage.config.serve import ServeConfig
 from safemirage.config.train import TrainConfig
-from tests.readme import README, commands
+from tests.readme import PAGES, ROOT, Block, blocks
 
-ROOT = README.parent
-SHELL = {"source", "export", "ray", "submit()", "submit", "safemirage"}
 CLASSES: dict[str, type[Any]] = {
     "attack": AttackConfig,
     "attack_search": AttackSearchConfig,
     "evaluate": EvaluateConfig,
     "prepare": AnswersConfig,
-    "probe": RelearnConfig,
+    "reproduce": ReproduceConfig,
     "serve": ServeConfig,
     "train": TrainConfig,
+    "adapter.yaml": AdapterProbeConfig,
+    "quantise.yaml": QuantiseConfig,
+    "relearn.yaml": RelearnConfig,
 }
+"""Folder of run files, or name of one, -> what it is read as."""
+JOURNEYS = ("README.md", "docs/start.md", "docs/guides/")
+"""The pages whose blocks are run, or say why not; concepts and reference show single commands."""
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+COMMANDS = [
+    (block, words[words.index("safemirage") + 1 :])
+    for block in BLOCKS
+    if block.language == "sh"
+    for words in block.commands()
+    if "safemirage" in words[:2]
+]
 
 
-def of(*starts: str) -> list[list[str]]:
-    return [words for words in commands() if words[0] in starts]
-
-
-def test_readme_has_commands_of_known_programs_only() -> None:
-    assert {words[0] for words in commands()} == SHELL
-
-
-@pytest.mark.parametrize("words", of("safemirage"), ids=" ".join)
-def test_readme_command_and_its_options_exist(words: list[str]) -> None:
-    command: Any = typer.main.get_command(app)
-    rest = words[1:]
-    while hasattr(command, "commands") and rest and rest[0] in command.commands:
-        command = command.commands[rest.pop(0)]
-    assert command.name != "safemirage", words
-    known = {name for parameter in command.params for name in parameter.opts}
-    assert {word for word in rest if word.startswith("--")} <= known
-
-
-@pytest.mark.parametrize("words", of("submit"), ids=" ".join)
-def test_readme_job_exists(words: list[str]) -> None:
-    module = next(word for word in words[1:] if word != "-m")
-    assert importlib.util.find_spec(module) is not None
+def test_every_block_says_what_it_is_and_which_test_runs_it() -> None:
+    unnamed = [f"{b.page}: {b.text[:60]}" for b in BLOCKS if not b.language]
+    assert unnamed == [], "name the language; `text` is for what is printed"
+    for block in BLOCKS:
+        if block.is_code and block.runner and block.page.startswith(JOURNEYS):
+            assert (ROOT / block.runner).is_file(), block.page
+            name = Path(block.page).stem.lower()
+            assert name in (ROOT / block.runner).read_text().lower(), (
+                f"{block.runner} does not run {block.page}"
+            )
 
 
 @pytest.mark.parametrize(
-    "words", [w for w in commands() if any(x.endswith(".yaml") for x in w)], ids=" ".join
+    "block", [b for b in BLOCKS if b.language == "python"], ids=lambda b: b.page
 )
-def test_readme_run_file_takes_its_overrides(words: list[str]) -> None:
-    file = next(word for word in words if word.endswith(".yaml"))
-    overrides = [word for word in words if "=" in word and not word.startswith("-")]
-    kind = Path(file).parts[1]
-    load: Callable[..., Any] = load_search
-    if kind != "search":
-        load = lambda path, given: load_config(CLASSES[kind], path, given)  # noqa: E731
-    assert load(ROOT / file, overrides)
+def test_python_of_a_page_compiles(block: Block) -> None:
+    compile(block.text, block.page, "exec")
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml"], ids=lambda b: b.page)
+def test_yaml_of_a_page_is_what_the_loader_reads(block: Block) -> None:
+    assert isinstance(parse_yaml(block.text), dict)
+
+
+def test_commands_of_the_pages_exist_with_their_options() -> None:
+    assert len(COMMANDS) > 40
+    root: Any = typer.main.get_command(app)
+    for block, words in COMMANDS:
+        command, rest = root, list(words)
+        while hasattr(command, "commands") and rest and rest[0] in command.commands:
+            command = command.commands[rest.pop(0)]
+        assert command is not root, (block.page, words)
+        known = {name for parameter in command.params for name in parameter.opts}
+        if "--" in rest:
+            rest = rest[: rest.index("--")]
+        unknown = {word.partition("=")[0] for word in rest if word.startswith("--")} - known
+        assert not unknown, (block.page, words)
+
+
+def test_shipped_run_files_of_the_pages_take_their_overrides() -> None:
+    seen = 0
+    for block, words in COMMANDS:
+        named = [word for word in words if re.match(r"configs[:/].*\.yaml$", word)]
+        for file in named:
+            path = run_file(file if file.startswith("configs:") else ROOT / file)
+            overrides = [word for word in words if re.match(r"[a-z][\w.]*=", word)]
+            load: Callable[..., Any] = load_search
+            if path.parent.name != "search":
+                cls = CLASSES.get(path.name) or CLASSES[path.parent.name]
+                load = lambda path, given, cls=cls: load_config(cls, path, given)  # noqa: E731
+            assert load(path, overrides), (block.page, words)
+            seen += 1
+    assert seen > 15
+
+
+def test_modules_of_jobs_exist() -> None:
+    named = {name for block in BLOCKS for name in re.findall(r"-m ((?:ray_jobs|tests)[\w.]*)|submit (ray_jobs[\w.]*)", block.text)}  # fmt: skip
+    for pair in named:
+        assert importlib.util.find_spec("".join(pair)) is not None, pair

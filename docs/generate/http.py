@@ -9,7 +9,7 @@ from serve_app.http.api import ApiSettings, create_api
 HEAD = """# HTTP
 
 Every endpoint of the service, made from its OpenAPI schema. A running service gives the same at `/openapi.json`, and as
-a page to try calls on at `/docs`.
+a page to try calls on at `/docs`. [Serve and evaluate over HTTP](../guides/serve.md) is the guide.
 
 - Endpoints under `/v1` need the header `Authorization: Bearer TOKEN`, unless the service runs with `auth: none`.
 - Errors have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`. 401 and 403: no token, or not this one;

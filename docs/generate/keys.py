@@ -20,7 +20,7 @@ ROOTS = {
     "evaluate": ("EvaluateConfig", "`safemirage evaluate`"),
     "attack": ("AttackConfig", "`safemirage attack`"),
     "attack_search": ("AttackSearchConfig", "`safemirage attack-search`"),
-    "probe": ("RelearnConfig, AdapterConfig, QuantiseConfig", "`safemirage probe`"),
+    "probe": ("RelearnConfig, AdapterProbeConfig, QuantiseConfig", "`safemirage probe`"),
     "prepare": ("AnswersConfig", "`safemirage prepare answers`"),
     "serve": ("ServeConfig", "`safemirage serve`"),
     "reproduce": ("ReproduceConfig", "`safemirage reproduce`, `safemirage demo`"),

@@ -17,6 +17,11 @@ def runtime_env(settings: Settings) -> dict[str, Any] | None:
     return {"env_vars": variables} if variables else None
 
 
+def address() -> str:
+    """For `ray.init`, which without one would join the cluster last started on this machine, dead or another's."""
+    return os.environ.get("RAY_ADDRESS") or "local"
+
+
 def connect(settings: Settings) -> None:
     """Joins the cluster of RAY_ADDRESS, else starts one for this process."""
     import ray  # on use: jobs check their configs first, and an evaluation may run without Ray
@@ -24,4 +29,8 @@ def connect(settings: Settings) -> None:
     # The controller looks after its workers, and takes their reports, this often.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if not ray.is_initialized():
-        ray.init(runtime_env=runtime_env(settings), logging_level="warning")
+        ray.init(
+            address=address(),
+            runtime_env=runtime_env(settings),
+            logging_level="warning",
+        )

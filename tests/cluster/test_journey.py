@@ -31,17 +31,9 @@ STAND_INS = {
 DASHBOARD = "http://127.0.0.1:8265"
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A checkout with 300 MB beside the code, and run files whose inputs are relative."""
-    folder = tmp_path / "project"
-    for name in ("configs", "ray_jobs", "safemirage", "serve_app"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (".gitignore", ".rayignore"):
-        shutil.copy(ROOT / name, folder / name)
-    (folder / ".venv").symlink_to(sys.prefix)
+def write_run_files(folder: Path) -> None:
+    """`tiny.yaml` and `search.yaml`, which stand in for run files of larger models, and what they read."""
     run = make_tiny_run(folder / "data")
-    (folder / "data" / "blob").write_bytes(secrets.token_bytes(300 * 2**20))
     run["model"] = {"path": "data/model"}
     run["data"] = {name: f"data/{name}.json" for name in ("retain", "forget")}
     run["data"]["image_folder"] = "data/images"
@@ -62,6 +54,19 @@ def project(tmp_path: Path) -> Path:
         },
     }
     (folder / "search.yaml").write_text(yaml.safe_dump(search))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A checkout with 300 MB beside the code, and run files whose inputs are relative."""
+    folder = tmp_path / "project"
+    for name in ("configs", "ray_jobs", "safemirage", "serve_app"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".gitignore", ".rayignore"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    write_run_files(folder)
+    (folder / "data" / "blob").write_bytes(secrets.token_bytes(300 * 2**20))
     return folder
 
 
