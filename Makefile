@@ -43,7 +43,7 @@ ifeq ($(CUDA),)
 endif
 # DeepSpeed compiles small operators at its first start. Done here, once, because two workers that both
 # start it, or one that is interrupted, leave a lock on which later runs hang.
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m safemirage.training.engine
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m safemirage.training.zero
 	@touch $@
 
 demo: env

@@ -7,6 +7,7 @@ A finished run is returned, a live one is followed, a failed or interrupted one 
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -87,7 +88,7 @@ def run_training(
             store=store,
             parent=_root(store, parent_run),
         )
-        return run_once(
+        record = run_once(
             store,
             run_id=run_id,
             name=config.name,
@@ -97,6 +98,9 @@ def run_training(
             parent_id=parent_run,
             on_wait=waiting(run_id),
         )
+    # Only now: a driver that died before the record was finished would find nothing to resume from.
+    shutil.rmtree(settings.storage.runs / run_id / "checkpoints", ignore_errors=True)
+    return record
 
 
 class _Training:
@@ -124,7 +128,6 @@ class _Training:
         self, handle: RunHandle, *, title: str, callbacks: Sequence["UserCallback"]
     ) -> dict[str, Any]:
         config = self._config
-        self._refuse_other_workers()
         tracker = open_tracker(self._settings, config.tracking.experiment)
         # Before the workers start, so that a run that never begins can be seen to have failed.
         tracker.start(self._run_id, name=title, config=to_tree(config), parent_id=self._parent)
@@ -138,19 +141,6 @@ class _Training:
         finally:
             tracker.finish(self._run_id, failed=not finished)
         return to_tree(result)
-
-    def _refuse_other_workers(self) -> None:
-        from safemirage.training.saving.checkpoint import layout_of_newest  # on use: it needs torch
-
-        folder, count = self._folder / "checkpoints", self._config.workers.count
-        made = layout_of_newest(folder)
-        if made is not None and made["workers"] != str(count):
-            wanted = {**made, "workers": str(count)}
-            raise ConfigError(
-                f"workers.count: {count} is not what the run's checkpoints fit: {folder} was made under {made}, and this "
-                f"run has {wanted}; start it with workers.count={made['workers']}, or delete the "
-                "folder, and it starts from the beginning"
-            )
 
     def _followed(
         self, handle: RunHandle, tracker: Tracker, callbacks: Sequence["UserCallback"]

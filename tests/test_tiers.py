@@ -128,9 +128,9 @@ def violations(module: str, source: str) -> list[str]:
             found.append(f"{module} imports ray")
         if top == "mlflow" and module != "safemirage.tracking":
             found.append(f"{module} imports mlflow, which safemirage.tracking alone may")
-        if top == "deepspeed" and (module != "safemirage.training.engine" or at_import):
+        if top == "deepspeed" and (module != "safemirage.training.zero" or at_import):
             found.append(
-                f"{module} imports deepspeed, which functions of safemirage.training.engine alone may"
+                f"{module} imports deepspeed, which functions of safemirage.training.zero alone may"
             )
         if top == "torch" and is_torch_free(module):
             found.append(f"{module} imports torch")
@@ -203,7 +203,7 @@ def test_tiers_commands_alone_name_what_is_to_their_right() -> None:
         ("serve_app.app", "from ray_jobs.cluster.head import start"),
         ("safemirage.training.x", "import ray.train"),
         ("safemirage.training.x", "def f():\n    import mlflow"),
-        ("safemirage.training.engine", "import deepspeed"),
+        ("safemirage.training.zero", "import deepspeed"),
         ("safemirage.training.loop", "def f():\n    import deepspeed"),
         ("safemirage.evaluation.x", "def f():\n    import torch"),
         ("serve_app.http.api", "from torch import nn"),
@@ -216,7 +216,7 @@ def test_tiers_bad_import_is_found(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("safemirage.training.engine", "def f():\n    import deepspeed"),
+        ("safemirage.training.zero", "def f():\n    import deepspeed"),
         ("safemirage.tracking", "def f():\n    import mlflow"),
         ("safemirage.evaluation.generators.vllm", "import torch"),
         ("safemirage.evaluation.x", "from safemirage.store import open_store"),

@@ -85,9 +85,6 @@ class Follower:
                     {"done": self._logged, "total": total, "loss": loss, "samples_per_s": rate}
                 )
                 self._screen.show(self._logged, total=total, loss=loss, rate=rate)
-            if report.checkpoint is not None:
-                uri = str(report.checkpoint)
-                self._tracker.set_tags(self._handle.id, {"checkpoint_uri": uri})
             if report.snapshot is not None and self._on_snapshot is not None:
                 self._on_snapshot(report.snapshot)
         if final:

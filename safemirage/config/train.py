@@ -37,8 +37,8 @@ class OptimConfig(Strict):
     """Gradients with a larger global norm are scaled down to it. None: never."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Samples of each set in one optimizer step, over all workers and accumulation steps."""
-    accumulation: Annotated[int, Field(ge=1)] = 1
-    """Forward passes that one worker splits its share of a step into."""
+    accumulation: Annotated[int, Field(ge=1)] = not_identity(1)
+    """Forward passes that one worker splits its share of a step into; as the number of workers, no part of the identity."""
     steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps; give this or `epochs`."""
     epochs: Annotated[float, Field(gt=0)] | None = None
@@ -60,16 +60,17 @@ class TorchEngineConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class DeepSpeedEngineConfig(Strict):
-    """DeepSpeed, with what ZeRO divides among the workers."""
+    """ZeRO. How weights and optimizer are shared out changes rounding alone, so it is no part of a run's identity, and a
+    run resumes under another stage."""
 
     name: Literal["deepspeed"] = "deepspeed"
-    stage: Literal[0, 1, 2, 3] = 2
+    stage: Literal[0, 1, 2, 3] = not_identity(2)
     """ZeRO stage: what is divided among workers. 0 nothing, 1 the optimizer's state, 2 gradients too, 3 weights too."""
-    offload_optimizer: bool = False
+    offload_optimizer: bool = not_identity(False)
     """Masters, moments and the optimizer's step on the host; needs stage 1 or above."""
-    offload_parameters: bool = False
+    offload_parameters: bool = not_identity(False)
     """Weights on the host between the passes of their layers; needs stage 3."""
-    optimizer: Literal["auto", "torch", "compiled"] = "auto"
+    optimizer: Literal["auto", "torch", "compiled"] = not_identity("auto")
     """Which implementation of AdamW is used. `compiled`: DeepSpeed's FusedAdam, its CPUAdam where the optimizer is
     offloaded; both are built at the first start. `auto`: compiled for GPU workers, PyTorch's for others."""
 
@@ -103,12 +104,20 @@ class WorkersConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig(Strict):
-    """When the state of a run is saved, to resume from."""
+    """When a run writes what it resumes from; a finished run leaves none."""
 
-    every_steps: Annotated[int, Field(ge=1)] = 500
-    """Optimizer steps between two checkpoints."""
+    every_steps: Annotated[int, Field(ge=1)] | None = 500
+    """Optimizer steps between two checkpoints; null: `every` alone decides."""
+    every: Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smh]$")] | None = None
+    """Time between two checkpoints: a number and s, m or h, such as 15m. With `every_steps`, whichever comes first."""
     keep: Annotated[int, Field(ge=1)] = 2
-    """Number of checkpoints that are kept."""
+    """Checkpoints that are kept while the run goes on."""
+
+    @property
+    def every_s(self) -> float | None:
+        if self.every is None:
+            return None
+        return float(self.every[:-1]) * {"s": 1, "m": 60, "h": 3600}[self.every[-1]]
 
 
 @dataclass(frozen=True, kw_only=True)

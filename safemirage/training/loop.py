@@ -33,11 +33,10 @@ from safemirage.training.observer import Observer
 from safemirage.training.reference import ReferencePass, reference_logps
 from safemirage.training.samples.order import Division, GlobalOrder
 from safemirage.training.samples.sets import ORDERS, TrainingSets, read_sets
-from safemirage.training.saving.checkpoint import Checkpoints
 from safemirage.training.saving.result import RunExport
-from safemirage.training.saving.state import RunState, load_state, save_state, seed_everything
+from safemirage.training.saving.saver import RunState, Saver, seed_everything
 from safemirage.training.schedule import rate_factor, total_steps
-from safemirage.training.workers import barrier, rank, sum_over_workers
+from safemirage.training.workers import rank, sum_over_workers
 
 _REFERENCE_BATCH = 8
 
@@ -110,7 +109,7 @@ class _Loop:
         self._sets = sets
         self._report = report
         self._progress = _Progress()
-        self._checkpoints = open_checkpoints(job)
+        self._saver = Saver(job, engine=engine)
         self.resumed_from = 0
         optim = self._config.optim
         # An epoch is one pass over the retain set; the other sets are drawn as often as it takes.
@@ -213,7 +212,7 @@ class _Loop:
         return self._config.optim.batch_size * len(self._sets.by_name)
 
     def _tell(self, step: int, metrics: StepMetrics) -> None:
-        """Reports when a checkpoint or the end is due, or enough time has passed by rank 0's clock."""
+        """Saves what is due to be saved, and reports it, the end, or what was gathered for long enough."""
         done = step + 1
         progress = self._progress
         last = done == self.total
@@ -221,17 +220,33 @@ class _Loop:
             progress.pending.append(metrics)
             progress.history.append(metrics)
         snapshot = self._observer.snapshot(done)
+        report_due, save_due, is_written = (True, False, True) if last else self._agreed(done)
+        checkpoint = None
         # The last step needs no checkpoint: the export follows, and a restart in between repeats a few steps.
-        if done % self._config.checkpoint.every_steps == 0 and not last:
-            self._send(self._save(done), snapshot)
-        elif last or snapshot is not None or (progress.pending and self._is_due()):
-            self._send(None, snapshot)
+        if save_due:
+            checkpoint = self._saver.save(self._state(done))
+        elif self._saver.is_open and is_written:
+            checkpoint = self._saver.collect()
+        if checkpoint is not None or snapshot is not None or report_due:
+            self._send(checkpoint, snapshot)
 
-    def _is_due(self) -> bool:
+    def _agreed(self, done: int) -> tuple[bool, bool, bool]:
+        """Whether a report and a checkpoint are due, and whether all have written the one before; alike on every worker.
+
+        Rank 0's clock decides for all, because reporting and saving are collective.
+        """
         waited = time.monotonic() - self._progress.reported
-        # Rank 0's clock decides for all, because sending a report is collective.
-        due = float(self._engine.rank == 0 and waited >= self._job.report_every_s)
-        return bool(sum_over_workers(torch.tensor([due], device=self._engine.device)).item())
+        is_first = self._engine.rank == 0
+        flags = [
+            is_first and bool(self._progress.pending) and waited >= self._job.report_every_s,
+            is_first and self._saver.is_due,
+            self._saver.is_writing,
+        ]
+        sums = torch.tensor([float(flag) for flag in flags], device=self._engine.device)
+        report_due, save_due, num_writing = sum_over_workers(sums).tolist()
+        every = self._config.checkpoint.every_steps
+        by_steps = every is not None and done % every == 0
+        return bool(report_due), by_steps or bool(save_due), not num_writing
 
     def _send(self, checkpoint: Path | None, snapshot: Path | None) -> None:
         self._report(
@@ -245,57 +260,26 @@ class _Loop:
         self._progress.pending = []
         self._progress.reported = time.monotonic()
 
-    def _save(self, done: int) -> Path | None:
-        if self._checkpoints is None:
-            return None
-
-        def write(folder: Path) -> None:
-            state = RunState(
-                step=done,
-                method=self._method.state_dict(),
-                history=self._progress.history,
-                degenerate_at_start=self._observer.degenerate_at_start,
-            )
-            save_state(folder, state)
-            self._engine.save(folder)
-
-        return self._checkpoints.write(done, num_bytes=self._engine.checkpoint_bytes(), write=write)
+    def _state(self, done: int) -> RunState:
+        return RunState(
+            step=done,
+            # Copies, because the file is written while the run goes on.
+            method={name: value.clone() for name, value in self._method.state_dict().items()},
+            history=list(self._progress.history),
+            degenerate_at_start=self._observer.degenerate_at_start,
+        )
 
     def _resume(self) -> int:
         """Takes up the newest checkpoint; the number of finished steps."""
-        if self._checkpoints is None:
+        state = self._saver.resume()
+        if state is None:
             return 0
-        # First what a killed attempt left half written, then the newest whole one.
-        self._checkpoints.clean()
-        folder = self._checkpoints.newest()
-        if folder is None:
-            return 0
-        # Checked before it is loaded: a damaged shard could load as wrong numbers.
-        self._checkpoints.verify(folder)
-        self._engine.load(folder)
-        state = load_state(folder)
-        self._method.load_state_dict(state.method)
+        self._method.load_state_dict({name: value.clone() for name, value in state.method.items()})
         self._progress.history = state.history
         self._observer.degenerate_at_start = state.degenerate_at_start
         # A kill may have come between the checkpoint and the report of its steps; who takes reports knows which are new.
         self._progress.pending = list(state.history)
-        # No worker may write the next checkpoint, and remove this one, while another still reads it.
-        barrier()
         return state.step
-
-
-def open_checkpoints(job: TrainJob) -> Checkpoints | None:
-    """The run's checkpoints; each fits one identity, engine and number of workers."""
-    if job.checkpoints is None:
-        return None
-    engine = job.config.engine
-    # ZeRO stages keep their shards in different forms, so a checkpoint fits one stage alone.
-    name = engine.name if engine.name == "torch" else f"{engine.name} stage {engine.stage}"
-    return Checkpoints(
-        job.checkpoints,
-        layout={"identity": job.identity, "engine": name},
-        keep=job.config.checkpoint.keep,
-    )
 
 
 def _reference_pass(job: TrainJob, loaded: LoadedModel, device: torch.device) -> ReferencePass:

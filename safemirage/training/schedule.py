@@ -1,12 +1,15 @@
 """How weights are updated: which of them alike, how many steps there are, and by what rates are multiplied at each."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from safemirage.config.loading.load import ConfigError
 from safemirage.config.train import OptimConfig
+
+ADAM_EPS = 1e-8
 
 
 def parameter_groups(
@@ -65,3 +68,9 @@ def rate_factor(optim: OptimConfig, *, step: int, total: int) -> float:
             return max(0.0, 1.0 - done)
         case "cosine":
             return max(0.0, 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+def set_rates(groups: Sequence[Mapping[str, Any]], rates: Sequence[float], factor: float) -> None:
+    for group, rate in zip(groups, rates, strict=True):
+        # Set outright rather than scaled, so that rounding does not add up over the steps.
+        group["lr"] = rate * factor  # type: ignore[index]

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from ray_jobs.cluster.head import ClusterAddress
 from ray_jobs.train import TrainingFailed, run_training
 from safemirage.config.loading.identity import run_identity
-from safemirage.config.loading.load import ConfigError, dump_yaml
+from safemirage.config.loading.load import dump_yaml
 from safemirage.config.train import TrainConfig
 from safemirage.models.loading import load_for_inference
 from safemirage.settings import Settings
@@ -111,7 +111,8 @@ def test_training_on_two_workers_equals_one_plain_process(
     run = tracked(settings, record.id)
     assert run.info.status == "FINISHED"
     assert run.data.params["engine.stage"] == str(stage)
-    assert run.data.tags["checkpoint_uri"].startswith(str(settings.storage.runs))
+    # What it would have resumed from is of no use any more, and large.
+    assert not (settings.storage.runs / record.id / "checkpoints").exists()
     assert {
         "memory/rss_mb",
         "speed/samples_per_s",
@@ -310,7 +311,7 @@ def test_training_that_diverges_fails_without_restarts(
 
 
 @pytest.mark.slow
-def test_training_that_lost_a_worker_once_too_often_goes_on_later_with_as_many_workers_only(
+def test_training_that_lost_a_worker_once_too_often_resumes_later_on_one_under_another_stage(
     tree: dict[str, Any], settings: Settings, tmp_path: Path
 ) -> None:
     optim = {"steps": 10, "learning_rate": 2e-5}
@@ -322,14 +323,9 @@ def test_training_that_lost_a_worker_once_too_often_goes_on_later_with_as_many_w
         )
     assert caught.value.failure.cause == "machine"
 
-    other = replace(config, workers=replace(config.workers, count=1))
-    with pytest.raises(ConfigError) as refused:
-        run_training(other, settings=settings)
-    for expected in ("workers.count: 1", "'workers': '2'", "'workers': '1'", "workers.count=2"):
-        assert expected in str(refused.value)
-
-    record = run_training(config, settings=settings)
-    assert record.attempts == 3
+    one = replace(config, workers=replace(config.workers, count=1))
+    record = run_training(replace(one, engine=replace(one.engine, stage=3)), settings=settings)
+    assert record.attempts == 2
     assert record.result is not None
     assert record.result["resumed_from"] >= 2
     assert_curves_equal(settings, record.id, train_tiny(tree, tmp_path, optim=optim), rel=1e-5)

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,16 +21,21 @@ ROOT = Path(__file__).parents[2]
 
 
 def start_group(
-    configs: Sequence[TrainConfig], *, world: int, folder: Path
+    configs: Sequence[TrainConfig], *, world: int, folder: Path, hold_writes_of: int | None = None
 ) -> list[subprocess.Popen[bytes]]:
-    """The workers' processes. Run k keeps its checkpoints and its export below `folder`/k."""
+    """The workers' processes. Run k keeps its checkpoints and its export below `folder`/k.
+
+    Args:
+        hold_writes_of: a step whose checkpoint never comes to its end: each file stops after its first bytes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "configs.json").write_text(json.dumps([to_tree(config) for config in configs]))
     (folder / "store").unlink(missing_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.training.group", str(folder), str(rank), str(world)],
+            [sys.executable, "-m", "tests.training.group", str(folder), str(rank), str(world)]
+            + ([] if hold_writes_of is None else [str(hold_writes_of)]),
             env=environment,
             cwd=ROOT,
             stdout=(folder / f"rank{rank}.log").open("wb"),
@@ -89,12 +95,30 @@ def work(folder: Path, rank: int, world: int) -> None:
             cache=folder / "cache",
             checkpoints=place / "checkpoints",
         )
-        train(job, report=report)
+        summary = train(job, report=report)
+        if rank == 0:
+            (place / "resumed_from").write_text(str(summary.resumed_from))
     if world > 1:
         # A process that exits with its group open may be aborted by gloo's threads.
         dist.barrier()
         dist.destroy_process_group()
 
 
+def hold_writes(step: int) -> None:
+    from safemirage.training.saving import checkpoint
+
+    write = checkpoint._HashingFile.write
+
+    def held(file: checkpoint._HashingFile, data: bytes) -> int:
+        written = write(file, data)
+        while f"{step:08d}" in file._stream.name:
+            time.sleep(1)
+        return written
+
+    checkpoint._HashingFile.write = held  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
+    if len(sys.argv) > 4:
+        hold_writes(int(sys.argv[4]))
     work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

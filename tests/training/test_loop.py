@@ -187,11 +187,11 @@ def test_train_resumed_rmu_keeps_the_saved_control_vector(
     tree: dict[str, Any], tmp_path: Path
 ) -> None:
     whole = run(tiny_train_config(tree, method=RMU), tmp_path / "whole")
-    file = whole.checkpoints[0] / "step-00000002" / "state-rank0.pt"
+    file = whole.checkpoints[0] / "step-00000002" / "worker-00000.pt"
     state = torch.load(file, weights_only=True)
-    vector = state["method"]["control_vector"]
+    vector = state["run"]["method"]["control_vector"]
     assert vector.norm().item() == pytest.approx(2.0)
-    state["method"]["control_vector"] = -50 * vector
+    state["run"]["method"]["control_vector"] = -50 * vector
     torch.save(state, file)
     listed = json.loads(file.with_name("files.json").read_text())
     listed["files"][file.name] = {"sha256": file_digest(file), "bytes": file.stat().st_size}
@@ -255,21 +255,33 @@ def test_train_reference_is_read_from_the_cache_by_a_later_run(
     assert ratios[1] - ratios[0] == pytest.approx(100, abs=1e-3)
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+LORA_PLAIN = {"lora": {"rank": 4, "alpha": 8.0, "dropout": 0.0}}
+
+
 @pytest.mark.parametrize(
-    "branches",
+    ("branches", "stage"),
     [
-        {"method": {"name": "sft"}},
-        {"method": {"name": "npo", "beta": 0.5, "reduction": "mean", "group_size": 2}},
-        {"method": RMU},
-        {"method": RMU, "model": {"lora": {"rank": 4, "alpha": 8.0, "dropout": 0.0}}},
-        {
-            "method": {"name": "dpo", "kl_weight": 0.5},
-            "data": {"preferred_answers": "idk"},
-        },
-        {"method": RMU, "model": {"trainable": [r"layers\.[01]\.mlp\.down_proj"]}},
+        pytest.param({"method": {"name": "sft"}}, 0, id="sft-0"),
+        pytest.param({"method": RMU, "model": LORA_PLAIN}, 2, id="rmu-lora-2"),
+        # Stage 3 is where a method could ask for weights that are not there.
+        pytest.param(
+            {"method": {"name": "npo", "beta": 0.5, "reduction": "mean", "group_size": 2}},
+            3,
+            id="npo-mean-3",
+        ),
+        pytest.param({"method": RMU}, 3, id="rmu-3"),
+        pytest.param({"method": RMU, "model": LORA_PLAIN}, 3, id="rmu-lora-3"),
+        pytest.param(
+            {"method": {"name": "dpo", "kl_weight": 0.5}, "data": {"preferred_answers": "idk"}},
+            3,
+            id="dpo-kl-3",
+        ),
+        pytest.param(
+            {"method": RMU, "model": {"trainable": [r"layers\.[01]\.mlp\.down_proj"]}},
+            3,
+            id="rmu-down-proj-3",
+        ),
     ],
-    ids=["sft", "npo-mean", "rmu", "rmu-lora", "dpo-kl", "rmu-down-proj"],
 )
 @pytest.mark.timeout(180)
 def test_train_deepspeed_gives_the_losses_and_weights_of_plain_torch(
@@ -308,5 +320,8 @@ def test_train_report_every_s_gathers_steps_between_checkpoints(
         report_every_s=3600,
     )
     train(job, report=reports.append)
-    calls = [([step["step"] for step in r.steps], r.checkpoint is not None) for r in reports]
-    assert calls == [([1, 2], True), ([3, 4], True), ([5, 6], False)]
+    # A checkpoint is told of when it has been written, while the steps went on: after the fourth step at the latest.
+    assert [step["step"] for r in reports for step in r.steps] == [1, 2, 3, 4, 5, 6]
+    told = [r.checkpoint.name for r in reports if r.checkpoint is not None]
+    assert told == ["step-00000002", "step-00000004"]
+    assert len(reports) <= 3

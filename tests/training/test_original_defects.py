@@ -67,8 +67,8 @@ def test_d14_control_vector_comes_from_the_seed_and_is_saved(
     def saved(name: str, **branches: Any) -> torch.Tensor:
         config = tiny_train_config(tree, method=RMU, **branches)
         (checkpoint, _) = run(config, tmp_path / name).checkpoints
-        state = torch.load(next(checkpoint.glob("*/state-rank0.pt")), weights_only=True)
-        vector: torch.Tensor = state["method"]["control_vector"]
+        state = torch.load(next(checkpoint.glob("*/worker-00000.pt")), weights_only=True)
+        vector: torch.Tensor = state["run"]["method"]["control_vector"]
         return vector
 
     first = saved("first")

@@ -1,26 +1,31 @@
-"""Checkpoints of a run: one folder each, whole or not there, checked before it is used.
+"""Checkpoints of a run: one folder each, whole or not there, written beside the training, checked before it is used.
 
     checkpoints = Checkpoints(folder, layout=..., keep=2)
-    checkpoints.write(step, num_bytes=engine.checkpoint_bytes(), write=...)    all workers, into one folder
-    newest = checkpoints.newest()                                              None: start from the beginning
+    checkpoints.begin(step, content)      every worker: starts to write its file, in the background
+    checkpoints.commit()                  later: waits for all workers' files, then the folder gets its name
+    newest = checkpoints.newest()         None: start from the beginning
 
 A folder gets its name `step-00000500` when all of it is written, and lists the SHA-256 of each of its files. A file that
 is not what the list says stops the run with its name; nothing older is taken instead unless the folder is deleted.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import torch
 
 from safemirage.config.loading.identity import file_digest
 from safemirage.training.job import CheckpointError, StorageError
 from safemirage.training.saving.disk import storage_problem, storing
 from safemirage.training.workers import (
-    barrier,
     on_first_worker,
     problems_of_all,
     rank,
@@ -32,16 +37,28 @@ _UNFINISHED = ".unfinished-"
 _SHOWN_PROBLEMS = 5
 
 
+@dataclass(frozen=True)
+class _Write:
+    """A checkpoint on its way to the disk."""
+
+    step: int
+    scratch: Path
+    file: Future[dict[str, Any]]
+    """What the list will say of this worker's file."""
+
+
 class Checkpoints:
-    """The checkpoints of one run, in a folder that every worker sees. All calls but `newest` are collective."""
+    """The checkpoints of one run, in a folder that every worker sees. All calls but `newest` and `read` are collective."""
 
     def __init__(self, folder: Path, *, layout: Mapping[str, str], keep: int) -> None:
         """Args:
-        layout: what a checkpoint only fits: the run's identity, the engine; the number of workers is added.
+        layout: what a checkpoint only fits: the run's identity and the engine.
         """
         self._folder = folder
-        self._layout = {**layout, "workers": str(world_size())}
+        self._layout = dict(layout)
         self._keep = keep
+        self._write: _Write | None = None
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def clean(self) -> None:
         """Removes what an earlier attempt left unfinished. Nobody else may be writing."""
@@ -51,28 +68,54 @@ class Checkpoints:
         found = _whole(self._folder)
         return found[-1] if found else None
 
-    def write(self, step: int, *, num_bytes: int, write: Callable[[Path], None]) -> Path:
-        """The new checkpoint, after `write` has put this worker's files into the folder that it is given.
+    @property
+    def is_open(self) -> bool:
+        """Whether a checkpoint was begun and not committed; the same on every worker."""
+        return self._write is not None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this worker's file is not on the disk yet."""
+        return self._write is not None and not self._write.file.done()
+
+    def begin(self, step: int, content: Mapping[str, Any], *, num_bytes: int) -> None:
+        """Starts to write this worker's part of a checkpoint. Nothing in `content` may change any more.
 
         Args:
             num_bytes: what all workers together are going to write; asked of the disk first.
 
         Raises:
-            StorageError: there is no room, or a write failed. The checkpoints that were there stay.
-            OSError: a write failed on this one of several workers; the others may wait for it and must be ended.
+            StorageError: there is no room. The checkpoints that were there stay.
         """
+        assert self._write is None, "commit comes first"
         # Every worker comes to the same name by itself, so none has to be told where to write.
         scratch = self._folder / f"{_UNFINISHED}{step:08d}"
-        final = self._folder / f"step-{step:08d}"
         # Asked before the first byte: a disk that fills up midway leaves nothing of use.
         self._make_room(scratch, num_bytes)
-        self._fill(scratch, write)
-        barrier()
+        file = scratch / worker_file(rank())
+        self._write = _Write(step, scratch, self._pool.submit(_save, file, content, self._folder))
+
+    def commit(self) -> Path | None:
+        """The checkpoint that was begun last, once all workers have written their files; None where none was begun.
+
+        Raises:
+            StorageError: a worker's write failed. What was written is removed; older checkpoints stay.
+        """
+        if self._write is None:
+            return None
+        write, self._write = self._write, None
+        error = write.file.exception()
+        if error is not None and not isinstance(error, StorageError):
+            raise error
+        # All hear of it and raise alike, so none is left waiting in a collective.
+        if problems := problems_of_all([] if error is None else [str(error)]):
+            on_first_worker(lambda: _remove([write.scratch]))  # what it took is needed
+            raise StorageError(problems[0])
+        final = self._folder / f"step-{write.step:08d}"
         with storing(self._folder):
-            # The list covers all workers' files, so all must have been written: hence the barrier.
-            self._list_files(scratch, step)
+            self._list_files(write)
             # The new one has its name before the oldest goes: at no moment is there less to resume from.
-            on_first_worker(lambda: _put_in_place(scratch, final))
+            on_first_worker(lambda: _put_in_place(write.scratch, final))
             on_first_worker(lambda: _remove(_whole(self._folder)[: -self._keep]))
         return final
 
@@ -98,6 +141,17 @@ class Checkpoints:
             shown = "; ".join(problems[:_SHOWN_PROBLEMS]) + (f"; {more} more" if more > 0 else "")
             raise CheckpointError(f"{checkpoint}: {shown}. {_after_deletion(checkpoint)}")
 
+    def read(self, checkpoint: Path) -> list[dict[str, Any]]:
+        """What each of the workers wrote that made the checkpoint, in the order of their ranks.
+
+        Tensors are mapped from the files: a worker reads only those that it copies.
+        """
+        names = sorted(_read_list(checkpoint)["files"])
+        return [
+            torch.load(checkpoint / name, map_location="cpu", weights_only=True, mmap=True)
+            for name in names
+        ]
+
     def _make_room(self, scratch: Path, num_bytes: int) -> None:
         # A folder of an attempt that broke off may be in the way.
         if rank() == 0:
@@ -109,45 +163,46 @@ class Checkpoints:
         with storing(self._folder):
             on_first_worker(lambda: scratch.mkdir())
 
-    def _fill(self, scratch: Path, write: Callable[[Path], None]) -> None:
-        try:
-            with storing(self._folder):
-                write(scratch)
-        except StorageError as error:
-            _remove([scratch])  # what it took is needed
-            # The others wait in a collective for this worker: only an error that ends its process sets them free.
-            if world_size() > 1:
-                raise OSError(str(error)) from error
-            raise
-
-    def _list_files(self, scratch: Path, step: int) -> None:
-        names = sorted(
-            item.relative_to(scratch).as_posix() for item in scratch.rglob("*") if item.is_file()
-        )
-        mine = {
-            name: {
-                "sha256": file_digest(scratch / name),
-                "bytes": (scratch / name).stat().st_size,
-            }
-            for name in names[rank() :: world_size()]
-        }
+    def _list_files(self, write: _Write) -> None:
+        mine = {worker_file(rank()): write.file.result()}
         # The exchange of problems carries any lines of text: here one line a worker.
         parts = [json.loads(part) for part in problems_of_all([json.dumps(mine)])]
         files = {name: entry for part in parts for name, entry in part.items()}
-        content = {"step": step, "layout": self._layout, "files": files}
-        on_first_worker(
-            lambda: _write_text(scratch / LIST_NAME, json.dumps(content, indent=2, sort_keys=True))
-        )
+        content = {"step": write.step, "layout": self._layout, "files": files}
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        on_first_worker(lambda: _write_synced(write.scratch / LIST_NAME, text.encode()))
 
 
-def layout_of_newest(folder: Path) -> dict[str, str] | None:
-    """What made the newest checkpoint: identity, engine, number of workers. None where there is none.
+class _HashingFile:
+    """A file that is hashed while it is written: reading 90 GB again for their digest would take as long as writing."""
 
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    found = _whole(folder)
-    return dict(_read_list(found[-1])["layout"]) if found else None
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.digest = hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.num_bytes += len(data)
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def worker_file(number: int) -> str:
+    return f"worker-{number:05d}.pt"
+
+
+def _save(path: Path, content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Writes a worker's file; its size and digest."""
+    with storing(folder), path.open("wb") as stream:
+        file = _HashingFile(stream)
+        torch.save(dict(content), file)  # type: ignore[arg-type]
+        stream.flush()
+        # On the disk before the folder gets its final name, which says that all of it is there.
+        os.fsync(stream.fileno())
+    return {"sha256": file.digest.hexdigest(), "bytes": file.num_bytes}
 
 
 def _whole(folder: Path) -> list[Path]:
@@ -172,10 +227,9 @@ def _put_in_place(scratch: Path, final: Path) -> None:
     scratch.rename(final)
 
 
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w") as stream:
-        stream.write(text + "\n")
-        # On the disk before the folder gets its final name, which says that all of it is there.
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
 

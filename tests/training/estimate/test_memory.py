@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 from safemirage.config.train import TrainConfig
 from safemirage.methods.method import LossOutput
 from safemirage.models.loading import load_for_training
-from safemirage.training.engine import DeepSpeedEngine, build_engine
+from safemirage.training.engine import build_engine
 from safemirage.training.estimate.memory import (
     GIB,
     MemoryEstimate,
@@ -21,6 +21,7 @@ from safemirage.training.estimate.memory import (
     shortest_sample,
 )
 from safemirage.training.estimate.shape import read_shape
+from safemirage.training.zero import DeepSpeedEngine
 from tests.tiny import IMAGE_TOKENS
 from tests.tiny_run import make_tiny_run, tiny_train_config
 
