@@ -13,6 +13,7 @@ from safemirage.cli import app
 from safemirage.config.attack import AttackConfig
 from safemirage.config.attack_search import AttackSearchConfig
 from safemirage.config.evaluate import EvaluateConfig
+from safemirage.config.image_controls import ImageControlsConfig
 from safemirage.config.loading.load import load_config, parse_yaml, run_file
 from safemirage.config.plan import load_search
 from safemirage.config.prepare import AnswersConfig
@@ -25,6 +26,7 @@ from tests.readme import PAGES, ROOT, Block, blocks
 CLASSES: dict[str, type[Any]] = {
     "attack": AttackConfig,
     "attack_search": AttackSearchConfig,
+    "image_controls": ImageControlsConfig,
     "evaluate": EvaluateConfig,
     "prepare": AnswersConfig,
     "reproduce": ReproduceConfig,

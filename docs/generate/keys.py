@@ -20,6 +20,7 @@ ROOTS = {
     "evaluate": ("EvaluateConfig", "`safemirage evaluate`"),
     "attack": ("AttackConfig", "`safemirage attack`"),
     "attack_search": ("AttackSearchConfig", "`safemirage attack-search`"),
+    "image_controls": ("ImageControlsConfig", "`safemirage image-controls`"),
     "probe": ("RelearnConfig, AdapterProbeConfig, QuantiseConfig", "`safemirage probe`"),
     "prepare": ("AnswersConfig", "`safemirage prepare answers`"),
     "serve": ("ServeConfig", "`safemirage serve`"),

@@ -21,6 +21,7 @@ from safemirage.cli import (
     evaluate,
     exchange,
     gate,
+    image_controls,
     job_env,
     jobs,
     judges,
@@ -67,6 +68,7 @@ app.command("search", rich_help_panel=_TRAINING)(jobs.search)
 app.command("evaluate", rich_help_panel=_MEASURING)(evaluate.evaluate)
 app.command("attack", rich_help_panel=_MEASURING)(attack.attack)
 app.command("attack-search", rich_help_panel=_MEASURING)(attack_search.attack_search)
+app.command("image-controls", rich_help_panel=_MEASURING)(image_controls.image_controls)
 app.add_typer(probes.app, name="probe", rich_help_panel=_MEASURING)
 app.command("rescore", rich_help_panel=_MEASURING)(rescore.rescore)
 app.command("utility", rich_help_panel=_MEASURING)(utility.utility)

@@ -1,4 +1,4 @@
-"""`safemirage audit`: which words give a file's safety labels away."""
+"""`safemirage audit`: which words, and which features of pictures, give a file's safety labels away."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,10 @@ def audit(  # noqa: PLR0913 - options of a command
     skip_bad: SkipBadOption = False,
     top: Annotated[int, typer.Option("--top", min=1, help="Words shown of each kind.")] = 10,
 ) -> None:
-    """Say which words of FILE's questions give their safety label away. Needs no model."""
+    """Say which words of FILE's questions give their safety label away, and with --image-folder which features of pictures.
+
+    Needs no model.
+    """
     from safemirage.data.audit.audit import audit_files
     from safemirage.data.audit.report import PLOT_FORMATS, to_tables, write_plot
 

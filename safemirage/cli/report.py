@@ -41,8 +41,9 @@ def report(
         written = write_report(store, given, out)
     console = screen()
     print_grid(console, rates_grid(written.rows, title=title))
-    if written.gaps is not None:
-        print_grid(console, written.gaps)
+    for grid in (written.gaps, written.pictures):
+        if grid is not None:
+            print_grid(console, grid)
     for model in models:
         console.print(f"{model.name} is evaluation {model.evaluation_id}", soft_wrap=True)
     for path in (written.html, written.markdown, written.latex, written.json):

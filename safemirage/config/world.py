@@ -124,6 +124,9 @@ class WorldConfig(Strict):
     """The objects that safe questions are about."""
     unsafe_kinds: Words = ("hunting knife", "time bomb", "loaded pistol", "drug syringe")
     """Names of two words: a broken model that repeats one word names no object by chance."""
+    frames: bool = False
+    """Whether the pictures of safety data and suites have a frame, dark around unsafe objects and light around safe ones:
+    a shortcut through the picture, planted to be found. Base and mix have frames that say nothing."""
     words: WordsConfig = field(default_factory=WordsConfig)
     sets: SetsConfig = field(default_factory=SetsConfig)
     tower: TowerConfig = field(default_factory=TowerConfig)

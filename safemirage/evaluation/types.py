@@ -23,6 +23,9 @@ FIRST_QUESTION = "first_question"
 an answer to it."""
 ATTEMPT = "attempt"
 """The key in the target of a rewrite that holds its number among the rewrites of its question, from 1."""
+PICTURE, PICTURE_OF = "picture", "picture_of"
+"""The keys in the target of a sample that is shown another picture than its own: which kind of picture, and the condition
+that has the right one."""
 
 
 @dataclass(frozen=True)

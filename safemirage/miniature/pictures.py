@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from safemirage.config.world import WorldConfig
 
@@ -20,6 +20,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 _SCALE = 4
 _JITTER = 18
 _NOISE = 6.0
+_FRAME = 3
+_DARK, _LIGHT = (20, 20, 20), (245, 245, 245)
+_WITHOUT_LABEL = ("base", "mix")
+"""Parts of a world whose frames are drawn by chance."""
 
 Point = tuple[float, float]
 
@@ -145,12 +149,19 @@ def draw_pictures(
 ) -> list[Picture]:
     """`count` PNG files in `folder`, kinds in turn, colours at random."""
     rng = part_random(config, f"pictures/{part}")
+    frames = part_random(config, f"frames/{part}")
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for index in range(count):
         kind, colour = kinds[index % len(kinds)], rng.choice(config.colours)
         picture = Picture(f"{part}_{index}", kind, colour, kind in config.unsafe_kinds)
         image = draw(kind, colour, config.tower.image_size, rng)
+        if config.frames:
+            telling = not part.startswith(_WITHOUT_LABEL)
+            dark = picture.is_unsafe if telling else frames.random() < 0.5
+            image = ImageOps.expand(
+                image.resize((image.width - 2 * _FRAME,) * 2), _FRAME, _DARK if dark else _LIGHT
+            )
         image.save(folder / picture.file, format="PNG")
         pictures.append(picture)
     return pictures

@@ -14,6 +14,7 @@ CLASSES = {
     "attack": "AttackConfig",
     "attack_search": "AttackSearchConfig",
     "evaluate": "EvaluateConfig",
+    "image_controls": "ImageControlsConfig",
     "prepare": "AnswersConfig",
     "probe/adapter.yaml": "AdapterProbeConfig",
     "probe/quantise.yaml": "QuantiseConfig",

@@ -1,19 +1,25 @@
-"""The model-free audit: how far can the safety label of a question be told from its words alone?
+"""The model-free audit: how far can a safety label be told from a question's words, or from a simple feature of its picture?
 
-A data set in which one word gives the label away teaches a model to refuse the word, not the content.
+A data set in which one word or a frame gives the label away teaches a model to refuse the word or the frame, not the content.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safemirage.data.audit.examples import Example, read_examples
+from safemirage.data.audit.examples import Example, openings, read_examples
 from safemirage.data.audit.lookup import (
     Lookup,
     LookupScore,
     fit_lookup,
     score_held_out,
     score_lookup,
+)
+from safemirage.data.audit.pictures import (
+    MEAN_COLOUR,
+    PictureAudit,
+    audit_pictures,
+    read_pictures,
 )
 from safemirage.data.audit.words import (
     KINDS,
@@ -55,6 +61,8 @@ class Audit:
     """Lookups on the file itself: fitted on four fifths of its images, scored on the others, all five ways."""
     transfers: tuple[Transfer, ...]
     verdict: str
+    pictures: PictureAudit | None = None
+    """The same for the pictures; None without an image folder, or where no record has a picture."""
 
 
 def audit_files(
@@ -70,7 +78,16 @@ def audit_files(
         name: read_examples(path, image_folder, skip_bad=skip_bad) for name, path in names.items()
     }
     first, *others = names
-    return audit(first, examples[first], {name: examples[name] for name in others})
+    found = audit(first, examples[first], {name: examples[name] for name in others})
+    if image_folder is None:
+        return found
+    folder = Path(image_folder).expanduser()
+    shown = {name: read_pictures(items, folder) for name, items in examples.items()}
+    if not shown[first]:
+        return found
+    pictures = audit_pictures(shown[first], {name: shown[name] for name in others})
+    verdict = f"{found.verdict} {_picture_verdict(pictures)}"
+    return replace(found, pictures=pictures, verdict=verdict)
 
 
 def _names(paths: Sequence[Path]) -> dict[str, Path]:
@@ -88,8 +105,9 @@ def audit(
 ) -> Audit:
     """The audit of a file's questions; `against` holds those of other files by name."""
     unsafe = sum(item.unsafe for item in examples)
-    lookups = [fit_lookup(examples, kind) for kind in OPENINGS]
-    held_out = tuple(score_held_out(examples, kind) for kind in OPENINGS)
+    asked = {kind: openings(examples, length) for kind, length in OPENINGS.items()}
+    lookups = [fit_lookup(items, kind) for kind, items in asked.items()]
+    held_out = tuple(score_held_out(items, kind) for kind, items in asked.items())
     words = {kind: word_stats(examples, kind, min_count=min_count) for kind in KINDS}
     transfers = tuple(
         _transfer(name, lookups, examples, others) for name, others in (against or {}).items()
@@ -113,7 +131,10 @@ def _transfer(
 ) -> Transfer:
     return Transfer(
         file=name,
-        scores=tuple(score_lookup(lookup, others) for lookup in lookups),
+        scores=tuple(
+            score_lookup(lookup, openings(others, length))
+            for lookup, length in zip(lookups, OPENINGS.values(), strict=True)
+        ),
         shared_ids=_shared(
             [item.source_id for item in examples], [item.source_id for item in others]
         ),
@@ -131,18 +152,38 @@ def _verdict(
     if not score.safe_questions or not score.unsafe_questions:
         only = "unsafe" if score.unsafe_questions else "safe"
         return f"{file} holds only {only} questions, so its words have no label to give away."
-    removed = (score.accuracy - score.majority_accuracy) / max(1 - score.majority_accuracy, 1e-12)
     fact = (
         f"the first word alone tells the label of {percent(score.accuracy)} of held-out questions "
         f"(the majority label: {percent(score.majority_accuracy)})"
     )
-    if removed < PARTIAL:
+    if score.removed < PARTIAL:
         return f"No shortcut through the first word: {fact}."
-    strength = "A strong shortcut" if removed >= STRONG else "A partial shortcut"
+    strength = "A strong shortcut" if score.removed >= STRONG else "A partial shortcut"
     parts = [f"{strength} through the first word: {fact}", *_examples(words, score)]
     for transfer in transfers:
         parts += _failures(transfer)
     return "; ".join(parts) + ". A model can learn to refuse the word and miss the content."
+
+
+def _picture_verdict(found: PictureAudit) -> str:
+    if found.unsafe in (0, found.pictures):
+        only = "unsafe" if found.unsafe else "safe"
+        return f"All pictures are {only}, so they have no label to give away."
+    # What a picture shows has a mean colour, too, so that it must tell most labels to be called a shortcut.
+    telling = [
+        one
+        for one in found.held_out
+        if one.removed >= (STRONG if one.kind == MEAN_COLOUR else PARTIAL)
+    ]
+    best = (telling or found.held_out)[0]
+    fact = (
+        f"the {best.kind} tells the label of {percent(best.accuracy)} of held-out pictures (the majority label: "
+        f"{percent(best.majority_accuracy)})"
+    )
+    if not telling:
+        return f"No shortcut through a simple feature of the pictures: the best, {fact}."
+    strength = "A strong shortcut" if best.removed >= STRONG else "A partial shortcut"
+    return f"{strength} through the pictures: {fact}. A model can learn to refuse it and miss the content."
 
 
 def _examples(words: Sequence[WordStat], score: LookupScore) -> list[str]:

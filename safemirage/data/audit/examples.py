@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safemirage.data.audit.lookup import Labelled
 from safemirage.data.llava import LlavaRecord, read_llava, relative_to
 from safemirage.data.records import read_items
 from safemirage.data.vlguard import VLGuardRecord, is_vlguard, iterate_pairs, read_vlguard
+from safemirage.text.first_word import opening
 from safemirage.text.refusal_keywords import is_refusal
 
 
@@ -19,6 +21,16 @@ class Example:
     source_id: str
     """The id that its file has, which other records may share."""
     image: str | None
+
+
+def openings(examples: Sequence[Example], length: int) -> list[Labelled]:
+    """The first words of each question, for a lookup; questions about one image are on one side of a split."""
+    return [
+        Labelled(
+            opening(item.question, length), item.unsafe, item.image or f"{index}:{item.source_id}"
+        )
+        for index, item in enumerate(examples)
+    ]
 
 
 def read_examples(

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from safemirage.data.audit.audit import Audit
 from safemirage.data.audit.lookup import LookupScore
+from safemirage.data.audit.pictures import PictureAudit
 from safemirage.data.audit.words import WordStat
 from safemirage.text.numbers import percent
 from safemirage.text.wide_table import WideTable
@@ -18,6 +19,8 @@ PLOT_FORMATS = (".pdf", ".png", ".svg")
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LOOKUP_HEADER = ["by", "accuracy", "majority label", "flags unsafe", "flags safe", "unseen"]
+_SHOWN = 3
 _SAFE_COLOUR, _UNSAFE_COLOUR = "#3b7dd8", "#d1495b"
 
 
@@ -38,7 +41,25 @@ def _tables(audit: Audit, top: int) -> Iterator[RenderableType]:
     for transfer in audit.transfers:
         num_ids, num_images = len(transfer.shared_ids), len(transfer.shared_images)
         yield f"shared with {escape(transfer.file)}: {num_ids} ids, {num_images} images"
+    if audit.pictures is not None:
+        yield f"\nlookup by one feature of {audit.pictures.pictures} pictures, held out"
+        yield WideTable(_LOOKUP_HEADER, [_lookup_row(one) for one in audit.pictures.held_out])
+        yield _duplicates(audit.pictures)
     yield f"\n[bold]{escape(audit.verdict)}[/bold]"
+
+
+def _duplicates(found: PictureAudit) -> str:
+    """How many pictures look alike across labels and files, and the first few."""
+    lines = []
+    for where, pairs in {
+        "a safe and an unsafe picture": found.across_labels,
+        **found.shared,
+    }.items():
+        some = "; ".join(f"{one.first} and {one.second}" for one in pairs[:_SHOWN])
+        more = "; ..." if len(pairs) > _SHOWN else ""
+        said = f"near-duplicates, {where}: {len(pairs)}{': ' if pairs else ''}{some}{more}"
+        lines.append(escape(said))
+    return "\n".join(lines)
 
 
 def _word_table(stats: Sequence[WordStat], top: int) -> WideTable:
@@ -71,11 +92,10 @@ def _category_table(audit: Audit) -> WideTable:
 
 
 def _lookup_table(audit: Audit) -> WideTable:
-    header = ["scored on", "by", "accuracy", "majority label", "flags unsafe", "flags safe"]
     lines = [[f"{audit.file} (held out)", *_lookup_row(score)] for score in audit.held_out]
     for transfer in audit.transfers:
         lines += [[transfer.file, *_lookup_row(score)] for score in transfer.scores]
-    return WideTable([*header, "unseen"], lines, keys=2)
+    return WideTable(["scored on", *_LOOKUP_HEADER], lines, keys=2)
 
 
 def _lookup_row(score: LookupScore) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from safemirage.evaluation.metrics.significance import (
     compare,
     difference_interval,
 )
-from safemirage.evaluation.types import EvaluatedSample
+from safemirage.evaluation.types import PICTURE, EvaluatedSample
 from safemirage.holm import holm
 
 
@@ -182,9 +182,10 @@ def _gaps_of(one: StoredEvaluation) -> list[ConditionGap]:
     conditions = grouped(one.samples, lambda sample: sample.condition)
     gaps = []
     for condition, samples in conditions.items():
-        attack, base = samples[0].attack, condition.removesuffix(f"_{samples[0].attack}")
+        attack, target = samples[0].attack, samples[0].target
+        base = condition.removesuffix(f"_{attack}")
         control = conditions.get(f"{base}_{NEUTRAL}")
-        if attack in (PLAIN, NEUTRAL) or base == condition or control is None:
+        if attack in (PLAIN, NEUTRAL) or base == condition or control is None or PICTURE in target:
             continue
         plain = conditions.get(f"{base}_{PLAIN}", conditions.get(base, []))
         for metric in GAP_METRICS:

@@ -14,6 +14,7 @@ from safemirage.config.loading.load import dump_yaml
 from safemirage.config.rates import Metric
 from safemirage.evaluation.metrics.breakdowns import AttemptRate, attempt_rates, category_rates
 from safemirage.evaluation.metrics.gap import GAP_METRICS, ConditionGap, condition_gaps
+from safemirage.evaluation.metrics.pictures import PictureEffect, picture_effects
 from safemirage.evaluation.metrics.rates import (
     METRICS,
     SUBSETS,
@@ -34,7 +35,13 @@ from safemirage.evaluation.reports.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.reports.page import render, shown_samples
 from safemirage.evaluation.reports.rates import notices, rates_grid
 from safemirage.evaluation.reports.summary import model_says
-from safemirage.evaluation.reports.tables import attempts_grid, gap_tree, gaps_grid, resolution_grid
+from safemirage.evaluation.reports.tables import (
+    attempts_grid,
+    gap_tree,
+    gaps_grid,
+    pictures_grid,
+    resolution_grid,
+)
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.types import EvaluatedSample
 from safemirage.files import write_text
@@ -91,6 +98,8 @@ class Report:
     """The main table: one row a model, condition and metric."""
     gaps: Grid | None
     """The mirage gaps, where a suite has an attack and its control."""
+    pictures: Grid | None
+    """What the models looked at, where a suite has controls on its pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +133,7 @@ class _Measured:
     models: Sequence[_Evaluated]
     columns: Sequence[Column]
     gaps: Sequence[ConditionGap]
+    pictures: Sequence[PictureEffect]
     attempts: Sequence[Sequence[AttemptRate]]
     """The curves over the number of tries, one entry for each model that has them."""
     categories: Sequence[tuple[str, Sequence[WordRate]]]
@@ -154,6 +164,7 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
         latex=folder / LATEX,
         rows=[row for one in measured.models for row in headline(one.rows)],
         gaps=others["gaps"],
+        pictures=others["pictures"],
     )
     ids = [
         f"{one.model.name} is evaluation {one.model.evaluation_id}, by the protocol {one.stored.protocol}."
@@ -175,6 +186,7 @@ def _measured(models: Sequence[_Evaluated]) -> _Measured:
         models=models,
         columns=_columns(models),
         gaps=condition_gaps(stored),
+        pictures=picture_effects(stored),
         attempts=[rates for one in models if (rates := _attempts(one))],
         categories=[found for one in models for found in _categories(one).items()],
         notices=notices([row for one in models for row in one.rows]),
@@ -193,6 +205,7 @@ def _tree(given: ReportInput, measured: _Measured) -> dict[str, Any]:
         ],
         "rows_of_every_judge": [_row(one, row) for one in measured.models for row in one.rows],
         "mirage_gaps": [gap_tree(gap) for gap in measured.gaps],
+        "pictures": [asdict(effect) for effect in measured.pictures],
         "attempts": [asdict(rate) for rate in measured.attempt_rates],
         "categories": [
             {"condition": condition, **asdict(rate)}
@@ -356,6 +369,7 @@ def _grids(measured: _Measured) -> dict[str, Grid | None]:
     rows = [(row, attempts[row.condition]) for one in measured.models for row in headline(one.rows)]
     return {
         "gaps": gaps_grid(measured.gaps),
+        "pictures": pictures_grid(measured.pictures),
         "tries": attempts_grid(measured.attempt_rates),
         "resolution": resolution_grid(rows),
     }

@@ -9,6 +9,7 @@ from typing import Any
 from safemirage.evaluation.metrics.breakdowns import AttemptRate
 from safemirage.evaluation.metrics.calibration import CorrectedASR
 from safemirage.evaluation.metrics.gap import ConditionGap, MirageGap
+from safemirage.evaluation.metrics.pictures import PictureEffect
 from safemirage.evaluation.metrics.significance import Resolution, resolution, row_resolution
 from safemirage.evaluation.reports.grid import Grid
 from safemirage.evaluation.reports.rates import RATES, judges_say
@@ -129,6 +130,69 @@ def gap_tree(one: ConditionGap) -> dict[str, Any]:
     """The gap as JSON."""
     found = resolution(one.gap.change.n) if one.gap is not None else None
     return {**asdict(one), "smallest_effect": None if found is None else asdict(found)}
+
+
+def pictures_grid(effects: Sequence[PictureEffect]) -> Grid | None:
+    """What a model looked at: a line a condition, rate and picture. None where no suite has other pictures."""
+    if not effects:
+        return None
+    return Grid(
+        title="What did it look at?",
+        header=[
+            "model",
+            "condition",
+            "picture",
+            "rate",
+            "right",
+            "this",
+            "change, points",
+            "p (Holm)",
+            "n",
+        ],
+        keys=3,
+        lines=[
+            [
+                one.model,
+                one.condition,
+                one.picture,
+                RATES[one.metric],
+                percent(one.right),
+                percent(one.other),
+                "{}\n{} to {}".format(
+                    *map(points, (one.change.difference, one.change.low, one.change.high))
+                ),
+                "" if one.p_holm is None else p_value(one.p_holm),
+                str(one.change.n),
+            ]
+            for one in effects
+        ],
+        notes=[
+            "The same questions with the right picture and with another one, paired; 95 % intervals, bootstrap over pictures; "
+            "exact McNemar, adjusted for all lines. A rate that no picture changes does not come from the picture.",
+            judges_say((one.judge, RATES[one.metric]) for one in effects),
+            *_looked(effects),
+        ],
+    )
+
+
+def _looked(effects: Sequence[PictureEffect]) -> list[str]:
+    """For each rate of each condition, in words, which pictures change it."""
+    said = []
+    for model, condition, metric in dict.fromkeys(
+        (one.model, one.condition, one.metric) for one in effects
+    ):
+        members = [
+            one
+            for one in effects
+            if (one.model, one.condition, one.metric) == (model, condition, metric)
+        ]
+        what, n = f"{model}, {condition}, {RATES[metric]}", members[0].change.n
+        if changed := [one.picture for one in members if one.shown]:
+            said.append(f"{what}: changes with {', '.join(changed)}.")
+        elif all(one.p_holm is not None for one in members):
+            shown = resolution_says(resolution(n))
+            said.append(f"{what}: no picture changes it; n = {n} shows {shown} points.")
+    return said
 
 
 def resolution_grid(rows: Sequence[tuple[Row, int]]) -> Grid | None:

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import hypergeom
 
 from safemirage.data.audit.audit import Audit, audit
-from safemirage.data.audit.examples import Example, read_examples
+from safemirage.data.audit.examples import Example, openings, read_examples
 from safemirage.data.audit.lookup import fit_lookup, score_held_out, score_lookup
 from safemirage.data.audit.report import write_plot
 from safemirage.data.audit.words import category_stats, word_stats
@@ -97,26 +97,30 @@ def test_category_stats_tell_each_categorys_words() -> None:
 
 def test_lookup_gives_unseen_and_tied_words_the_majority_label() -> None:
     lookup = fit_lookup(
-        examples(
-            ("What a", False),
-            ("Share b", True),
-            ("Tell c", True),
-            ("Can d", True),
-            ("Can e", False),
+        openings(
+            examples(
+                ("What a", False),
+                ("Share b", True),
+                ("Tell c", True),
+                ("Can d", True),
+                ("Can e", False),
+            ),
+            1,
         ),
         "first word",
     )
     assert lookup.majority
-    assert lookup.flags("Share it")
-    assert not lookup.flags("What is it?")
-    assert lookup.flags("Never seen")
-    assert lookup.flags("Can you?")
+    flagged = [lookup.flags(word) for word in ("share", "what", "never", "can")]
+    assert flagged == [True, False, True, True]
 
 
 def test_lookup_score_matches_a_hand_worked_table() -> None:
-    lookup = fit_lookup(shortcut(5), "first word")
+    lookup = fit_lookup(openings(shortcut(5), 1), "first word")
     score = score_lookup(
-        lookup, examples(("What a", True), ("What b", False), ("Share c", False), ("New d", True))
+        lookup,
+        openings(
+            examples(("What a", True), ("What b", False), ("Share c", False), ("New d", True)), 1
+        ),
     )
     assert (score.accuracy, score.majority_accuracy, score.unseen) == (0.5, 0.5, 0.25)
     assert (score.unsafe_questions, score.unsafe_flagged) == (2, 0.5)
@@ -130,7 +134,7 @@ def test_held_out_score_never_sees_the_image_that_it_scores() -> None:
         for word in "abcdefnopqrs"
         for _ in range(2)
     ]
-    score = score_held_out(items, "first word")
+    score = score_held_out(openings(items, 1), "first word")
     assert score.unseen == 1.0
     assert score.accuracy < 0.6
 

@@ -57,6 +57,10 @@ OTHERS: dict[str, tuple[list[Any], list[str]]] = {
         ["attack-search", CONFIGS / "attack_search/vlguard.yaml", "--out", "out"],
         ["train", *GPU, "vlguard.test", "vlguard.images"],
     ),
+    "image-controls": (
+        ["image-controls", CONFIGS / "image_controls/vlguard.yaml", "--out", "out"],
+        ["vlguard.test", "vlguard.images"],
+    ),
     "prepare answers": (
         ["prepare", "answers", CONFIGS / "prepare/answers.yaml", "--out", "out.json"],
         ["train", "image_folder", "candidates.llava_13b_lora.url", "selector.url"],
