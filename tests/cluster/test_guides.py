@@ -53,10 +53,11 @@ def test_unlearn(project: Path, cluster: ClusterAddress) -> None:
 
 
 def test_search(project: Path, cluster: ClusterAddress) -> None:
-    search, look = of("search.md")
+    search, look, plan = of("search.md")
     stand_in = {"configs:search/miniature_npo_beta.yaml": "search.yaml"}
     assert "chosen: method.beta=" in run_block(search, project, stand_in, **cluster.environment)
     assert "studies" in run_block(look, project, {})
+    assert "about 27.3 GPU-hours for 32 trials" in run_block(plan, project, {})
 
 
 @pytest.fixture
