@@ -311,36 +311,21 @@ def _root(store: Store, run_id: str | None) -> str | None:
 
 
 def _estimate(config: TrainConfig) -> str:
-    """The memory of one worker, for the shortest samples with an image and for those of `model.max_length`, and whether it
-    fits. A model that is not there is named before anything heavy is imported."""
-
+    """The memory of one worker, whether it fits, and the cheapest setting that does. Nothing is loaded, torch neither."""
     if is_miniature(config.model.path):
         raise ConfigError(
             f"model.path: {config.model.path!r} is built by its run; --estimate needs a model folder or a hub id"
         )
     if problems := check_weights(config.model):
         raise PreflightError("\n".join(problems))
-    from safemirage.training.estimate.memory import (
-        GIB,
-        describe,
-        estimate_memory,
-        memory_verdict,
-        shortest_sample,
-    )
+    from safemirage.training.estimate.memory import memory_report
     from safemirage.training.estimate.shape import read_shape
 
     try:
         shape = read_shape(config)
     except (ExportError, UnknownFamilyError) as error:
         raise ConfigError(f"model.path: {error}") from error
-    lines = [
-        f"{shape.parameters:,} parameters, {shape.trained:,} of them trained; each worker holds"
-    ]
-    lengths = (shortest_sample(config, shape), config.model.max_length)
-    least, most = (estimate_memory(config, shape, tokens=tokens) for tokens in lengths)
-    lines += [f"  {one.total / GIB:.2f} GiB or more: {describe(one)}" for one in (least, most)]
-    lines.append(memory_verdict(least, most, gpu_bytes=gpu_memory().get(GPU_MEMORY)))
-    return "\n".join(lines)
+    return "\n".join(memory_report(config, shape, gpu_bytes=gpu_memory().get(GPU_MEMORY)))
 
 
 def train_file(file: Path | str, overrides: Sequence[str], settings: Settings) -> RunRecord:

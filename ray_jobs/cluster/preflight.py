@@ -86,7 +86,7 @@ def _memory(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> list[s
     from safemirage.training.estimate.memory import memory_refusal
     from safemirage.training.estimate.shape import read_shape
 
-    refused = memory_refusal(config, read_shape(config), gpu_bytes=int(max(known)))
+    refused = memory_refusal(config, read_shape(config), gpu_bytes=int(min(known)))
     return [] if refused is None else [refused]
 
 

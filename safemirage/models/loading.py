@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from safemirage.config.model import ModelConfig, Presets
 from safemirage.config.weights import WeightsConfig
 from safemirage.models.adapter import scale_adapter, with_adapters
 from safemirage.models.families import Family, family_of
+from safemirage.models.families.family import trainable_names
 from safemirage.models.manifest import (
     MANIFEST_NAME,
     ExportError,
@@ -250,31 +250,3 @@ def _mark_trainable(model: nn.Module, family: Family, patterns: tuple[str, ...])
     chosen = trainable_names(names, family, patterns)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
-
-
-def trainable_names(names: list[str], family: Family, patterns: tuple[str, ...]) -> set[str]:
-    """The parameters that a full training changes: those a pattern is found in; all but the vision tower with none.
-
-    Raises:
-        ConfigError: a pattern is no regular expression, or fits nothing.
-    """
-    if not patterns:
-        # As the original trains: the vision tower stays frozen.
-        return {name for name in names if not family.in_vision_tower(name)}
-    chosen: set[str] = set()
-    for pattern in patterns:
-        text = pattern.replace("{language}", re.escape(family.language))
-        text = text.replace("{projector}", re.escape(family.projector))
-        try:
-            found = {name for name in names if re.search(text, name)}
-        except re.error as error:
-            raise ConfigError(
-                f"model.trainable: {pattern!r} is no regular expression: {error}"
-            ) from error
-        if not found:
-            raise ConfigError(
-                f"model.trainable: {pattern!r} fits no parameter; names look like {names[0]!r} and {names[-1]!r}, "
-                "and {language} and {projector} stand for the family's prefixes"
-            )
-        chosen |= found
-    return chosen

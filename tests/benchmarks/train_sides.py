@@ -17,7 +17,7 @@ from safemirage.config.method import MethodConfig, NPOConfig, RMUConfig, SFTConf
 from safemirage.config.train import OptimConfig
 from safemirage.methods.build import build_method
 from safemirage.methods.method import LossOutput, Method, StepBatch
-from safemirage.models.loading import trainable_names
+from safemirage.models.families.family import trainable_names
 from safemirage.training.engine import TorchEngine
 from safemirage.training.reference import ReferencePass, reference_logps
 from safemirage.training.schedule import parameter_groups

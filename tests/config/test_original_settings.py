@@ -217,7 +217,7 @@ def test_settings_of_lora_are_the_scripts(size: str, kind: str) -> None:
 
 def test_settings_of_full_rmu_train_three_down_projections_and_the_projector() -> None:
     from safemirage.models.families import LLAVA
-    from safemirage.models.loading import trainable_names
+    from safemirage.models.families.family import trainable_names
 
     names = [
         f"model.language_model.layers.{layer}.mlp.{part}_proj.weight"

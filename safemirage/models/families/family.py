@@ -1,7 +1,10 @@
 """What a description of a family holds."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from safemirage.config.loading.load import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,44 @@ class Family:
         known = ", ".join(loaded for loaded, _ in self.hub_prefixes)
         raise ValueError(f"parameter {name!r} belongs to no part of a {self.name} model: {known}")
 
+    def loaded_name(self, name: str) -> str:
+        """A parameter's name inside the model, given its name in a file, in the public layout or the model's own."""
+        if any(name.startswith(loaded) for loaded, _ in self.hub_prefixes):
+            return name
+        for loaded, public in self.hub_prefixes:
+            if name.startswith(public):
+                return loaded + name.removeprefix(public)
+        # Some files leave out no more than the model's own prefix.
+        return f"model.{name}"
+
     def in_vision_tower(self, name: str) -> bool:
         """Whether a parameter lies in the vision tower; the projector never counts as part of it."""
         return name.startswith(f"{self.vision}.") and not name.startswith(f"{self.projector}.")
+
+
+def trainable_names(names: list[str], family: Family, patterns: tuple[str, ...]) -> set[str]:
+    """The parameters that a full training changes: those a pattern is found in; all but the vision tower with none.
+
+    Raises:
+        ConfigError: a pattern is no regular expression, or fits nothing.
+    """
+    if not patterns:
+        # As the original trains: the vision tower stays frozen.
+        return {name for name in names if not family.in_vision_tower(name)}
+    chosen: set[str] = set()
+    for pattern in patterns:
+        text = pattern.replace("{language}", re.escape(family.language))
+        text = text.replace("{projector}", re.escape(family.projector))
+        try:
+            found = {name for name in names if re.search(text, name)}
+        except re.error as error:
+            raise ConfigError(
+                f"model.trainable: {pattern!r} is no regular expression: {error}"
+            ) from error
+        if not found:
+            raise ConfigError(
+                f"model.trainable: {pattern!r} fits no parameter; names look like {names[0]!r} and {names[-1]!r}, "
+                "and {language} and {projector} stand for the family's prefixes"
+            )
+        chosen |= found
+    return chosen

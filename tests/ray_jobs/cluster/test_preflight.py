@@ -12,7 +12,7 @@ from ray_jobs.cluster.preflight import local_node, preflight
 from safemirage.config.loading.load import build_config, dump_yaml
 from safemirage.config.train import TrainConfig
 from tests.cli.calling import run
-from tests.tiny import tiny_config
+from tests.tiny import make_tiny_llava
 
 HEAD = {"CPU": 4.0}
 
@@ -119,12 +119,12 @@ def test_preflight_batch_that_cannot_be_divided_is_named(
 def test_preflight_run_that_cannot_fit_the_gpus_is_refused_with_the_numbers(
     tree: dict[str, Any], tmp_path: Path
 ) -> None:
-    tiny_config().save_pretrained(tmp_path / "model")
+    make_tiny_llava(tmp_path / "model", seed=0)
     tree["workers"] = {"count": 2, "gpu": True}
     gpus = {"CPU": 4.0, "GPU": 2.0, GPU_MEMORY: 1e6}
     (line,) = problems(tree, [gpus])
     assert line.startswith("memory: a worker needs at least")
-    assert "a GPU has 1.0 MiB" in line
+    assert "the smallest GPU has 1.0 MiB" in line
     assert "model.dtype=bfloat16" in line
     assert problems(tree, [{**gpus, GPU_MEMORY: 80e9}]) == []
     assert problems(tree, [{"CPU": 4.0, "GPU": 2.0}]) == []
@@ -133,7 +133,7 @@ def test_preflight_run_that_cannot_fit_the_gpus_is_refused_with_the_numbers(
 def test_train_command_estimate_prints_every_part_and_starts_nothing(
     tree: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny_config().save_pretrained(tmp_path / "model")
+    make_tiny_llava(tmp_path / "model", seed=0)
     file = tmp_path / "run.yaml"
     file.write_text(dump_yaml(build_config(TrainConfig, tree)))
     assert run("train", file, "--estimate", "workers.count=4") == 0
@@ -155,7 +155,7 @@ def test_train_command_estimate_of_no_model_says_so(
     path: str,
     message: str,
 ) -> None:
-    tiny_config().save_pretrained(tmp_path / "model")
+    make_tiny_llava(tmp_path / "model", seed=0)
     file = tmp_path / "run.yaml"
     file.write_text(dump_yaml(build_config(TrainConfig, tree)))
     assert run("train", file, "--estimate", f"model.path={path}") == 2
@@ -166,7 +166,7 @@ def test_train_command_estimate_names_a_missing_model_before_anything_heavy_is_i
     tree: dict[str, Any], tmp_path: Path
 ) -> None:
     file = tmp_path / "run.yaml"
-    tiny_config().save_pretrained(tmp_path / "model")
+    make_tiny_llava(tmp_path / "model", seed=0)
     file.write_text(dump_yaml(build_config(TrainConfig, tree)))
     code = (
         "import sys; from tests.cli.calling import run\n"

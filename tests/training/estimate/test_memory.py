@@ -1,30 +1,34 @@
 """The memory estimate against what is really held, and against published figures."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
+from safemirage.config.loading.load import apply_overrides, build_config, dump_yaml, to_tree
 from safemirage.config.train import TrainConfig
 from safemirage.methods.method import LossOutput
 from safemirage.models.loading import load_for_training
 from safemirage.training.engine import build_engine
 from safemirage.training.estimate.memory import (
     GIB,
-    MemoryEstimate,
+    cheapest_fit,
     estimate_memory,
     memory_refusal,
-    memory_verdict,
+    memory_report,
     shortest_sample,
 )
 from safemirage.training.estimate.shape import read_shape
 from safemirage.training.zero import DeepSpeedEngine
 from tests.tiny import IMAGE_TOKENS
 from tests.tiny_run import make_tiny_run, tiny_train_config
+from tests.training.estimate.empty_models import write_empty_llava
 
+DECOUPLE = {"decouple": "decouple.json"}
 LORA = {"rank": 4, "alpha": 8.0, "dropout": 0.0}
 DOWN_PROJ = {"trainable": [r"layers\.[01]\.mlp\.down_proj"]}
 RMU = {"name": "rmu", "hook_layer": 0}
@@ -37,29 +41,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def llava_7b(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The config of LLaVA-1.5-7B, as published, and nothing else."""
-    folder = tmp_path_factory.mktemp("7b")
-    text = LlamaConfig(
-        vocab_size=32064,
-        hidden_size=4096,
-        intermediate_size=11008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=32,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-        projection_dim=768,
-    )
-    LlavaConfig(text_config=text, vision_config=vision, image_seq_length=576).save_pretrained(
-        folder
-    )
-    return folder
+    """LLaVA-1.5-7B as published, its weights a hole in the file behind their header."""
+    return write_empty_llava(tmp_path_factory.mktemp("7b"))
 
 
 def large(tree: dict[str, Any], path: Path, **branches: Any) -> TrainConfig:
@@ -129,7 +112,7 @@ def test_estimate_of_llava_7b_is_the_published_count(tree: dict[str, Any], llava
     config = large(tree, llava_7b, engine=zero(0))
     shape = read_shape(config)
     assert shape.parameters == 7_063_427_072
-    assert shape.layers == 32
+    assert (shape.num_layers, shape.first_layer) == (32, 0)
     found = estimate_memory(config, shape, tokens=1)
     # 16 bytes a trained parameter, and 2 a frozen one (the vision tower).
     frozen = shape.parameters - shape.trained
@@ -163,20 +146,32 @@ def test_estimate_divides_by_workers_what_the_stage_partitions(
     assert offloaded == [0, 0, 0, pytest.approx(1.75 + weights, abs=0.01)]
 
 
-def test_estimate_of_activations_falls_with_checkpointing_accumulation_and_frozen_layers(
+def test_estimate_of_activations_counts_every_graph_that_is_alive_at_once(
     tree: dict[str, Any], llava_7b: Path
 ) -> None:
-    def activations(**branches: Any) -> int:
-        config = large(tree, llava_7b, **branches)
+    shape = read_shape(large(tree, llava_7b))
+
+    def activations(method: dict[str, Any], **branches: Any) -> int:
+        config = large(tree, llava_7b, method=method, **branches)
         return estimate_memory(config, read_shape(config), tokens=700).activations
 
-    whole = activations()
-    assert activations(optim={"accumulation": 4}) * 4 == whole
-    assert activations(model={"gradient_checkpointing": True}) < whole / 8
-    upper_half = activations(model={"trainable": [r"{language}\.layers\.(1[6-9]|2\d|3[01])\."]})
-    assert upper_half * 2 == whole
+    sft: dict[str, Any] = {"name": "sft"}
     # 32 layers x 4 samples x 700 tokens x (5 x 4096 + 3 x 4096 + 4 x 11008) numbers of 2 bytes
-    assert whole == 32 * 4 * 700 * (8 * 4096 + 4 * 11008) * 2
+    one = 32 * 4 * 700 * (8 * 4096 + 4 * 11008) * 2
+    assert activations(sft) == one
+    assert activations({"name": "npo"}) == 2 * one
+    assert activations({"name": "npo", "decouple_weight": 1.0}, data=DECOUPLE) == 3 * one
+    assert activations({"name": "dpo"}, data={"preferred_answers": "idk"}) == 3 * one
+    assert activations({"name": "idk"}, data={"preferred_answers": "idk"}) == 2 * one
+    # RMU's forget activations end at the hook layer, the eighth of 32.
+    assert activations({"name": "rmu", "hook_layer": 7}) == one + one // 4
+    assert activations({"name": "rmu", "hook_layer": 7, "retain_weight": 0.0}) == one // 2
+
+    assert activations(sft, optim={"accumulation": 4}) * 4 == one
+    assert activations(sft, model={"gradient_checkpointing": True}) < one / 8
+    upper_half = {"trainable": [r"{language}\.layers\.(1[6-9]|2\d|3[01])\."]}
+    assert activations(sft, model=upper_half) * 2 == one
+    assert estimate_memory(large(tree, llava_7b), shape, tokens=576).logits == 0
 
 
 def test_estimate_of_rmu_counts_the_copy_of_what_is_trained_up_to_the_hook(
@@ -197,10 +192,12 @@ def test_memory_refusal_has_the_numbers_and_the_ways_out(
     assert shortest_sample(config, shape) == 576
     refused = memory_refusal(config, shape, gpu_bytes=80 * GIB)
     assert refused is not None
-    assert "a GPU has 80.0 GiB" in refused
+    assert "the smallest GPU has 80.0 GiB" in refused
     assert "weights 13.2 GiB, gradients 12.6 GiB, optimizer 75.5 GiB" in refused
-    assert "engine.stage=3" in refused
-    assert "engine.offload_optimizer=true" in refused
+    assert (
+        "cheapest setting that fits: model.gradient_checkpointing=true engine.offload_optimizer=true"
+        in refused
+    )
     fits = large(
         tree,
         llava_7b,
@@ -220,25 +217,44 @@ def test_shape_of_the_tiny_model(tree: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("gpu_gib", "verdict"),
     [
-        (16, "does not fit, this machine's smallest GPU has 16.0 GiB"),
-        (30, "fits with short samples alone, this machine's smallest GPU has 30.0 GiB"),
+        (
+            4,
+            "no stage, offload or checkpointing fits the longest samples; ways out: workers.count",
+        ),
+        (
+            24,
+            "does not fit, this machine's smallest GPU has 24.0 GiB; the cheapest setting that fits: ",
+        ),
         (80, "fits, this machine's smallest GPU has 80.0 GiB"),
-        (None, "this machine has no GPU; one of 48 GiB could hold the longest samples"),
+        (None, "this machine has no GPU; the cheapest settings by its size"),
     ],
 )
-def test_verdict_of_an_estimate(gpu_gib: int | None, verdict: str) -> None:
-    def holding(gib: int) -> MemoryEstimate:
-        return MemoryEstimate(
-            weights=gib * GIB,
-            gradients=0,
-            optimizer=0,
-            reference=0,
-            activations=0,
-            tokens=1,
-            on_host=0,
-        )
-
+def test_report_of_an_estimate_says_whether_it_fits_or_what_would(
+    tree: dict[str, Any], llava_7b: Path, gpu_gib: int | None, verdict: str
+) -> None:
+    workers = {"count": 8, "gpu": True}
+    config = large(tree, llava_7b, engine=zero(2), workers=workers, optim={"batch_size": 16})
     gpu_bytes = None if gpu_gib is None else gpu_gib * GIB
-    assert memory_verdict(holding(20), holding(40), gpu_bytes=gpu_bytes).startswith(
-        f"verdict: {verdict}"
+    text = "\n".join(memory_report(config, read_shape(config), gpu_bytes=gpu_bytes))
+    assert verdict in text
+    proposed = cheapest_fit(config, read_shape(config), gpu_bytes=24 * GIB)
+    assert proposed is not None
+    fits = apply(config, proposed)
+    assert estimate_memory(fits, read_shape(fits), tokens=2048).fits(24 * GIB)
+
+
+def apply(config: TrainConfig, overrides: list[str]) -> TrainConfig:
+    return build_config(TrainConfig, apply_overrides(to_tree(config), overrides))
+
+
+def test_estimate_needs_no_torch(tree: dict[str, Any], llava_7b: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(dump_yaml(large(tree, llava_7b)))
+    code = (
+        "import sys; from safemirage.cli import main; import atexit; "
+        "atexit.register(lambda: print('torch' in sys.modules)); main(sys.argv[1:])"
     )
+    command = [sys.executable, "-c", code, "train", str(file), "--estimate"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "7,063,427,072 parameters" in done.stdout
+    assert done.stdout.endswith("False\n")
