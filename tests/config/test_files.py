@@ -27,7 +27,12 @@ CLASSES = {
 """Folder, or file, and the class of its files; the folder is also the name of the module under safemirage.config."""
 
 FILES = sorted(
-    path for path in ROOT.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}
+    path
+    for path in ROOT.rglob("*")
+    if path.is_file()
+    and path.suffix not in {".py", ".pyc"}
+    and path.relative_to(ROOT).parts[0]
+    != "cluster"  # other programs' files: tests/ray_jobs/test_cluster_files.py
 )
 
 
