@@ -58,14 +58,14 @@ def audit(
     against: Sequence[str | Path] = (),
     *,
     image_folder: str | Path | None = None,
-    skip_bad: bool = False,
+    skip_bad: int = 0,
 ) -> "Audit":
     """Which words of a VLGuard or LLaVA file's questions give their safety label away. Needs no model.
 
     Args:
         against: files on which the lookup that was fitted on `file` is scored too.
         image_folder: root of the image paths; given, every image must lie in it.
-        skip_bad: whether unusable records are left out with a warning instead of refused.
+        skip_bad: how many unusable records of each file may be left out, with a warning, instead of refused.
 
     Raises:
         DataError: a file cannot be read, or has records that cannot be used.

@@ -19,7 +19,7 @@ def audit(  # noqa: PLR0913 - options of a command
     json_path: JsonOption = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw a .png, .svg or .pdf.")] = None,
     image_folder: ImageFolderOption = None,
-    skip_bad: SkipBadOption = False,
+    skip_bad: SkipBadOption = 0,
     top: Annotated[int, typer.Option("--top", min=1, help="Words shown of each kind.")] = 10,
 ) -> None:
     """Say which words of FILE's questions give their safety label away, and with --image-folder which features of pictures.

@@ -12,10 +12,12 @@ ImageFolderOption = Annotated[
     ),
 ]
 SkipBadOption = Annotated[
-    bool,
+    int,
     typer.Option(
         "--skip-bad",
-        help="Leave unusable records out, named in a warning, instead of refusing the file.",
+        metavar="N",
+        min=0,
+        help="Leave up to N unusable records of each file out, each named in a warning, instead of refusing it.",
     ),
 ]
 OverridesArgument = Annotated[list[str] | None, typer.Argument(help="a.b=c on the config.")]

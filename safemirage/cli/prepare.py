@@ -29,7 +29,7 @@ def prepare(  # noqa: PLR0913 - options of a command
         Path | None, typer.Option("--mix", help="LLaVA JSON to mix into the retain set.")
     ] = None,
     image_folder: ImageFolderOption = None,
-    skip_bad: SkipBadOption = False,
+    skip_bad: SkipBadOption = 0,
     total: Annotated[
         int, typer.Option("--total", min=1, help="Records of the mixed retain set.")
     ] = 2000,

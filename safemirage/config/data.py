@@ -27,8 +27,8 @@ class DataConfig(Strict):
     """The forget set's questions about harmless images, with ordinary answers; `method.decouple_weight` needs it."""
     image_folder: str | None = data_path(None)
     """Root of the `image` paths. Left out, records must be text only."""
-    skip_bad: bool = False
-    """Leave unusable records out, named in a warning, instead of refusing their file."""
+    skip_bad: Annotated[int, Field(ge=0)] = 0
+    """How many unusable records of each file may be left out, each named in a warning, instead of refusing the file."""
     retain_limit: Annotated[int, Field(ge=1)] | None = None
     """Draw this many retain records, by the run's seed (the original always draws 2,000)."""
     group_by_length: bool = False

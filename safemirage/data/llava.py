@@ -1,11 +1,11 @@
 """LLaVA conversation JSON: `[{"id", "image"?, "conversations": [{"from": "human" | "gpt", "value"}, ...]}, ...]`.
 
 Read too: JSON lines; several images, as a list; and the names that other trainers give the same things: `messages` of
-`role` (`user` or `assistant`) and `content`, with `images`.
+`role` (`user` or `assistant`) and `content`, which may be a list of parts (text, image), with `images`.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,18 @@ from safemirage.data.records import (
     DataWarning,
     ImageFolder,
     Problem,
-    half_character_problems,
-    read_items,
-    record_name,
+    SkipBad,
+    looks_like,
+    read_records,
     unique_ids,
-    usable,
     warn_blank_answers,
     warn_repeats,
     warn_shared_ids,
 )
 
 IMAGE_MARK = "<image>"
+_PERSONS, _MODELS = ("human", "user"), ("gpt", "assistant", "model")
+_IMAGES = ("image", "images")
 
 
 @dataclass(frozen=True)
@@ -51,23 +52,32 @@ class LlavaRecord:
 
 
 @dataclass(frozen=True)
-class _Names:
-    """What a format calls the parts of a conversation."""
+class _Conversation:
+    """A record as its file has it, whatever names the format uses."""
 
-    turns: str
-    speaker: str
-    person: str
-    model: str
-    text: str
+    images: Sequence[str]
+    turns: Sequence[tuple[bool, str]]
+    """Whether the model speaks, and the text with its marks."""
 
+    @property
+    def paired(self) -> Sequence[tuple[bool, str]]:
+        """The turns from the first question to the last answer."""
+        return self.turns[int(self.turns[0][0]) : len(self.turns) - int(not self.turns[-1][0])]
 
-_LLAVA = _Names("conversations", "from", "human", "gpt", "value")
-_MESSAGES = _Names("messages", "role", "user", "assistant", "content")
-_IMAGES = ("image", "images")
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """Questions and answers as they are written."""
+        texts = [text for _, text in self.paired]
+        return list(zip(texts[::2], texts[1::2], strict=True))
+
+    @property
+    def marks(self) -> list[int]:
+        """How many marks each question has that is followed by an answer."""
+        return [question.count(IMAGE_MARK) for question, _ in self.texts]
 
 
 def read_llava(
-    path: Path | str, image_folder: Path | str | None = None, *, skip_bad: bool = False
+    path: Path | str, image_folder: Path | str | None = None, *, skip: SkipBad | None = None
 ) -> list[LlavaRecord]:
     """The records of a file, in file order. With an image folder every image must lie in it.
 
@@ -76,29 +86,27 @@ def read_llava(
     LLaVA's own trainer does.
 
     Args:
-        skip_bad: leave unusable records out, named in a warning, instead of refusing the file.
+        skip: how many unusable records may be left out, named in a warning, instead of refusing the file.
 
     Raises:
         DataError: names each unusable record and field: malformed turns, no answer to learn from, text that is not
             Unicode, an image that is missing or outside the folder, marks of images that do not fit the images.
     """
     path = Path(path)
-    folder = ImageFolder(image_folder)
-    if (missing := folder.missing()) is not None:
-        raise DataError(path, missing)
-    items = read_items(path)
-    names = [record_name(index, item) for index, item in enumerate(items)]
-    problems = [
-        _record_problems(name, item, folder) for name, item in zip(names, items, strict=True)
-    ]
-    kept = usable(path, problems, skip_bad=skip_bad)
-    items, names = [items[index] for index in kept], [names[index] for index in kept]
+    folder, names, items, found = read_records(path, image_folder, _conversation, skip)
     warn_repeats(path, names, items)
     warn_shared_ids(path, names)
-    _warn_dropped(path, items)
+    dropped = sum(len(one.turns) - len(one.paired) for one in found)
+    if dropped:
+        warnings.warn(
+            f"{path}: {dropped} turn(s) dropped, because they have no partner: "
+            "an answer before the first question or a question without an answer",
+            DataWarning,
+            stacklevel=2,
+        )
     records = [
-        replace(_record(name, item, folder), source_id=source)
-        for name, source, item in zip(unique_ids(names), names, items, strict=True)
+        replace(_record(name, one, folder), source_id=source)
+        for name, source, one in zip(unique_ids(names), names, found, strict=True)
     ]
     warn_blank_answers(
         path,
@@ -159,54 +167,104 @@ def record_tree(record: LlavaRecord) -> dict[str, Any]:
     return {"id": record.id, **shown, "conversations": conversations}
 
 
-def _record_problems(name: str, item: object, folder: ImageFolder) -> list[Problem]:
-    if not isinstance(item, dict):
-        return [
-            Problem(name, "(whole record)", f"is {type(item).__name__}, but must be a JSON object")
-        ]
-    if problems := half_character_problems(name, item):
-        return problems
+def _conversation(
+    name: str, item: dict[str, Any], folder: ImageFolder
+) -> _Conversation | list[Problem]:
+    problems = []
     if not isinstance(item.get("id"), str | int | None):
         problems.append(Problem(name, "id", f"{item['id']!r} is not a text or a number"))
-    given = [key for key in _IMAGES if _image_list(item.get(key))]
+    found = _turns(name, item)
+    if isinstance(found, Problem):
+        return [*problems, found]
+    turns, shown = found
+    given = {key: images for key in _IMAGES if (images := _image_list(item.get(key)))}
+    if shown:
+        given["content"] = shown
     if len(given) > 1:
-        return [*problems, Problem(name, "images", "stands beside image; give one of them")]
-    for key in given:
-        for image in _image_list(item[key]):
-            if (message := folder.problem(image)) is not None:
-                problems.append(Problem(name, key, message))
-    return problems + _conversation_problems(name, item)
-
-
-def _conversation_problems(name: str, item: dict[str, Any]) -> list[Problem]:
-    names = _names(item)
-    turns = item.get(names.turns)
-    if not isinstance(turns, list) or not turns:
-        return [Problem(name, names.turns, "must be a list of at least one question and answer")]
-    for index, turn in enumerate(turns):
-        place = f"{names.turns}[{index}]"
-        if not isinstance(turn, dict) or turn.get(names.speaker) not in (names.person, names.model):
-            allowed = f"must be {names.person!r} or {names.model!r}"
-            return [Problem(name, f"{place}.{names.speaker}", allowed)]
-        if not isinstance(turn.get(names.text), str):
-            return [Problem(name, f"{place}.{names.text}", f"{turn.get(names.text)!r} is not text")]
-        if index and turn[names.speaker] == turns[index - 1][names.speaker]:
-            twice = f"{turn[names.speaker]!r} twice in a row; turns alternate"
-            return [Problem(name, f"{place}.{names.speaker}", twice)]
-    message = _mark_problem(item)
-    if message is None and not any(answer.strip() for _, answer in _texts(item)):
+        one, two, *_ = given
+        return [*problems, Problem(name, two, f"stands beside {one}; give one of them")]
+    images = [image for listed in given.values() for image in listed]
+    for key, listed in given.items():
+        problems += [
+            Problem(name, key, message)
+            for image in listed
+            if (message := folder.problem(image)) is not None
+        ]
+    conversation = _Conversation(images, turns)
+    message = _mark_problem(conversation)
+    if message is None and not any(answer.strip() for _, answer in conversation.texts):
         message = "no answer with text, so there is nothing to learn"
-    return [] if message is None else [Problem(name, names.turns, message)]
+    if message is not None:
+        problems.append(Problem(name, _turns_key(item), message))
+    return problems or conversation
 
 
-def _mark_problem(item: dict[str, Any]) -> str | None:
+def _turns_key(item: dict[str, Any]) -> str:
+    return "messages" if "messages" in item and "conversations" not in item else "conversations"
+
+
+def _turns(
+    name: str, item: dict[str, Any]
+) -> tuple[list[tuple[bool, str]], list[object]] | Problem:
+    """The turns, and images that stand in their content; or the first problem."""
+    key = _turns_key(item)
+    listed = item.get(key)
+    if key not in item and (other := looks_like(item)) is not None:
+        return Problem(
+            name, key, f"is missing; the record looks like {other}, which is not read here"
+        )
+    if not isinstance(listed, list) or not listed:
+        return Problem(name, key, "must be a list of at least one question and answer")
+    turns: list[tuple[bool, str]] = []
+    shown: list[object] = []
+    for index, turn in enumerate(listed):
+        # Names are looked up turn by turn, because some sets have `conversations` of `role` and `content`.
+        fields = turn if isinstance(turn, dict) else {}
+        speaker = next((one for one in ("from", "role") if one in fields), "from")
+        text = next((one for one in ("value", "content") if one in fields), "value")
+        who, place = fields.get(speaker), f"{key}[{index}]"
+        if who not in (*_PERSONS, *_MODELS):
+            allowed = f"must be one of {', '.join(map(repr, (*_PERSONS, *_MODELS)))}"
+            if who == "system":
+                allowed += "; a system prompt is no part of a record: take it out"
+            return Problem(name, f"{place}.{speaker}", allowed)
+        said = _joined(fields.get(text), shown)
+        if said is None:
+            return Problem(name, f"{place}.{text}", f"{fields.get(text)!r} is not text")
+        if turns and turns[-1][0] == (who in _MODELS):
+            return Problem(name, f"{place}.{speaker}", f"{who!r} twice in a row; turns alternate")
+        turns.append((who in _MODELS, said))
+    return turns, shown
+
+
+def _joined(content: object, shown: list[object]) -> str | None:
+    """The text of a turn; parts are joined, an image part leaving a mark and, where it names one, its path in `shown`."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content:
+        return None
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif kind in ("image", "image_url"):
+            texts.append(IMAGE_MARK)
+            named = part.get(kind)
+            named = named.get("url") if isinstance(named, dict) else named
+            shown += [] if named is None else [named]
+        else:
+            return None
+    return "\n".join(texts)
+
+
+def _mark_problem(found: _Conversation) -> str | None:
     """What is wrong with the number of marks; without images every `<image>` is text, in an answer it always is."""
-    num_images, num_marks = len(_images(item)), sum(_marks(item))
+    num_images, num_marks = len(found.images), sum(found.marks)
     if not num_images:
         return None
-    names = _names(item)
-    last = item[names.turns][-1]
-    if last[names.speaker] == names.person and IMAGE_MARK in last[names.text]:
+    is_model, last = found.turns[-1]
+    if not is_model and IMAGE_MARK in last:
         return f"has an image, but {IMAGE_MARK} stands in a question without an answer, which is dropped"
     if num_marks == num_images or (num_images == 1 and not num_marks):
         return None
@@ -216,24 +274,20 @@ def _mark_problem(item: dict[str, Any]) -> str | None:
     )
 
 
-def _record(name: str, item: dict[str, Any], folder: ImageFolder) -> LlavaRecord:
-    paths, texts, marks = _images(item), _texts(item), _marks(item)
-    if not paths:
-        return LlavaRecord(name, (), tuple((q.strip(), a) for q, a in texts))
-    turns = [turn for turn, count in enumerate(marks) for _ in range(count)] or [0]
+def _record(name: str, found: _Conversation, folder: ImageFolder) -> LlavaRecord:
+    if not found.images:
+        return LlavaRecord(name, (), tuple((q.strip(), a) for q, a in found.texts))
+    turns = [turn for turn, count in enumerate(found.marks) for _ in range(count)] or [0]
     return LlavaRecord(
         name,
-        tuple(TurnImage(folder.path(path), turn) for path, turn in zip(paths, turns, strict=True)),
-        tuple((question.replace(IMAGE_MARK, "").strip(), answer) for question, answer in texts),
+        tuple(
+            TurnImage(folder.path(path), turn)
+            for path, turn in zip(found.images, turns, strict=True)
+        ),
+        tuple(
+            (question.replace(IMAGE_MARK, "").strip(), answer) for question, answer in found.texts
+        ),
     )
-
-
-def _names(item: dict[str, Any]) -> _Names:
-    return _MESSAGES if _MESSAGES.turns in item and _LLAVA.turns not in item else _LLAVA
-
-
-def _images(item: dict[str, Any]) -> list[str]:
-    return [path for key in _IMAGES for path in _image_list(item.get(key))]
 
 
 def _image_list(value: Any) -> list[Any]:
@@ -241,34 +295,3 @@ def _image_list(value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
     return [] if value is None or value == "" else [value]
-
-
-def _marks(item: dict[str, Any]) -> list[int]:
-    """How many marks each question has that is followed by an answer."""
-    return [question.count(IMAGE_MARK) for question, _ in _texts(item)]
-
-
-def _texts(item: dict[str, Any]) -> list[tuple[str, str]]:
-    """Questions and answers as they are written."""
-    texts = [turn[_names(item).text] for turn in _paired(item)]
-    return list(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _paired(item: dict[str, Any]) -> list[dict[str, str]]:
-    """The turns from the first question to the last answer."""
-    names = _names(item)
-    turns: list[dict[str, str]] = item[names.turns]
-    start = int(turns[0][names.speaker] == names.model)
-    end = len(turns) - int(turns[-1][names.speaker] == names.person)
-    return turns[start:end]
-
-
-def _warn_dropped(path: Path, items: list[dict[str, Any]]) -> None:
-    dropped = sum(len(item[_names(item).turns]) - len(_paired(item)) for item in items)
-    if dropped:
-        warnings.warn(
-            f"{path}: {dropped} turn(s) dropped, because they have no partner: "
-            "an answer before the first question or a question without an answer",
-            DataWarning,
-            stacklevel=3,
-        )

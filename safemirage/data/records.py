@@ -5,14 +5,36 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from safemirage.text.characters import half_character
 
-_SHOWN = 50
+_SHOWN, _LONGEST = 50, 60
 _JSON_LINES = (".jsonl", ".ndjson")
+_FORMATS = {
+    ("instr-resp",): "VLGuard's format (`safemirage prepare` and `audit` read it)",
+    ("conversations",): "LLaVA's format (conversations)",
+    ("messages",): "chat messages (role, content)",
+    ("instruction", "output"): "Alpaca's format (instruction, output)",
+    ("chosen", "rejected"): "pairs of preferences (chosen, rejected)",
+    ("question", "answer"): "pairs of question and answer",
+    ("prompt", "completion"): "prompts and completions",
+    ("prompt", "response"): "prompts and responses",
+    ("sample_id", "condition"): "samples of a suite",
+}
+"""Keys -> the format that has them; the first that fits."""
+_CONTAINERS = {
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "compressed by gzip",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+"""How files start that hold records in another way."""
+T = TypeVar("T")
 PairsHook = Callable[[list[tuple[str, Any]]], Any]
 
 
@@ -32,13 +54,13 @@ class Problem:
 class DataError(ValueError):
     """A data file that cannot be used; holds every problem that was found in it."""
 
-    def __init__(self, path: Path, problems: Sequence[Problem] | str) -> None:
+    def __init__(self, path: Path, problems: Sequence[Problem] | str, *, note: str = "") -> None:
         self.path = path
         self.problems = () if isinstance(problems, str) else tuple(problems)
-        super().__init__(f"{path}: {problems}" if isinstance(problems, str) else self._text())
+        super().__init__(f"{path}: {problems}" if isinstance(problems, str) else self._text(note))
 
-    def _text(self) -> str:
-        lines = [f"{self.path}: {len(self.problems)} problem(s)"]
+    def _text(self, note: str) -> str:
+        lines = [f"{self.path}: {len(self.problems)} problem(s){note}"]
         lines += [f"  {problem}" for problem in self.problems[:_SHOWN]]
         if len(self.problems) > _SHOWN:
             lines.append(f"  ... and {len(self.problems) - _SHOWN} more")
@@ -60,6 +82,13 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise DataError(path, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
+        start = error.object[:8]
+        for mark, name in _CONTAINERS.items():
+            if start.startswith(mark):
+                said = (
+                    f"is {name}, which is not read here; write its records as JSON lines in UTF-8"
+                )
+                raise DataError(path, said) from error
         raise DataError(path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
@@ -93,13 +122,25 @@ def read_items(path: Path) -> list[Any]:
     lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if lines and (path.suffix in _JSON_LINES or (len(lines) > 1 and _is_object(lines[0][1]))):
         return _parse_lines(path, lines)
+    if path.suffix in (".csv", ".tsv"):
+        raise DataError(path, "is a table of text, which is not read here; write it as JSON lines")
     items = _parse(path, text)
+    if isinstance(items, dict):
+        items = _listed(items)
     if not isinstance(items, list) or not items:
         raise DataError(
             path,
             f"holds {type(items).__name__}, but a list of at least one record is needed, or one record a line",
         )
     return items
+
+
+def _listed(tree: dict[str, Any]) -> object:
+    """The records of an object: itself where it is one, or its only list, as in {"data": [...]}; else the object."""
+    if looks_like(tree) is not None:
+        return [tree]
+    lists = [value for value in tree.values() if isinstance(value, list)]
+    return lists[0] if len(lists) == 1 else tree
 
 
 def half_character_problems(name: str, item: object) -> list[Problem]:
@@ -172,23 +213,74 @@ def _parse_lines(path: Path, lines: Iterable[tuple[int, str]]) -> list[Any]:
     return items
 
 
-def usable(path: Path, problems: Sequence[Sequence[Problem]], *, skip_bad: bool) -> list[int]:
-    """The places of the records without problems; `problems` are those of each record.
+@dataclass
+class SkipBad:
+    """How many unusable records of each file may be left out, and which were."""
+
+    most: int = 0
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """File -> each record that was left out, with what is wrong with it."""
+
+
+def read_records(
+    path: Path,
+    image_folder: Path | str | None,
+    read: Callable[[str, dict[str, Any], "ImageFolder"], T | list[Problem]],
+    skip: SkipBad | None,
+) -> tuple["ImageFolder", list[str], list[Any], list[T]]:
+    """The image folder, and of each usable record its name, its item of the file, and what `read` makes of it.
 
     Raises:
-        DataError: there are problems and they are not to be skipped, or no record is left.
+        DataError: the folder is not there, the file cannot be read, or more records are unusable than `skip` allows.
     """
-    found = [problem for of_one in problems for problem in of_one]
-    kept = [place for place, of_one in enumerate(problems) if not of_one]
-    if found and (not skip_bad or not kept):
-        raise DataError(path, found)
-    if found:
-        warnings.warn(
-            f"{len(problems) - len(kept)} of {len(problems)} records left out: {DataError(path, found)}",
-            DataWarning,
-            stacklevel=3,
+    folder = ImageFolder(image_folder)
+    if (missing := folder.missing()) is not None:
+        raise DataError(path, missing)
+    names, kept, records = list[str](), list[Any](), list[T]()
+    problems: list[Problem] = []
+    items = read_items(path)
+    for index, item in enumerate(items):
+        name = record_name(index, item)
+        found = _whole(name, item) or read(name, item, folder)
+        if isinstance(found, list):
+            problems += found
+        else:
+            names.append(name)
+            kept.append(item)
+            records.append(found)
+    if problems:
+        _leave_out(path, problems, len(items) - len(kept), len(items), skip)
+    return folder, names, kept, records
+
+
+def _whole(name: str, item: object) -> list[Problem]:
+    """What makes a record unreadable, whatever its format."""
+    if isinstance(item, dict):
+        return half_character_problems(name, item)
+    kind = type(item).__name__
+    return [Problem(name, "(whole record)", f"is {kind}, but must be a JSON object")]
+
+
+def _leave_out(
+    path: Path, problems: Sequence[Problem], bad: int, total: int, skip: SkipBad | None
+) -> None:
+    """Notes and warns which records are left out. Raises DataError where so many may not be."""
+    if skip is None or bad > skip.most or bad == total:
+        allowed = (
+            "" if skip is None else f" in {bad} of {total} records; skip_bad allows {skip.most}"
         )
-    return kept
+        raise DataError(path, problems, note=allowed)
+    skip.left_out[str(path)] = [str(problem) for problem in problems]
+    listed = "".join(f"\n  {problem}" for problem in problems)
+    warnings.warn(f"{path}: {bad} of {total} records left out:{listed}", DataWarning, stacklevel=4)
+
+
+def looks_like(item: dict[str, Any]) -> str | None:
+    """The format that a record's keys are those of, in words; None where none is known."""
+    for keys, name in _FORMATS.items():
+        if item.keys() >= set(keys):
+            return name
+    return None
 
 
 class ImageFolder:
@@ -211,6 +303,9 @@ class ImageFolder:
         """What is wrong with an `image` field, or None."""
         if not isinstance(image, str) or not image or "\0" in image:
             return f"{image!r} is not a path; give one relative to the image folder"
+        if "://" in image or image.startswith("data:"):
+            shown = image if len(image) <= _LONGEST else f"{image[:_LONGEST]}..."
+            return f"{shown!r} is a URL; save it as a file below the image folder, and name that"
         relative = PurePosixPath(image)
         if relative.is_absolute() or ".." in relative.parts:
             return f"{image!r} leaves the image folder; give a path below it"

@@ -1,19 +1,17 @@
 """VLGuard's JSON: one record an image, unsafe images with one question, safe images with a safe and an unsafe one."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from safemirage.data.records import (
-    DataError,
     ImageFolder,
     Problem,
-    half_character_problems,
-    read_items,
-    record_name,
+    SkipBad,
+    looks_like,
+    read_records,
     unique_ids,
-    usable,
     warn_blank_answers,
     warn_repeats,
     warn_shared_ids,
@@ -65,7 +63,7 @@ def read_vlguard(
     image_folder: Path | str | None = None,
     *,
     rewrites: bool = False,
-    skip_bad: bool = False,
+    skip: SkipBad | None = None,
 ) -> list[VLGuardRecord]:
     """The records of a file, in file order. With an image folder every image must lie in it.
 
@@ -74,24 +72,15 @@ def read_vlguard(
 
     Args:
         rewrites: the rewrites of a question share its id, so that it is no warning.
-        skip_bad: leave unusable records out, named in a warning, instead of refusing the file.
+        skip: how many unusable records may be left out, named in a warning, instead of refusing the file.
 
     Raises:
         DataError: names each unusable record and field: no id, no `safe`, no image path, an image that is missing or
             outside the folder, pairs that do not fit `safe`, categories that are no text, text that is not Unicode.
     """
     path = Path(path)
-    folder = ImageFolder(image_folder)
-    if (missing := folder.missing()) is not None:
-        raise DataError(path, missing)
-    items = read_items(path)
-    names = [record_name(index, item) for index, item in enumerate(items)]
-    problems = [
-        _record_problems(name, item, folder) for name, item in zip(names, items, strict=True)
-    ]
-    kept = usable(path, problems, skip_bad=skip_bad)
-    items, names = [items[index] for index in kept], [names[index] for index in kept]
-    records = [_record(name, item) for name, item in zip(unique_ids(names), items, strict=True)]
+    _, names, items, found = read_records(path, image_folder, _checked, skip)
+    records = [replace(one, id=name) for name, one in zip(unique_ids(names), found, strict=True)]
     warn_repeats(path, names, items)
     if not rewrites:
         warn_shared_ids(path, names)
@@ -112,13 +101,16 @@ def iterate_pairs(records: list[VLGuardRecord]) -> Iterator[tuple[VLGuardRecord,
             yield record, pair
 
 
-def _record_problems(name: str, item: object, folder: ImageFolder) -> list[Problem]:
-    if not isinstance(item, dict):
-        return [
-            Problem(name, "(whole record)", f"is {type(item).__name__}, but must be a JSON object")
-        ]
-    if problems := half_character_problems(name, item):
-        return problems
+def _checked(name: str, item: dict[str, Any], folder: ImageFolder) -> VLGuardRecord | list[Problem]:
+    return _record_problems(name, item, folder) or _record(name, item)
+
+
+def _record_problems(name: str, item: dict[str, Any], folder: ImageFolder) -> list[Problem]:
+    other = looks_like(item)
+    if other is not None and "instr-resp" not in item:
+        said = f"is missing; the record looks like {other}, which is not read here"
+        return [Problem(name, "instr-resp", said)]
+    problems = []
     if str(item.get("id")) != name:
         problems.append(Problem(name, "id", f"{item.get('id')!r} is not a text or a number"))
     for field in ("harmful_category", "harmful_subcategory"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safemirage.config.loading.identity import digest_of, file_digest
 from safemirage.data.llava import read_llava, relative_to
-from safemirage.data.records import DataError
+from safemirage.data.records import DataError, SkipBad
 from safemirage.data.vlguard import VLGuardRecord, read_vlguard
 from safemirage.files import write_files
 from safemirage.prepare.answers import assign_answers, read_answers
@@ -30,8 +30,8 @@ class PrepareInputs:
     """VLGuard's test file, which the images that are set aside must share nothing with."""
     test_images: Path | None = None
     """Its image folder; None: the same as the training file's."""
-    skip_bad: bool = False
-    """Leave unusable records out, named in a warning, instead of refusing their file."""
+    skip_bad: int = 0
+    """How many unusable records of each file may be left out instead of refusing it."""
 
     def digests(self) -> dict[str, str | None]:
         """SHA-256 of each input file, in hex."""
@@ -58,7 +58,8 @@ def prepare_files(
         DataError: an input is unusable.
         FileExistsError: a file in `folder` would change and `force` is not given; nothing is written then.
     """
-    records = read_vlguard(inputs.train, inputs.image_folder, skip_bad=inputs.skip_bad)
+    skip = SkipBad(inputs.skip_bad)
+    records = read_vlguard(inputs.train, inputs.image_folder, skip=skip)
     if not any(record.safe for record in records) or all(record.safe for record in records):
         raise DataError(inputs.train, "needs both safe and unsafe images, to retain and to forget")
     answers = None
@@ -72,7 +73,7 @@ def prepare_files(
         records, held = list(parts.kept), parts.selection
     mix = None
     if inputs.mix is not None:
-        conversations = read_llava(inputs.mix, inputs.image_folder, skip_bad=inputs.skip_bad)
+        conversations = read_llava(inputs.mix, inputs.image_folder, skip=skip)
         relative = [relative_to(item, inputs.image_folder) for item in conversations]
         mix = Mix(inputs.mix, relative, total)
     files = build_splits(records, answers=answers, mix=mix, seed=seed, source=inputs.train)
@@ -82,6 +83,7 @@ def prepare_files(
         "total": total if mix is not None else None,
         "selection": [record.id for record in held],
         "inputs": inputs.digests(),
+        "left_out": skip.left_out,
         "records": counts,
         "digests": {name: digest_of(items) for name, items in files.items()},
     }

@@ -15,9 +15,9 @@ from safemirage.data.llava import (
     relative_to,
     to_llava,
 )
-from safemirage.data.records import DataError, DataWarning
+from safemirage.data.records import DataError, DataWarning, SkipBad
 from tests.cases import case_file
-from tests.vlguard_files import WriteJson, conversation
+from tests.vlguard_files import WriteJson, conversation, safe_record
 
 
 def problems_of(path: Path, folder: Path | None = None) -> dict[tuple[str, str], str]:
@@ -157,8 +157,11 @@ def test_read_unusable_conversation_names_record_and_field(
     path = write_json([conversation("fine", "q", "a"), record])
     name = record["id"] if isinstance(record["id"], str) else "#1"
     assert set(problems_of(path)) == {(name, field)}
-    with pytest.warns(DataWarning, match=f"1 of 2 records left out: .*\n  record {name}, "):
-        assert [record.id for record in read_llava(path, skip_bad=True)] == ["fine"]
+    skip = SkipBad(1)
+    with pytest.warns(DataWarning, match=f"1 of 2 records left out:\n  record {name}, "):
+        assert [record.id for record in read_llava(path, skip=skip)] == ["fine"]
+    (said,) = skip.left_out[str(path)]
+    assert said.startswith(f"record {name}, {field}: ")
 
 
 def test_read_problems_of_all_records_come_at_once(write_json: WriteJson) -> None:
@@ -309,8 +312,16 @@ def test_case_messages_and_images_are_read_as_conversations(write_json: WriteJso
     (record,) = read_case("messages.json")
     assert (record.id, record.images) == ("#0", (TurnImage(Path("ok.png")),))
     assert record.turns == (("what", "cup"),)
-    parts = {"role": "user", "content": [{"type": "text", "text": "what"}]}
-    problems = problems_of(write_json([{"id": "x", "messages": [parts]}]))
+    parts = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "what"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "cup"}]
+    (record,) = read_llava(write_json([{"id": "x", "messages": turns}]))
+    assert (record.images, record.turns) == ((TurnImage(Path("a.png")),), (("what", "cup"),))
+    (record,) = read_llava(write_json([{"id": "x", "conversations": turns}]))
+    assert record.turns == (("what", "cup"),)
+    parts = [{"type": "audio"}]
+    problems = problems_of(
+        write_json([{"id": "x", "messages": [{"role": "user", "content": parts}]}])
+    )
     assert "is not text" in problems["x", "messages[0].content"]
 
 
@@ -363,6 +374,55 @@ def test_read_an_image_of_a_dropped_turn_is_named(write_json: WriteJson) -> None
         read_llava(path)
 
 
-def test_skip_bad_refuses_a_file_without_a_good_record(write_json: WriteJson) -> None:
-    with pytest.raises(DataError, match="1 problem"):
-        read_llava(write_json([conversation("x", "q", "")]), skip_bad=True)
+def test_skip_bad_refuses_more_than_it_allows_and_a_file_without_a_good_record(
+    write_json: WriteJson,
+) -> None:
+    bad = [conversation(name, "q", "") for name in "xy"]
+    with pytest.raises(DataError, match=r"2 problem\(s\) in 2 of 3 records; skip_bad allows 1"):
+        read_llava(write_json([conversation("fine", "q", "a"), *bad]), skip=SkipBad(1))
+    with pytest.raises(DataError, match=r"2 of 2 records; skip_bad allows 9"):
+        read_llava(write_json(bad), skip=SkipBad(9))
+
+
+@pytest.mark.parametrize(
+    ("record", "named"),
+    [
+        ({"instruction": "q", "output": "a"}, "Alpaca's format"),
+        ({"question": "q", "answer": "a"}, "pairs of question and answer"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "pairs of preferences"),
+        (safe_record("a"), "VLGuard's format"),
+        ({"conversations": [{"from": "system", "value": "s"}]}, "a system prompt is no part"),
+        (conversation("a", "q", "a", image="https://a/b.png"), "is a URL; save it as a file"),
+        (conversation("a", "q", "a", image="data:image/png;base64,AA"), "is a URL; save it"),
+    ],
+)
+def test_read_names_what_it_does_not_read(
+    write_json: WriteJson, record: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(DataError, match=named):
+        read_llava(write_json([record]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("a.parquet", b"PAR1\x15\xff", "is Parquet, which is not read here"),
+        ("a.json.gz", b"\x1f\x8b\x08", "is compressed by gzip"),
+        ("a.json", '[{"id": 1}]'.encode("utf-16"), "is UTF-16"),
+        ("a.csv", b"id,question\n1,q\n", "is a table of text"),
+    ],
+)
+def test_read_names_files_of_other_kinds(
+    tmp_path: Path, name: str, content: bytes, named: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=named):
+        read_llava(tmp_path / name)
+
+
+def test_read_forgives_a_list_in_an_object_and_a_single_record(write_json: WriteJson) -> None:
+    record = conversation("a", "q", "a")
+    assert read_llava(write_json({"version": 1, "data": [record]})) == read_llava(
+        write_json([record])
+    )
+    assert read_llava(write_json(record)) == read_llava(write_json([record]))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from safemirage.data.audit.examples import read_examples
-from safemirage.data.records import DataError, DataWarning
+from safemirage.data.records import DataError, DataWarning, SkipBad
 from safemirage.data.vlguard import iterate_pairs, read_vlguard
 from tests.cases import case_file
 from tests.vlguard_files import WriteJson, safe_record, unsafe_record
@@ -126,7 +126,7 @@ def test_read_categories_that_are_no_text_are_named(write_json: WriteJson) -> No
     ):
         read_vlguard(path)
     with pytest.warns(DataWarning, match="1 of 2 records left out"):
-        assert [record.id for record in read_vlguard(path, skip_bad=True)] == ["fine"]
+        assert [record.id for record in read_vlguard(path, skip=SkipBad(1))] == ["fine"]
 
 
 def test_case_a_byte_order_mark_is_no_part_of_the_text() -> None:

@@ -4,7 +4,7 @@ A data set in which one word or a frame gives the label away teaches a model to 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from safemirage.data.audit.examples import Example, openings, read_examples
@@ -30,6 +30,7 @@ from safemirage.data.audit.words import (
     category_stats,
     word_stats,
 )
+from safemirage.data.records import SkipBad
 from safemirage.text.numbers import percent
 
 STRONG = 0.5
@@ -62,7 +63,9 @@ class Audit:
     transfers: tuple[Transfer, ...]
     verdict: str
     pictures: PictureAudit | None = None
-    """The same for the pictures; None without an image folder, or where no record has a picture."""
+    """The audit of the pictures; None without an image folder, or where no record has a picture."""
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """File -> each unusable record that was left out, with what is wrong with it."""
 
 
 def audit_files(
@@ -70,15 +73,19 @@ def audit_files(
     against: Sequence[Path | str] = (),
     *,
     image_folder: Path | str | None = None,
-    skip_bad: bool = False,
+    skip_bad: int = 0,
 ) -> Audit:
-    """The audit of a VLGuard or LLaVA file, against others. Raises DataError as `read_examples` does."""
+    """The audit of a VLGuard or LLaVA file, against others; at most `skip_bad` records of each may be left out.
+
+    Raises:
+        DataError: as `read_examples`.
+    """
+    skip = SkipBad(skip_bad)
     names = _names([Path(path) for path in (file, *against)])
-    examples = {
-        name: read_examples(path, image_folder, skip_bad=skip_bad) for name, path in names.items()
-    }
+    examples = {name: read_examples(path, image_folder, skip=skip) for name, path in names.items()}
     first, *others = names
     found = audit(first, examples[first], {name: examples[name] for name in others})
+    found = replace(found, left_out=skip.left_out)
     if image_folder is None:
         return found
     folder = Path(image_folder).expanduser()

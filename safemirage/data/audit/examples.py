@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safemirage.data.audit.lookup import Labelled
 from safemirage.data.llava import LlavaRecord, read_llava, relative_to
-from safemirage.data.records import read_items
+from safemirage.data.records import SkipBad, read_items
 from safemirage.data.vlguard import VLGuardRecord, is_vlguard, iterate_pairs, read_vlguard
 from safemirage.text.first_word import opening
 from safemirage.text.refusal_keywords import is_refusal
@@ -34,7 +34,7 @@ def openings(examples: Sequence[Example], length: int) -> list[Labelled]:
 
 
 def read_examples(
-    path: Path | str, image_folder: Path | str | None = None, *, skip_bad: bool = False
+    path: Path | str, image_folder: Path | str | None = None, *, skip: SkipBad | None = None
 ) -> list[Example]:
     """Every question of a VLGuard or LLaVA file, in file order.
 
@@ -43,8 +43,8 @@ def read_examples(
     """
     path = Path(path)
     if is_vlguard(read_items(path)):
-        return _from_vlguard(read_vlguard(path, image_folder, skip_bad=skip_bad))
-    records = read_llava(path, image_folder, skip_bad=skip_bad)
+        return _from_vlguard(read_vlguard(path, image_folder, skip=skip))
+    records = read_llava(path, image_folder, skip=skip)
     return _from_llava([relative_to(record, image_folder) for record in records])
 
 

@@ -9,6 +9,7 @@ from safemirage.config.method import needed_sets
 from safemirage.config.train import TrainConfig
 from safemirage.data.llava import LlavaRecord, read_llava
 from safemirage.data.preferred import draw_preferred, read_preferred
+from safemirage.data.records import SkipBad
 from safemirage.models.loading import LoadedModel
 from safemirage.models.prompts import Prompter
 from safemirage.training.samples.batches import SampleSet, tokenize
@@ -58,17 +59,18 @@ def read_sets(config: TrainConfig, loaded: LoadedModel) -> TrainingSets:
 
 def _records(config: TrainConfig) -> dict[str, list[LlavaRecord]]:
     data, needed = config.data, needed_sets(config.method)
-    retain = read_llava(data.retain, data.image_folder, skip_bad=data.skip_bad)
+    skip = SkipBad(data.skip_bad)
+    retain = read_llava(data.retain, data.image_folder, skip=skip)
     chosen = draw_subset(len(retain), data.retain_limit, config.seed)
     records = {"retain": [retain[index] for index in chosen]}
     if "forget" in needed:
         assert data.forget is not None
-        records["forget"] = read_llava(data.forget, data.image_folder, skip_bad=data.skip_bad)
+        records["forget"] = read_llava(data.forget, data.image_folder, skip=skip)
     if "preferred" in needed:
         records["preferred"] = _preferred(config, records["forget"])
     if "decouple" in needed:
         assert data.decouple is not None
-        records["decouple"] = read_llava(data.decouple, data.image_folder, skip_bad=data.skip_bad)
+        records["decouple"] = read_llava(data.decouple, data.image_folder, skip=skip)
     return records
 
 
