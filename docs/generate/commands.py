@@ -1,5 +1,6 @@
 """The page of the command line: every command, argument and option, as `--help` has them."""
 
+import sys
 from collections.abc import Iterator
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -67,7 +68,10 @@ def _name(parameter: Any) -> str:
 def _usage(parameter: Any) -> str:
     """What a parameter adds to the line of usage; options that may be left out add nothing."""
     if parameter.param_type_name == "argument":
-        name = _argument(parameter) + ("..." if _repeatable(parameter) else "")
+        name = _argument(parameter)
+        if name.startswith("["):  # it was written as a usage already
+            return name
+        name += "..." if _repeatable(parameter) else ""
         return name if parameter.required else f"[{name}]"
     return f"{parameter.opts[0]} VALUE" if parameter.required else ""
 
@@ -86,7 +90,8 @@ def _kind(parameter: Any) -> str:
     text = _annotation(parameter.type_descriptor.annotation)
     if parameter.min is not None:
         text += f", at least {parameter.min}"
-    return f"{text}; repeatable" if _repeatable(parameter) else text
+    said = "repeatable" in (parameter.help or "")
+    return f"{text}; repeatable" if _repeatable(parameter) and not said else text
 
 
 def _annotation(annotation: Any) -> str:
@@ -104,6 +109,8 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return "required"
     default = parameter.default
-    if callable(default) or default in (None, (), [], False, ""):
-        return ""
-    return code(getattr(default, "value", default))
+    if str(default) == sys.executable:
+        return "the Python that runs it"
+    if isinstance(default, bool):
+        return "on" if default else ""
+    return "" if default in (None, (), []) or callable(default) else code(default)

@@ -126,7 +126,6 @@ def _linked(text: str) -> str:
 def _class_section(cls: type[Any], homes: Mapping[type[Any], str], *, whole: bool) -> str:
     tag = tag_of(cls)
     heading = f"`name: {tag}`" if tag else f"`{cls.__name__}`"
-    doc = "" if (cls.__doc__ or "").startswith(f"{cls.__name__}(") else cls.__doc__
     rows = [
         [code(key.name), _type(key.hint, homes), key.default, key.text]
         for key in keys(cls)
@@ -135,9 +134,15 @@ def _class_section(cls: type[Any], homes: Mapping[type[Any], str], *, whole: boo
     return page(
         f"## {heading} {{#{cls.__name__.lower()}}}",
         "The whole file." if whole else "",
-        paragraphs(doc),
+        paragraphs(doc_of(cls)),
         table(["key", "type", "default", "what it is"], rows) or "It has no keys but `name`.",
     ).rstrip()
+
+
+def doc_of(cls: type[Any]) -> str:
+    """A class's docstring; not the signature that `dataclass` puts in its place."""
+    text = cls.__doc__ or ""
+    return "" if text.startswith(f"{cls.__name__}(") else text
 
 
 def tag_of(cls: type[Any]) -> str:
@@ -162,9 +167,9 @@ def keys(cls: type[Any]) -> list[Key]:
 
 
 def _key(item: "Field[Any]", hint: Any, docs: Mapping[str, str]) -> Key:
-    text = " ".join(docs.get(item.name, "").split())
+    text = re.sub(r"\bNone\b", "`null`", " ".join(docs.get(item.name, "").split()))
     inner = _dataclasses(hint)
-    said = escape(text) if text else first_sentence(inner[0].__doc__) if len(inner) == 1 else ""
+    said = escape(text) if text else first_sentence(doc_of(inner[0])) if len(inner) == 1 else ""
     if not said and inner:
         said = f"One of {', '.join(code(tag_of(one) or one.__name__) for one in inner)}; see there."
     if item.metadata.get("identity") is False:
@@ -212,6 +217,8 @@ def _value(value: Any) -> str:
         return "{" + ", ".join(([f"name: {tag}"] if tag else []) + changed) + "}"
     if isinstance(value, tuple | list):
         return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_value(one)}" for key, one in value.items()) + "}"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return str(value) if value != "" else "''"
@@ -228,6 +235,8 @@ def _type(hint: Any, homes: Mapping[type[Any], str]) -> str:
     if origin is Annotated:
         return _type(arguments[0], homes) + _bounds(arguments[1:])
     if origin in {Union, types.UnionType}:
+        if {bool, int, float, str} <= set(arguments):
+            return "any value"
         return " or ".join(_type(one, homes) for one in arguments)
     if origin is Literal:
         return " or ".join(code(one) for one in arguments)
@@ -242,8 +251,11 @@ def _type(hint: Any, homes: Mapping[type[Any], str]) -> str:
         assert isinstance(hint, type)
         name = code(tag_of(hint) or hint.__name__)
         return f"[{name}]({homes[hint]}#{hint.__name__.lower()})" if hint in homes else name
+    named = {"JsonValue": "anything"}
     plain = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
-    return {**plain, type(None): "`null`", Any: "anything"}.get(hint) or code(hint.__name__)
+    return {**plain, type(None): "`null`", Any: "anything"}.get(hint) or named.get(
+        hint.__name__, code(hint.__name__)
+    )
 
 
 def _bounds(marks: Sequence[Any]) -> str:

@@ -13,6 +13,8 @@ NAMED_ANSWERS = ("refusals", "idk")
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Strict):
+    """The files that a run trains on, and which of their records it takes."""
+
     retain: str = data_path()
     """What the model shall keep saying; the whole training set of `sft`."""
     forget: str | None = data_path(None)

@@ -40,6 +40,8 @@ class LoraConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Strict):
+    """The model that is trained, and how it computes."""
+
     path: str = input_path()
     """An export's folder, a folder in the hub's layout, or a hub id."""
     revision: str = "main"

@@ -11,6 +11,8 @@ from safemirage.config.types import Strict
 
 @dataclass(frozen=True, kw_only=True)
 class RescoreConfig(Strict):
+    """The judges of `safemirage rescore --judge FILE`."""
+
     judges: Annotated[tuple[JudgeConfig, ...], Field(min_length=1)]
     """A rate that several judges measure is reported by the first of them in the main table."""
 

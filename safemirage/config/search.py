@@ -333,7 +333,7 @@ class SearchConfig(Strict):
     """Seed of the sampler; the seed of the trainings is the train file's."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Seeds that each point is trained at, in the train file's place; each objective is then the worst over them, so
-    that no draw of one seed is chosen. None: the train file's own seed alone."""
+    that no draw of one seed is chosen. Empty: the train file's own seed alone."""
     sampler: SamplerConfig = field(default_factory=TPEConfig)
     warm_start: tuple[dict[str, Value], ...] = ()
     """Points to try first, each with a value for every path of `space` that applies to it."""

@@ -116,6 +116,8 @@ class LanguageConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig(Strict):
+    """The world that the miniature's pictures, questions and models are made from."""
+
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides the pictures and the questions."""
     colours: Words = ("red", "green", "blue", "yellow")
