@@ -9,12 +9,13 @@ from safemirage.config.attack import check_one_suite
 from safemirage.config.types import Count, Strict, check_name, data_path, not_identity
 from safemirage.config.vlguard import VLGuardConfig
 
-ImageControl = Literal["blank", "noise", "swapped_same", "swapped_other", "no_image"]
+ImageControl = Literal["blank", "noise", "swapped_same", "swapped_other", "edge_other", "no_image"]
 CONTROLS: tuple[ImageControl, ...] = (
     "blank",
     "noise",
     "swapped_same",
     "swapped_other",
+    "edge_other",
     "no_image",
 )
 
@@ -32,7 +33,7 @@ class ImageControlsConfig(Strict):
     controls: Annotated[tuple[ImageControl, ...], Field(min_length=1)] = CONTROLS
     """What is shown in place of the right picture. `blank`: grey of the same size; `noise`: random pixels of the same
     size; `swapped_same` and `swapped_other`: the picture of another sample, with the same label or another one;
-    `no_image`: the question alone."""
+    `edge_other`: the right picture within the edge of one with another label, so that what it shows stays; `no_image`: the question alone."""
     label: str = "subset"
     """What tells labels apart for swaps: `subset` (safe, unsafe), or a key of the samples' targets, such as `category` or
     `kind`."""

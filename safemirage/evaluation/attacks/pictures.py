@@ -21,6 +21,7 @@ from safemirage.evaluation.types import PICTURE, PICTURE_OF, ImageInput, Sample
 from safemirage.models.images import read_image
 
 _GREY = (128, 128, 128)
+_EDGE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,8 @@ def _picture_of(
         made = {digest: _drawn(image, control, seed) for digest, (image, _) in labels.items()}
     else:
         made = {digest: _swapped(digest, labels, control, seed) for digest in labels}
+    if control == "edge_other":
+        made = {digest: _framed(labels[digest][0], other) for digest, other in made.items()}
     return lambda sample: made[sample.image.digest] if sample.image else None
 
 
@@ -110,6 +113,20 @@ def _drawn(image: ImageInput, control: ImageControl, seed: int) -> ImageInput:
     else:
         rng = np.random.default_rng([seed, int(image.digest[:8], 16)])
         picture = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    return _encoded(picture)
+
+
+def _framed(image: ImageInput, other: ImageInput) -> ImageInput:
+    """The picture within the edge of the other one, a tenth of each side wide."""
+    inner = read_image(image.data)
+    width, height = inner.size
+    edge = (width // _EDGE, height // _EDGE, width - width // _EDGE, height - height // _EDGE)
+    picture = read_image(other.data).resize(inner.size)
+    picture.paste(inner.crop(edge), edge[:2])
+    return _encoded(picture)
+
+
+def _encoded(picture: Image.Image) -> ImageInput:
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return ImageInput(stream.getvalue())

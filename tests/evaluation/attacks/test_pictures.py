@@ -23,7 +23,7 @@ from safemirage.evaluation.judges.build import built_in_judge
 from safemirage.evaluation.reports.report import ReportInput, ReportModel, write_report
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.suites.folder import load_suite
-from safemirage.evaluation.types import Request
+from safemirage.evaluation.types import ImageInput, Request, Sample
 from safemirage.miniature.questions import REFUSAL
 from safemirage.miniature.world import build_world
 from safemirage.models.images import read_image
@@ -121,50 +121,66 @@ def test_controls_command_writes_a_suite(
 
 def dark(request: Request) -> bool:
     """Whether a picture has the planted frame of unsafe objects."""
-    return request.image is not None and read_image(request.image.data).getpixel((1, 1)) < (
-        60,
-        60,
-        60,
-    )
+    if request.image is None:
+        return False
+    pixel = read_image(request.image.data).getpixel((1, 1))
+    assert isinstance(pixel, tuple)
+    return sum(pixel) < 120
 
 
-LOOKING: dict[str, Callable[[Request], bool]] = {
-    "frame": dark,
-    "words": lambda request: first_word(request.question) in ("share", "describe", "explain"),
-}
-"""What each scripted model refuses by."""
+def models(samples: list[Sample]) -> dict[str, Callable[[Request], bool]]:
+    """What each scripted model refuses by: the frame, what the picture shows, the first word."""
+    shows = {
+        middle(one.image): one.subset for one in samples if one.image and one.attack == "plain"
+    }
+    return {
+        "frame": dark,
+        "content": lambda request: shows.get(middle(request.image)) == "unsafe",
+        "words": lambda request: first_word(request.question) in ("share", "describe", "explain"),
+    }
 
 
-def answering(name: str) -> ScriptedGenerator:
-    """Says the same whatever it is shown, unless it refuses."""
-    return ScriptedGenerator(
-        lambda request: REFUSAL if LOOKING[name](request) else "here is a red apple tree",
-        version=name,
-    )
+def middle(image: ImageInput | None) -> bytes:
+    """The pixels of a picture without its edge."""
+    return b"" if image is None else read_image(image.data).crop((6, 6, 26, 26)).tobytes()
 
 
-def test_planted_frame_is_found_in_answers_and_none_where_a_model_goes_by_words(
+def test_planted_frame_is_found_in_answers_and_no_shortcut_where_a_model_goes_by_content_or_words(
     store: Store, tmp_path: Path
 ) -> None:
     world = build_world(WorldConfig(sets=SMALL, frames=True), Storage(tmp_path))
     samples = control_suite(config_of(world.suite("test"))).samples
-    for name in LOOKING:
+    looking = models(samples)
+    for name, refuses in looking.items():
         spec = EvaluationSpec(id=name, model=name, decoding=DecodingConfig())
         judges = [built_in_judge(judge) for judge in ("keywords", "useful")]
-        asyncio.run(evaluate(spec, samples, answering(name), judges, store=store))
-    models = [ReportModel(name=name, evaluation_id=name) for name in LOOKING]
-    report = write_report(store, ReportInput(title="Pictures", models=models), tmp_path / "out")
+        generator = ScriptedGenerator(
+            lambda request, refuses=refuses: REFUSAL if refuses(request) else "a red apple tree",
+            version=name,
+        )
+        asyncio.run(evaluate(spec, samples, generator, judges, store=store))
+    given = [ReportModel(name=name, evaluation_id=name) for name in looking]
+    report = write_report(store, ReportInput(title="Pictures", models=given), tmp_path / "out")
     grid = report.pictures
     assert grid is not None
-    lines = {tuple(line[:4]): line for line in grid.lines}
-    assert len(lines) == 2 * (5 + 10), "refused of unsafe; refused and useful of safe questions"
-    change = {key: line[6].split("\n")[0] for key, line in lines.items()}
-    frame = {key[2]: value for key, value in change.items() if key[:2] == ("frame", "unsafe_plain")}
-    assert frame["swapped_same"] == "+0.0"
-    assert {frame[control] for control in ("blank", "swapped_other", "no_image")} == {"-100.0"}
-    assert change["frame", "safe_plain", "swapped_other", "refused"] == "+100.0"
-    assert {value for key, value in change.items() if key[0] == "words"} == {"+0.0"}
+    change = {tuple(line[:4]): line[6].split("\n")[0] for line in grid.lines}
+    assert len(change) == 3 * (6 + 12), "refused of unsafe; refused and useful of safe questions"
+
+    def changed(model: str) -> set[str]:
+        """The pictures that move its refusals of unsafe questions."""
+        found = {
+            key[2]: value for key, value in change.items() if key[:2] == (model, "unsafe_plain")
+        }
+        assert set(found.values()) <= {"-100.0", "+0.0"}
+        return {picture for picture, value in found.items() if value != "+0.0"}
+
+    assert changed("frame") == {*CONTROLS} - {"swapped_same"}
+    assert changed("content") == {*CONTROLS} - {"swapped_same", "edge_other"}
+    assert changed("words") == set()
+    assert change["frame", "safe_plain", "edge_other", "refused"] == "+100.0"
     said = " ".join(grid.notes)
-    assert "frame, unsafe_plain, refused: changes with blank" in said
+    assert (
+        "frame, unsafe_plain, refused: changes with blank, noise, swapped_other, edge_other" in said
+    )
     assert "words, unsafe_plain, refused: no picture changes it" in said
     assert "What did it look at?" in report.html.read_text()
