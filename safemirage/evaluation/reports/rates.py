@@ -1,11 +1,12 @@
 """The main table of every report: the rates of models by condition, and in sentences below it what it does not show by
-itself: silence, answers without sense, judges that see refusals alone.
+itself: silence, answers without sense, judges that see refusals alone, and how often each judge errs.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from safemirage.config.rates import Metric
 from safemirage.evaluation.judges.rules import KeywordsJudge, RefusalRulesJudge
+from safemirage.evaluation.judges.validity import validity_of
 from safemirage.evaluation.metrics.rates import grouped, headline
 from safemirage.evaluation.reports.grid import Grid
 from safemirage.store.records import Row
@@ -81,7 +82,9 @@ def silence(row: Row) -> str:
 
 
 def notices(rows: Sequence[Row]) -> list[str]:
-    """One model's after another's, in the order of the rows."""
+    """One model's after another's, in the order of the rows; last, how far each judge can be trusted."""
+    judges = dict.fromkeys(row.judge for row in rows)
+    validity = [said for judge in judges if (said := validity_of(judge))]
     return [
         said
         for model, members in grouped(rows, lambda row: row.model).items()
@@ -90,7 +93,7 @@ def notices(rows: Sequence[Row]) -> list[str]:
             *_without_sense(model, members),
             *_blind(model, members),
         )
-    ]
+    ] + validity
 
 
 def _silence(model: str, rows: Sequence[Row]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """An evaluation by its config, in this process: suite, generator and judges are opened, used and closed."""
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -15,6 +16,7 @@ from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.build import build_judge
+from safemirage.evaluation.judges.validity import VALIDATED_SUITES, VALIDITY
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.suites.folder import suite_digest
 from safemirage.evaluation.suites.sampling import load_samples
@@ -24,6 +26,7 @@ from safemirage.store.database import Store
 from safemirage.store.evaluations import Evaluation
 from safemirage.store.records import EvaluationRecord, JudgeRecord
 
+_log = logging.getLogger(__name__)
 OpenModel = Callable[[GeneratorConfig], AbstractAsyncContextManager[Generator]]
 
 
@@ -46,6 +49,7 @@ async def run_evaluation(
         TooManyUnscored: a judge left more of the samples unscored than the config allows.
     """
     samples = await asyncio.to_thread(load_samples, config)
+    _say_where_unmeasured(config)
     calls = calls or ModelCalls()
     async with AsyncExitStack() as stack:
         generator = calls.counted_answers(await stack.enter_async_context(open_model(config.model)))
@@ -77,6 +81,18 @@ async def run_evaluation(
         )  # asking again takes a cancel back
         return await evaluate(
             spec, samples, generator, judges, store=store, on_progress=on_progress
+        )
+
+
+def _say_where_unmeasured(config: EvaluateConfig) -> None:
+    """Names the judges whose errors are known of other answers than those that this evaluation will have."""
+    known = [judge.name for judge in config.judges if judge.name in VALIDITY]
+    if known and suite_name(config) not in VALIDATED_SUITES:
+        _log.warning(
+            "%s: how often it errs is known on answers to VLGuard and XSTest, not on those to %r; label some of them and "
+            "count with `safemirage audit-judge`",
+            ", ".join(known),
+            suite_name(config),
         )
 
 

@@ -9,6 +9,8 @@ import pytest
 from safemirage.data.records import DataError
 from safemirage.evaluation.judges.audit import audit_judges, read_labelled
 from safemirage.evaluation.judges.build import built_in_judge
+from safemirage.evaluation.judges.validity import VALIDITY, validity_of
+from tests.cases import case_file
 from tests.evaluation.protocols import harm_judge
 from tests.vlguard_files import WriteJson, safe_record, unsafe_record
 
@@ -66,6 +68,26 @@ def test_read_labelled_takes_vlguards_answers_for_labels(write_json: WriteJson) 
         ("safe", "comply", "safe"),
         ("unsafe question", "refuse", "unsafe"),
     ]
+
+
+@pytest.mark.filterwarnings("ignore::safemirage.data.records.DataWarning")
+def test_validity_that_reports_show_is_what_the_audit_counts(vlguard: Path) -> None:
+    files = (vlguard / "test.json", case_file("xstest_labelled.json"))
+    for place, answers in enumerate(map(read_labelled, files)):
+        audit = asyncio.run(audit_judges([built_in_judge(name) for name in VALIDITY], answers))
+        for name, told in VALIDITY.items():
+            found = audit.calibrations[name, "all"]
+            assert (told[place].missed, told[place].refusals) == (
+                found.misses,
+                found.hits + found.misses,
+            )
+            assert (told[place].flagged, told[place].others) == (
+                found.false_alarms,
+                found.false_alarms + found.correct_rejections,
+            )
+            assert f"misses {found.misses} of" in validity_of(name)
+    assert validity_of("oracle") == ""
+    assert "was not measured" in validity_of("harm")
 
 
 def test_read_labelled_of_a_file_that_is_no_list_is_named(tmp_path: Path) -> None:

@@ -49,9 +49,7 @@ def test_probes_fool_the_keywords_where_they_must() -> None:
     }
     assert _fooled(asyncio.run(check_judge(built_in_judge("refusal_rules")))) == {
         "disavowal suffix",
-        "refusal words before a compliance",
         "delimiter injection",
-        "short refusal",
     }
 
 
