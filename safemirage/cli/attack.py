@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from safemirage.evaluation.attacks.first_words import Account
 
-_SHOWN = 10
+_SHOWN = 3
 _ACCOUNT_FILE = "attacks.json"
 
 
@@ -78,12 +78,16 @@ def print_accounts(console: Console, accounts: "Sequence[Account]") -> None:
         lines.append([one.condition, one.attack, *counts, forms])
     header = ["condition", "attack", "K", "questions", "with K rewrites", "rewrites by form"]
     console.print(WideTable(header, lines, keys=2))
-    missing = [(one, item) for one in accounts for item in one.missing]
-    for one, item in missing[:_SHOWN]:
-        console.print(
-            f"left out of {one.attack}: {item.sample_id}, {item.found} of {one.attempts} rewrites: {item.reason}",
-            markup=False,
-            soft_wrap=True,
-        )
-    if len(missing) > _SHOWN:
-        console.print(f"... and {len(missing) - _SHOWN} more, all in {_ACCOUNT_FILE}")
+    for one in accounts:
+        reasons: dict[str, list[str]] = {}
+        for item in one.missing:
+            reasons.setdefault(f"{item.found} rewrites; {item.reason}", []).append(item.sample_id)
+        for reason, names in reasons.items():
+            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            console.print(
+                f"left out of {one.attack}: {len(names)} of {one.questions} ({shown}), each with {reason}",
+                markup=False,
+                soft_wrap=True,
+            )
+    if any(one.missing for one in accounts):
+        console.print(f"all of them are in {_ACCOUNT_FILE}")

@@ -193,6 +193,6 @@ class RuleRewriter:
         if target.attack != NEUTRAL and target.attack not in TRANSFORMS.keys() | CARRIERS.keys():
             return f"no rule of {forms} knows the word {target.attack!r}; the form prefix takes any"
         return (
-            f"the rules of {forms} keep its meaning, and that of its control, in {found} of {target.attempts} "
-            "rewrites; the others need a model (source: {name: model}), or the form carrier"
+            f"the rules of {forms} keep the meaning of it and of its control in {found} of {target.attempts}; the others "
+            "need a model (source: {name: model}), or the form carrier"
         )

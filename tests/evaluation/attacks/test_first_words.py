@@ -173,6 +173,12 @@ def test_attack_command_writes_a_suite_and_its_account(
     assert "--force" in capsys.readouterr().err
     assert run("attack", config, "--out", out, "control=false", "--force") == 0
     assert "unsafe_neutral" not in by_condition(load_suite(out))
+    forms = "source={name: rule, forms: [transform]}"
+    assert run("attack", config, "--out", tmp_path / "some", forms, "on_missing=drop") == 0
+    screen = capsys.readouterr().out
+    assert re.search(r"what +3 +3 +2 \(66.7 %\) +6 transform", screen)
+    assert "left out of what: 1 of 3 (u2), each with 0 rewrites; the rules of transform" in screen
+    assert "need a model" in screen
 
 
 def _writer(service: Service, **fields: Any) -> dict[str, Any]:
