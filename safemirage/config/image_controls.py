@@ -31,7 +31,7 @@ class ImageControlsConfig(Strict):
     conditions: tuple[str, ...] = ()
     """The conditions whose pictures are changed. Empty: the plain ones."""
     controls: Annotated[tuple[ImageControl, ...], Field(min_length=1)] = CONTROLS
-    """What is shown in place of the right picture. `blank`: grey of the same size; `noise`: random pixels of the same
+    """What is shown in place of the right picture. `blank`: grey of the same size; `noise`: random colours of the same
     size; `swapped_same` and `swapped_other`: the picture of another sample, with the same label or another one;
     `edge_other`: the right picture within the edge of one with another label, so that what it shows stays; `no_image`: the question alone."""
     label: str = "subset"

@@ -22,6 +22,8 @@ from safemirage.models.images import read_image
 
 _GREY = (128, 128, 128)
 _EDGE = 10
+_CELLS = 64
+"""Noise has so many cells on a picture's shorter side; a smaller picture has one a pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,10 @@ def _drawn(image: ImageInput, control: ImageControl, seed: int) -> ImageInput:
         picture = Image.new("RGB", size, _GREY)
     else:
         rng = np.random.default_rng([seed, int(image.digest[:8], 16)])
-        picture = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+        # Cells, not single pixels: no encoding shrinks those, and a suite of photographs would take gigabytes.
+        cells = [max(1, side // max(1, min(size) // _CELLS)) for side in size]
+        noise = rng.integers(0, 256, (cells[1], cells[0], 3), dtype=np.uint8)
+        picture = Image.fromarray(noise).resize(size, Image.Resampling.NEAREST)
     return _encoded(picture)
 
 
