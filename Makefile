@@ -77,7 +77,7 @@ check: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(MKDOCS) --quiet --site-dir $$(mktemp -d)
+	$(MKDOCS) --quiet
 
 docs: env
 	$(MKDOCS)
