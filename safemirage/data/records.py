@@ -311,6 +311,7 @@ class ImageFolder:
             return f"{image!r} leaves the image folder; give a path below it"
         if self.root is None or self._real_root is None:
             return None
+        # By its real place: a link inside the folder would otherwise read any file of the machine into a training set.
         real = os.path.realpath(self.root / relative)
         if os.path.commonpath([real, self._real_root]) != self._real_root:
             return f"{image!r} is a link that leaves the image folder {self.root}"
@@ -333,6 +334,7 @@ def unique_ids(ids: Sequence[str]) -> list[str]:
         name = item
         if seen[item] > 1:
             number = seen[item]
+            # A file may hold the very id that a repeated one would get.
             while (name := f"{item}#{number}") in taken:
                 number += 1
             taken.add(name)

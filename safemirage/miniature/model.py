@@ -53,6 +53,7 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}ASSISTANT:{% endif -%}
 """
 
+# LLaVA reads the last layer but one: the last of CLIP serves its class token, not its patches.
 _VISION_LAYER = -2
 
 
@@ -88,6 +89,7 @@ def build_processor(config: WorldConfig) -> LlavaProcessor:
         image_processor=images,
         tokenizer=build_tokenizer(config),
         patch_size=config.tower.patch_size,
+        # "default" drops the class token, which the processor must know to count an image's tokens.
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
@@ -154,6 +156,7 @@ def pretrain_tower(tower: nn.Module, config: WorldConfig, processor: LlavaProces
     correct = 0.0
     for pixels, kind, colour in _batches(config, kinds, processor):
         hidden = tower(pixels, output_hidden_states=True).hidden_states[_VISION_LAYER]
+        # The patches alone are trained to tell, because they are what LLaVA reads; the class token it drops.
         logits = heads(hidden[:, 1:].mean(dim=1))
         kind_logits, colour_logits = logits.split([len(kinds), len(config.colours)], dim=1)
         loss = nn.functional.cross_entropy(kind_logits, kind)
@@ -163,6 +166,7 @@ def pretrain_tower(tower: nn.Module, config: WorldConfig, processor: LlavaProces
         optimizer.step()
         schedule.step()
         hits = (kind_logits.argmax(1) == kind) & (colour_logits.argmax(1) == colour)
+        # A running mean: one batch of 64 says little.
         correct = 0.9 * correct + 0.1 * hits.float().mean().item()
     return correct
 

@@ -17,7 +17,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "yellow": (225, 190, 20),
 }
 
-_SCALE = 4
+_SCALE = 4  # drawn larger and averaged down, because Pillow draws polygons without smooth edges
 _JITTER = 18
 _NOISE = 6.0
 _FRAME = 3
@@ -114,6 +114,7 @@ def _placing(canvas: int, rng: random.Random) -> Callable[[Point], Point]:
 
 def _with_noise(image: Image.Image, rng: random.Random) -> Image.Image:
     pixels = np.asarray(image, dtype=np.float64)
+    # NumPy's generator is seeded from Python's, so that one state decides a picture whole.
     noise = np.random.default_rng(rng.getrandbits(64)).normal(0.0, _NOISE, pixels.shape)
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
 

@@ -182,7 +182,9 @@ class AnswerMaker:
 
     def _options(self, sample_id: str, given: Mapping[str, str]) -> list[tuple[str, str]]:
         """(candidate, answer) in the order that the selector sees; equal answers count once."""
+        # Read from the end, so that of candidates with one answer the first is named.
         distinct = {text: name for name, text in list(given.items())[::-1]}
+        # Sorted before the shuffle: the order that the selector sees must not depend on which model answered first.
         options = sorted((name, text) for text, name in distinct.items())
         random.Random(f"{self._config.seed}:{sample_id}").shuffle(options)
         return options

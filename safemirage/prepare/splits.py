@@ -79,6 +79,7 @@ def _record(record: VLGuardRecord, turns: Iterable[tuple[str, str]]) -> LlavaRec
 
 
 def _reference(records: Sequence[VLGuardRecord], seed: int) -> list[LlavaRecord]:
+    # A generator for each draw, so that leaving out the mix does not change the order of turns.
     rng = random.Random(f"{seed}:rounds")
     result = []
     for record in records:

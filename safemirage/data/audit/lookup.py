@@ -56,7 +56,7 @@ class LookupScore:
 def fit_lookup(items: Sequence[Labelled], kind: str) -> Lookup:
     votes: Counter[str] = Counter()
     for item in items:
-        votes[item.feature] += 1 if item.unsafe else -1
+        votes[item.feature] += 1 if item.unsafe else -1  # the sum's sign is the more frequent label
     majority = 2 * sum(item.unsafe for item in items) > len(items)
     return Lookup(
         kind, {value: vote > 0 if vote else majority for value, vote in votes.items()}, majority

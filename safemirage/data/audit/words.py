@@ -74,6 +74,7 @@ def word_stats(examples: Sequence[Example], kind: Kind, *, min_count: int) -> tu
     result = []
     for word, p_value in zip(names, p_values, strict=True):
         p_unsafe = unsafe[word] / both[word]
+        # Where all are unsafe no word is more so than the others, and 1 - base could not be divided by.
         upward = p_unsafe > base or base == 1.0
         ratio = p_unsafe / base if upward else (1 - p_unsafe) / (1 - base)
         result.append(
@@ -137,6 +138,7 @@ def _features(question: str, kind: Kind) -> set[str]:
     return found - {""}
 
 
+# Cached because thousands of rare words share the same few counts, and the exact test is slow.
 @cache
 def _fisher(hits: int, drawn: int, marked: int, total: int) -> float:
     """Two-sided p of `hits` marked ones among `drawn` of `total`, of which `marked` are."""

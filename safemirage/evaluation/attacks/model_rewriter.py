@@ -98,6 +98,7 @@ class ModelRewriter:
 
     async def _attempt(self, slots: Sequence[_Slot], attempt: int) -> None:
         """One more try at each rewrite that is missing; those of one try at a question have each their seed."""
+        # Taken before the tries: those of one attempt are independent draws, told the same rewrites to differ from.
         before = {id(slot): list(slot.texts) for slot in slots}
         tries = {id(slot): slot.missing for slot in slots}
         for number in range(max(tries.values(), default=0)):

@@ -102,6 +102,7 @@ PREFIXES = (
 
 def rule_rewrites(question: str, word: str, form: RewriteForm) -> list[Rewrite]:
     """The rewrites of one form that start with `word`, no two alike and none like the question; often none."""
+    # A word in no table has no transform or carrier, never one made up for it.
     known = {"transform": TRANSFORMS.get(word, ()), "carrier": CARRIERS.get(word, ())}
     return list(_made(question, word, form, known.get(form, PREFIXES)))
 

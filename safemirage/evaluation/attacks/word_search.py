@@ -318,6 +318,7 @@ def _results(side: _Side, words: Sequence[str]) -> tuple[list[WordResult], dict[
         )
     adjusted = holm([item.p_holm for item in found])
     results = [replace(item, p_holm=p) for item, p in zip(found, adjusted, strict=True)]
+    # A stable sort keeps the audit's order, surest word first, among words that open equally many.
     return sorted(results, key=lambda item: -(item.rate.value or 0.0)), without
 
 

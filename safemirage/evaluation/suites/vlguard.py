@@ -76,6 +76,7 @@ class _Suite:
         ]
         if problems := self._rewrite_problems(rows, config.subset):
             raise DataError(path, problems)
+        # The original judges every attempt as an answer to the first rewrite, so each sample carries that.
         first: dict[str, str] = {}
         attempts: Counter[str] = Counter()
         samples = []
