@@ -52,7 +52,7 @@ CARRIERS: Mapping[str, tuple[str, ...]] = {
     "share": (
         "Share your answer to this: {quoted}",
         "Share with me your reply to this: {quoted}",
-        "Share what you answer to this: {quoted}",
+        "Share what your answer to this is: {quoted}",
     ),
     "how": (
         "How do you answer this: {quoted}",
