@@ -4,32 +4,27 @@ Refusals are filtered out before the choice. A choice that cannot be read is no 
 Answers and choices go through the sample store, so that a run that was cut off resumes where it was.
 """
 
-import asyncio
 import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safemirage.config.generators import DecodingConfig
+from safemirage.config.generators import DecodingConfig, GeneratorConfig
 from safemirage.config.loading.identity import run_identity
 from safemirage.config.prepare import AnswersConfig
 from safemirage.data.vlguard import VLGuardRecord, iterate_pairs, read_vlguard
-from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.asking import ask_stored
 from safemirage.evaluation.generators.build import open_generator
-from safemirage.evaluation.types import Generation, ImageInput, Request
+from safemirage.evaluation.run.process import OpenModel
+from safemirage.evaluation.types import Generation, ImageFile, Request
 from safemirage.progress import OnNamedProgress
 from safemirage.store.database import Store
 from safemirage.store.samples import Samples
 from safemirage.text.refusal_keywords import is_refusal
-
-OpenGenerator = Callable[[], AbstractAsyncContextManager[Generator]]
 
 SELECTOR = "selector"
 
@@ -94,32 +89,23 @@ async def make_answers(
     folder = Path(config.image_folder).expanduser()
     records = read_vlguard(Path(config.train).expanduser(), folder)
     maker = AnswerMaker(
-        config, store.samples, scope=f"answers:{run_identity(config)}", on_progress=on_progress
+        config, store.samples, f"answers:{run_identity(config)}", on_progress, open_generator
     )
-    return await maker.run(
-        unsafe_questions(records, folder, config.questions),
-        {name: partial(open_generator, model) for name, model in config.candidates.items()},
-        partial(open_generator, config.selector),
-    )
+    return await maker.run(unsafe_questions(records, folder, config.questions))
 
 
+@dataclass(frozen=True)
 class AnswerMaker:
-    """Makes a table through the store's samples. `scope` binds answers of models that cannot tell their weights."""
+    """Makes a table through the store's samples."""
 
-    def __init__(
-        self, config: AnswersConfig, samples: Samples, *, scope: str, on_progress: OnNamedProgress
-    ) -> None:
-        self._config = config
-        self._samples = samples
-        self._scope = scope
-        self._on_progress = on_progress
+    config: AnswersConfig
+    samples: Samples
+    scope: str
+    """What binds answers of models that cannot tell their weights."""
+    on_progress: OnNamedProgress
+    open_model: OpenModel
 
-    async def run(
-        self,
-        questions: Sequence[Question],
-        candidates: Mapping[str, OpenGenerator],
-        selector: OpenGenerator,
-    ) -> AnswerTable:
+    async def run(self, questions: Sequence[Question]) -> AnswerTable:
         """One model is open at a time, so they need not fit into memory together.
 
         Raises:
@@ -127,8 +113,9 @@ class AnswerMaker:
         """
         given: dict[str, dict[str, str]] = {question.sample_id: {} for question in questions}
         counts: dict[str, Counter[str]] = {}
-        for name, opened in candidates.items():
-            replies = await self._candidate(name, questions, opened)
+        requests = [Request(question=one.text, image=ImageFile(one.image)) for one in questions]
+        for name, model in self.config.candidates.items():
+            replies = await self._ask(name, model, requests, self.config.decoding)
             counts[name] = Counter()
             for question, reply in zip(questions, replies, strict=True):
                 outcome = _outcome(reply)
@@ -136,49 +123,23 @@ class AnswerMaker:
                 if outcome == "answered":
                     assert isinstance(reply, Generation)
                     given[question.sample_id][name] = reply.text
-        choices = await self._select(questions, given, selector)
+        choices = await self._select(questions, given)
         counts[SELECTOR] = Counter(choice.outcome for choice in choices.values())
         return AnswerTable(choices=choices, counts=counts)
 
-    async def _candidate(
-        self, name: str, questions: Sequence[Question], opened: OpenGenerator
-    ) -> list[Generation | Exception]:
-        async with opened() as generator:
-            return await self._ask_all(
-                name,
-                generator,
-                [partial(_request, item) for item in questions],
-                self._config.decoding,
-            )
-
     async def _select(
-        self,
-        questions: Sequence[Question],
-        given: Mapping[str, Mapping[str, str]],
-        opened: OpenGenerator,
+        self, questions: Sequence[Question], given: Mapping[str, Mapping[str, str]]
     ) -> dict[str, Choice]:
-        options = {
-            item.sample_id: self._options(item.sample_id, given[item.sample_id])
-            for item in questions
-        }
-        open_questions = [item for item in questions if len(options[item.sample_id]) > 1]
-        replies: dict[str, Generation | Exception] = {}
-        if open_questions:
-            requests = [
-                partial(selection_request, item.text, [text for _, text in options[item.sample_id]])
-                for item in open_questions
-            ]
-            async with opened() as generator:
-                found = await self._ask_all(
-                    SELECTOR, generator, requests, self._config.selector_decoding
-                )
-            replies = {
-                item.sample_id: reply for item, reply in zip(open_questions, found, strict=True)
-            }
-        return {
-            item.sample_id: _choice(options[item.sample_id], replies.get(item.sample_id))
-            for item in questions
-        }
+        options = {name: self._options(name, answers) for name, answers in given.items()}
+        undecided = [item for item in questions if len(options[item.sample_id]) > 1]
+        requests = [
+            selection_request(item.text, [text for _, text in options[item.sample_id]])
+            for item in undecided
+        ]
+        config, decoding = self.config.selector, self.config.selector_decoding
+        found = await self._ask(SELECTOR, config, requests, decoding) if requests else []
+        replies = {item.sample_id: one for item, one in zip(undecided, found, strict=True)}
+        return {name: _choice(one, replies.get(name)) for name, one in options.items()}
 
     def _options(self, sample_id: str, given: Mapping[str, str]) -> list[tuple[str, str]]:
         """(candidate, answer) in the order that the selector sees; equal answers count once."""
@@ -186,25 +147,29 @@ class AnswerMaker:
         distinct = {text: name for name, text in list(given.items())[::-1]}
         # Sorted before the shuffle: the order that the selector sees must not depend on which model answered first.
         options = sorted((name, text) for text, name in distinct.items())
-        random.Random(f"{self._config.seed}:{sample_id}").shuffle(options)
+        random.Random(f"{self.config.seed}:{sample_id}").shuffle(options)
         return options
 
-    async def _ask_all(
+    async def _ask(
         self,
         name: str,
-        generator: Generator,
-        requests: Sequence[Callable[[], Request]],
+        config: GeneratorConfig,
+        requests: Sequence[Request],
         decoding: DecodingConfig,
     ) -> list[Generation | Exception]:
-        """The reply to each request. Requests are made batch by batch, because they hold images."""
+        """The reply to each request, batch by batch: what was answered is kept when a later batch fails."""
         replies: list[Generation | Exception] = []
-        size = self._config.batch_size
-        for first in range(0, len(requests), size):
-            batch = await asyncio.to_thread(_made, requests[first : first + size])
-            replies += await ask_stored(
-                generator, batch, decoding, samples=self._samples, scope=self._scope
-            )
-            self._on_progress(name, len(replies), len(requests))
+        size = self.config.batch_size
+        async with self.open_model(config) as generator:
+            for first in range(0, len(requests), size):
+                replies += await ask_stored(
+                    generator,
+                    requests[first : first + size],
+                    decoding,
+                    samples=self.samples,
+                    scope=self.scope,
+                )
+                self.on_progress(name, len(replies), len(requests))
         return replies
 
 
@@ -235,14 +200,6 @@ def read_selection(text: str, num_answers: int) -> int | None:
     match = _NUMBER.fullmatch(text)
     place = int(match[1]) - 1 if match else -1
     return place if 0 <= place < num_answers else None
-
-
-def _request(question: Question) -> Request:
-    return Request(question=question.text, image=ImageInput(question.image.read_bytes()))
-
-
-def _made(requests: Sequence[Callable[[], Request]]) -> list[Request]:
-    return [make() for make in requests]
 
 
 def _outcome(reply: Generation | Exception) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from safemirage.config.generators import GeneratorConfig, OpenAIConfig
 from safemirage.config.loading.load import build_config
 from safemirage.config.prepare import AnswersConfig
 from safemirage.data.vlguard import read_vlguard
@@ -19,7 +20,6 @@ from safemirage.prepare.harmful_answers import (
     SELECTOR,
     AnswerMaker,
     AnswerTable,
-    OpenGenerator,
     Question,
     read_selection,
     selection_request,
@@ -28,6 +28,8 @@ from safemirage.prepare.harmful_answers import (
 from safemirage.store import open_store
 from safemirage.store.database import Store
 from tests.vlguard_files import safe_record, unsafe_record
+
+URL = {"name": "openai", "url": "http://none/v1", "model": "m"}
 
 
 @pytest.fixture
@@ -47,23 +49,14 @@ def questions(tmp_path: Path) -> list[Question]:
 
 
 def config_of(**changes: Any) -> AnswersConfig:
-    url = {"name": "openai", "url": "http://none/v1", "model": "m"}
     tree = {
         "train": "train.json",
         "image_folder": "images",
-        "candidates": {"a": url},
-        "selector": url,
+        "candidates": {"a": URL},
+        "selector": URL,
         "batch_size": 2,
     }
     return build_config(AnswersConfig, tree | changes)
-
-
-def opener(generator: Generator) -> OpenGenerator:
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Generator]:
-        yield generator
-
-    return opened
 
 
 def scripted(script: Callable[[Request], str], version: str = "1") -> ScriptedGenerator:
@@ -77,11 +70,18 @@ def make(
     selector: Generator,
     **changes: Any,
 ) -> AnswerTable:
-    maker = AnswerMaker(
-        config_of(**changes), store.samples, scope="test", on_progress=lambda *_: None
-    )
-    openers = {name: opener(generator) for name, generator in candidates.items()}
-    return asyncio.run(maker.run(questions, openers, opener(selector)))
+    generators = {**candidates, "selector": selector}
+    models = {name: {**URL, "model": name} for name in generators}
+
+    @asynccontextmanager
+    async def opened(config: GeneratorConfig) -> AsyncIterator[Generator]:
+        assert isinstance(config, OpenAIConfig)
+        yield generators[config.model]
+
+    asked = {name: models[name] for name in candidates}
+    config = config_of(candidates=asked, selector=models["selector"], **changes)
+    maker = AnswerMaker(config, store.samples, "test", lambda *_: None, opened)
+    return asyncio.run(maker.run(questions))
 
 
 def pick(wanted: str) -> Callable[[Request], str]:
