@@ -1,7 +1,7 @@
 """The code blocks of README and of the pages of docs, read from the pages themselves, and run as they are written.
 
-A block with commands (`sh`) or Python is run by tests/test_guides.py, unless a comment before it, or at the page's start
-for all its blocks, says otherwise:
+A block with commands (`sh`) or Python is run by tests/test_guides.py, unless a comment before it, or one below the page's
+title for all its blocks, says otherwise:
 
     <!-- run in: tests/cluster/test_guides.py -->   another test runs it
     <!-- not run: needs a GPU -->                   none does, and why
@@ -22,6 +22,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 RUNNER = "tests/test_guides.py"
 _MARK = re.compile(r"<!-- (not run|run in|exit): (.*?) -->\n")
+_COMMON = re.compile(r"# [^\n]*\n\n" + _MARK.pattern + r"\n")
 _BLOCK = re.compile(r"((?:<!-- [^\n]* -->\n)*)```(\w*)\n(.*?)```", re.DOTALL)
 
 
@@ -52,7 +53,7 @@ class Block:
 
 def blocks(path: Path) -> list[Block]:
     text = path.read_text(encoding="utf-8")
-    whole = _MARK.match(text)
+    whole = _COMMON.match(text)
     common = {whole[1]: whole[2]} if whole else {}
     page = str(path.relative_to(ROOT))
     return [
