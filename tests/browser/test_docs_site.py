@@ -52,4 +52,5 @@ def test_pages_fit_their_width_and_ask_nothing_of_other_hosts(
 
 def test_search_of_the_site_finds_a_config_key(built: str, page: Page) -> None:
     page.goto(f"{built}index.html?q=steering_coefficient")
-    expect(page.locator(".md-search-result__item").first).to_contain_text("method", timeout=20_000)
+    found = page.locator(".md-search-result__list")
+    expect(found).to_contain_text("Keys: method", timeout=20_000)
