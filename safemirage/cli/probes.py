@@ -47,9 +47,8 @@ def relearn(
     """
     from safemirage.config.probe import RelearnConfig
     from safemirage.evaluation.run.preflight import require
-    from safemirage.probes.curves import curve_figures, curve_grid
     from safemirage.probes.relearn import relearn_points
-    from safemirage.probes.report import Curves
+    from safemirage.probes.report import relearn_curves
     from safemirage.settings import load_located, read_settings
 
     settings = read_settings()
@@ -61,10 +60,7 @@ def relearn(
             loaded, storage=place.storage, store=place.store, on_progress=place.on_progress
         )
 
-    def curves(measured: "Measured") -> "Curves":
-        return Curves(grid=curve_grid(measured), figures=curve_figures(measured))
-
-    _probe("relearn", points, out, settings, curves)
+    _probe("relearn", points, out, settings, relearn_curves)
 
 
 @app.command("adapter")

@@ -10,10 +10,9 @@ from safemirage.config.loading.load import ConfigError, build_config
 from safemirage.config.probe import RelearnConfig
 from safemirage.evaluation.suites.folder import load_suite
 from safemirage.models.manifest import read_manifest
-from safemirage.probes.curves import curve_figures, curve_grid
 from safemirage.probes.measuring import Measured, Point, measure
 from safemirage.probes.relearn import relearn_points
-from safemirage.probes.report import Curves, write_probe
+from safemirage.probes.report import relearn_curves, write_probe
 from safemirage.storage import Storage
 from safemirage.store import Store
 from tests.evaluation.samples import write_suite
@@ -149,14 +148,14 @@ def test_relearn_probe_in_files_has_a_curve_for_each_number_of_records(
 ) -> None:
     points, _ = made(probe_config(tree, full_export, suite), tmp_path, store)
     found = measured(points, store)
-    grid = curve_grid(found)
+    curves = relearn_curves(found)
+    grid = curves.grid
     assert grid.header == ["condition", "fine-tuned on", "0 steps", "1 step", "3 steps"]
     assert [line[:2] for line in grid.lines] == [
         ["unsafe_plain", "2 forget records"],
         ["unsafe_plain", "3 forget records"],
     ]
     assert all(cell.endswith(", n=2)") for line in grid.lines for cell in line[2:])
-    curves = Curves(grid=grid, figures=curve_figures(found))
     files = write_probe(store, found, tmp_path / "out", version="0", curves=curves)
     assert {path.name for path in files} >= {"report.html", "compare.md", "curves.md", "probe.json"}
     assert all(path.is_file() for path in files)
