@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from ray_jobs.cluster.head import ClusterAddress, free_ports
-from safemirage.storage import open_storage
+from safemirage.storage import Storage
 from tests.cluster.serving import write_tiny_export
 from tests.cluster.test_journey import write_run_files
 from tests.readme import ROOT, Block, blocks, environment, run_block
@@ -28,7 +28,7 @@ NPO = "npo-1a8975d451fb"
 def project(tmp_path: Path) -> Path:
     """A folder with a storage that holds a base, an unlearned model and a suite."""
     write_run_files(tmp_path)
-    storage = open_storage(str(tmp_path / "storage"))
+    storage = Storage(tmp_path / "storage")
     for name, seed in (("base-000000000000", 1), (NPO, 2)):
         write_tiny_export(storage, name, seed)
     shutil.copytree(tmp_path / "data" / "suite", tmp_path / "suite")
