@@ -187,7 +187,11 @@ def _looked(effects: Sequence[PictureEffect]) -> list[str]:
             if (one.model, one.condition, one.metric) == (model, condition, metric)
         ]
         what, n = f"{model}, {condition}, {RATES[metric]}", members[0].change.n
-        if changed := [one.picture for one in members if one.shown]:
+        changed = [one.picture for one in members if one.shown]
+        if changed == ["no_image"]:
+            # A model that was trained with pictures alone may answer anything to a prompt without one.
+            said.append(f"{what}: no other picture changes it; without any it changes.")
+        elif changed:
             said.append(f"{what}: changes with {', '.join(changed)}.")
         elif all(one.p_holm is not None for one in members):
             shown = resolution_says(resolution(n))
