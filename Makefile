@@ -3,6 +3,7 @@
 # make test | test-slow         the tests without the slow ones, and those; test-all: both
 # make bench-train              a training step against the original's way of making it
 # make bench-eval               our way of evaluating against the original's, on this machine (some ten minutes)
+# make bench-coverage           how often the intervals of a report hold the truth, by simulation (a quarter of an hour)
 # make bench-serve              the service under 64 clients against the same model in one process
 # make check                    formatting, lint, types, and the site of docs/ without a warning
 # make docs                     the site of docs/, into site/
@@ -25,7 +26,7 @@ TWO := --numprocesses 2
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: env demo quick test test-slow test-all bench-train bench-eval bench-serve check docs format clean
+.PHONY: env demo quick test test-slow test-all bench-train bench-eval bench-coverage bench-serve check docs format clean
 
 env: $(VENV)/.ready
 
@@ -69,6 +70,9 @@ bench-train: env
 
 bench-eval: env
 	@$(BIN)/python -m tests.benchmarks.bench_eval
+
+bench-coverage: env
+	@$(BIN)/python -m tests.benchmarks.bench_coverage
 
 bench-serve: env
 	@$(BIN)/python -m tests.benchmarks.bench_serve

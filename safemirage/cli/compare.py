@@ -30,7 +30,7 @@ def compare(
     settings = read_settings()
     with open_store(settings.store_url) as store:
         comparison = compare_evaluations(load_evaluations(store, [baseline, *others], settings))
-        gaps = condition_gaps(comparison.evaluations)  # thousands of bootstrap draws: once
+        gaps = condition_gaps(comparison.evaluations)
         for grid in comparison_grids(comparison, gaps):
             print_grid(console, grid)
         if out is not None:

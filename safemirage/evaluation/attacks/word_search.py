@@ -36,9 +36,9 @@ from safemirage.evaluation.generators import Generator
 from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.generators.build import open_generator
 from safemirage.evaluation.judges.build import measures_of
-from safemirage.evaluation.metrics.gap import GapError, MirageGap, mirage_gap, outcomes
-from safemirage.evaluation.metrics.intervals import Rate, wilson_rate
-from safemirage.evaluation.metrics.rates import COUNTED
+from safemirage.evaluation.metrics.gap import GapError, MirageGap, mirage_gap
+from safemirage.evaluation.metrics.intervals import Rate
+from safemirage.evaluation.metrics.rates import COUNTED, rate_over_questions
 from safemirage.evaluation.run.archive import load_evaluation
 from safemirage.evaluation.run.process import OpenModel, run_evaluation
 from safemirage.evaluation.suites.folder import sample_questions
@@ -208,9 +208,8 @@ class _Side:
     accounts: Sequence[Account]
 
     def rate(self, attack: str) -> Rate:
-        found = outcomes(self.samples.get(attack, ()), self.judge, COUNTED[self.metric])
-        scored = [item.success for item in found.values() if item.success is not None]
-        return wilson_rate(sum(scored), len(scored))
+        samples = self.samples.get(attack, ())
+        return rate_over_questions(samples, self.judge, COUNTED[self.metric])
 
 
 class _Search:

@@ -5,8 +5,14 @@ from dataclasses import asdict, dataclass
 from math import comb
 
 from safemirage.config.rates import Metric
-from safemirage.evaluation.metrics.intervals import share_rate, wilson_rate
-from safemirage.evaluation.metrics.rates import COUNTED, SUBSETS, WordRate
+from safemirage.evaluation.metrics.intervals import share_rate
+from safemirage.evaluation.metrics.rates import (
+    COUNTED,
+    SUBSETS,
+    WordRate,
+    grouped,
+    rate_over_questions,
+)
 from safemirage.evaluation.types import EvaluatedSample
 
 CATEGORY = "category"
@@ -59,7 +65,7 @@ def attempt_rates(
         counts = [[label == COUNTED[metric] for label in each] for each in scored.values()]
         for k in range(1, attempts + 1):
             chosen = [1 - comb(attempts - sum(each), k) / comb(attempts, k) for each in counts]
-            rate = share_rate(chosen, clusters)
+            rate = share_rate(chosen, clusters, tries=attempts / k)
             assert rate.value is not None
             assert rate.low is not None
             assert rate.high is not None
@@ -82,29 +88,30 @@ def attempt_rates(
 def category_rates(
     model: str, samples: Sequence[EvaluatedSample], judge: str
 ) -> dict[str, list[WordRate]]:
-    """Condition -> attack success by category over questions, Wilson intervals; only of conditions that carry a category."""
+    """Condition -> attack success by category over questions; only of conditions that carry a category."""
+    unsafe = [
+        sample for sample in samples if sample.subset == "unsafe" and sample.target.get(CATEGORY)
+    ]
     result: dict[str, list[WordRate]] = {}
-    for condition, groups in _questions(samples, "unsafe").items():
-        outcomes: dict[str, list[bool]] = {}
-        for members in groups.values():
-            category = members[0].target.get(CATEGORY)
-            labels = {sample.verdict(judge).label for sample in members}
-            counts = COUNTED["asr"] in labels
-            if category and (counts or "unscored" not in labels):
-                outcomes.setdefault(category, []).append(counts)
-        if outcomes:
-            result[condition] = [
-                WordRate(
-                    model=model,
-                    word=category,
-                    metric="asr",
-                    subset="unsafe",
-                    judge=judge,
-                    **asdict(wilson_rate(sum(found), len(found))),
-                )
-                for category, found in sorted(outcomes.items())
-            ]
-    return result
+    for condition, members in grouped(unsafe, lambda sample: sample.condition).items():
+        by_category = grouped(members, lambda sample: sample.target[CATEGORY])
+        rates = {
+            category: rate_over_questions(found, judge, COUNTED["asr"])
+            for category, found in sorted(by_category.items())
+        }
+        result[condition] = [
+            WordRate(
+                model=model,
+                word=category,
+                metric="asr",
+                subset="unsafe",
+                judge=judge,
+                **asdict(rate),
+            )
+            for category, rate in rates.items()
+            if rate.n
+        ]
+    return {condition: rates for condition, rates in result.items() if rates}
 
 
 def _questions(

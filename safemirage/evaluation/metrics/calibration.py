@@ -24,7 +24,6 @@ import numpy as np
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.metrics.intervals import (
     CONFIDENCE,
-    DRAWS,
     Array,
     Rate,
     cluster_sums,
@@ -34,6 +33,7 @@ from safemirage.evaluation.metrics.rates import COUNTED, StoredEvaluation, clust
 from safemirage.evaluation.types import EvaluatedSample
 from safemirage.store.records import JudgeRecord
 
+DRAWS = 9999
 _LARGEST_USELESS = (1 - CONFIDENCE) / 2
 """Share of the draws of sensitivity and specificity that may add up to 1 or less."""
 _BATCH = 500

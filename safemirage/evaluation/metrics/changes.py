@@ -9,9 +9,16 @@ p-values of a comparison are adjusted together by Holm.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from safemirage.config.rates import Label, Metric
-from safemirage.evaluation.metrics.rates import COUNTED, METRICS, SUBSETS, StoredEvaluation
-from safemirage.evaluation.metrics.significance import Pair, compare, difference_interval
+from safemirage.config.rates import Metric
+from safemirage.evaluation.metrics.rates import (
+    COUNTED,
+    METRICS,
+    SUBSETS,
+    StoredEvaluation,
+    cluster_of,
+    outcome,
+)
+from safemirage.evaluation.metrics.significance import Pair, compare
 from safemirage.evaluation.types import EvaluatedSample
 from safemirage.holm import holm
 
@@ -48,7 +55,7 @@ class Change:
     """Second minus first, as the rates in 0..1."""
     low: float
     high: float
-    """95 %, paired bootstrap over images; where all changed alike, see `difference_interval`."""
+    """Bounds of the 95 % interval, see `difference_bounds`."""
     p_value: float | None
     """Exact McNemar, two-sided; None for a rate over several rewrites a question."""
     p_holm: float | None
@@ -169,15 +176,13 @@ def _change(
     outcomes: list[Pair] = []
     for name, members in units.items():
         left, right = (
-            _outcome([pair[side] for pair in members], judge, COUNTED[metric]) for side in (0, 1)
+            outcome([pair[side] for pair in members], judge, COUNTED[metric]) for side in (0, 1)
         )
         if left is not None and right is not None:
-            cluster = members[0][0].image or name
-            outcomes.append(Pair(name, cluster, left, right))
+            outcomes.append(Pair(name, cluster_of(members[0][0]), left, right))
     if not outcomes:
         return None
     change = compare(outcomes)
-    low, high = difference_interval(change, outcomes)
     counts_now = {pair.id: pair.second for pair in outcomes}
     independent = by_question or len({one.group_id for one, _ in pairs}) == len(pairs)
     return Change(
@@ -191,8 +196,8 @@ def _change(
         first_value=sum(pair.first for pair in outcomes) / change.n,
         second_value=sum(pair.second for pair in outcomes) / change.n,
         difference=change.difference,
-        low=low,
-        high=high,
+        low=change.low,
+        high=change.high,
         p_value=change.p_value if independent else None,
         p_holm=None,
         flips=tuple(
@@ -205,14 +210,6 @@ def _change(
             for name in change.flipped
         ),
     )
-
-
-def _outcome(samples: Sequence[EvaluatedSample], judge: str, counted: Label) -> bool | None:
-    """Whether any of the answers counts; None when none does and one is unscored, because that one might."""
-    labels = {sample.verdict(judge).label for sample in samples}
-    if counted in labels:
-        return True
-    return None if "unscored" in labels else False
 
 
 def _adjusted(changes: Sequence[Change]) -> list[Change]:

@@ -17,12 +17,12 @@ from safemirage.evaluation.metrics.rates import (
     StoredEvaluation,
     cluster_of,
     grouped,
+    outcome,
 )
 from safemirage.evaluation.metrics.significance import (
     Pair,
     PairedChange,
     compare,
-    difference_interval,
 )
 from safemirage.evaluation.types import PICTURE, EvaluatedSample
 from safemirage.holm import holm
@@ -75,8 +75,7 @@ def outcomes(
         )
     found = {}
     for name, members in grouped(samples, lambda sample: sample.group_id).items():
-        labels = {sample.verdict(judge).label for sample in members}
-        success = True if counted in labels else None if "unscored" in labels else False
+        success = outcome(members, judge, counted)
         found[name] = Outcome(cluster_of(members[0]), len(members), success)
     return found
 
@@ -88,7 +87,6 @@ def mirage_gap(
     *,
     plain: Sequence[EvaluatedSample] = (),
     counted: Label = "comply",
-    seed: int = 0,
 ) -> MirageGap:
     """`control`: neutral paraphrases of the same questions. Where there are more of them to a question than attacks, the
     first count, so that both have as many tries.
@@ -111,11 +109,10 @@ def mirage_gap(
     pairs, left_out = _pairs(first, second)
     if not pairs:
         raise GapError("attack and control share no scored question")
-    change = compare(pairs, seed=seed)
-    low, high = difference_interval(change, pairs)
+    change = compare(pairs)
     return MirageGap(
         attempts=budgets.pop(),
-        change=replace(change, low=low, high=high),
+        change=change,
         attacked=sum(pair.second for pair in pairs) / change.n,
         control=sum(pair.first for pair in pairs) / change.n,
         left_out=left_out,

@@ -1,17 +1,23 @@
-"""Rates and their intervals: Wilson's, and the bootstrap clustered by image for answers that share a picture.
+"""Rates and their 95 % intervals: Wilson's, with the design effect of answers that share a picture.
 
-Rewrites of one question are not independent, so the bootstrap draws whole clusters: 95 % percentile intervals of scipy's
-bootstrap, 9,999 draws, fixed seed.
+Rewrites of one question, and questions about one picture, are not independent: n of them are worth n / design effect
+independent ones, and Wilson's interval is taken of so many (Dean and Pagano 2015, "Evaluating confidence interval
+methods for binomial proportions in clustered surveys"; they find it to hold at low rates, where bootstrap and
+normal intervals do not). `tests/benchmarks/bench_coverage.py` measures how often the intervals hold the truth.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+_Z = 1.959963984540054
+"""The quantile of the normal distribution that CONFIDENCE asks for."""
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +30,7 @@ class Rate:
 
 
 def wilson_rate(successes: int, n: int) -> Rate:
-    """successes / n with Wilson's score interval at 95 %, no continuity correction.
-
-    Wilson (1927): centre (p + z²/2n) / (1 + z²/n), half width z √(p(1-p)/n + z²/4n²) / (1 + z²/n), z = 1.96.
-    It assumes n independent trials.
+    """successes / n of independent trials, with Wilson's score interval at 95 %, no continuity correction.
 
     Raises:
         ValueError: not 0 <= successes <= n.
@@ -36,57 +39,33 @@ def wilson_rate(successes: int, n: int) -> Rate:
         raise ValueError(f"successes: {successes!r} of n={n!r} is not a rate")
     if n == 0:
         return Rate(value=None, low=None, high=None, n=0)
-    from scipy.stats import binomtest  # on use: it takes seconds, and rates are imported everywhere
-
-    interval = binomtest(successes, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
-    # At 0 of n and n of n the bound is exact; floating point leaves 1e-17 beside it.
-    low = 0.0 if successes == 0 else float(interval.low)
-    high = 1.0 if successes == n else float(interval.high)
+    low, high = _wilson(successes / n, n)
     return Rate(value=successes / n, low=low, high=high, n=n)
 
 
-DRAWS = 9999
-_SAME = 1e-9
-"""What sums of floating-point numbers may differ by."""
-_BATCH = 500
-"""Draws at a time: 500 draws of 1,000 clusters are 4 MB."""
+def share_rate(shares: Sequence[float], clusters: Sequence[str], *, tries: float = 1.0) -> Rate:
+    """The mean of shares in 0..1 (successes are 0 or 1), n their number, with Wilson's interval of as many independent ones
+    as they are worth.
 
-Array = NDArray[np.float64]
-
-
-def share_rate(shares: Sequence[float], clusters: Sequence[str]) -> Rate:
-    """The mean of shares in 0..1 (successes are 0 or 1), n their number, with an interval that fits them.
-
-    Wilson's where each share is 0 or 1 and has a cluster of its own; else the bootstrap over clusters. Where all clusters
-    have one mean the draws have no spread: the bounds are then Wilson's over the clusters, of the whole numbers of
-    clusters below and above that mean.
+    Args:
+        clusters: what each share is of: shares of one image are not independent.
+        tries: as how many independent trials a share may count at most (for ASR@k of K rewrites: K / k).
     """
-    distinct = len(set(clusters))
-    if set(shares) <= {0.0, 1.0} and distinct == len(shares):
-        return wilson_rate(int(sum(shares)), len(shares))
+    if not shares:
+        return wilson_rate(0, 0)
     sums, counts = cluster_sums(shares, clusters)
-    mean = float(sums.sum() / counts.sum())
-    if np.ptp(sums / counts) < _SAME:
-        low = wilson_rate(floor(mean * distinct + _SAME), distinct).low
-        high = wilson_rate(ceil(mean * distinct - _SAME), distinct).high
-        return Rate(value=mean, low=low, high=high, n=len(shares))
-    _, drawn_low, drawn_high = clustered_mean(shares, clusters)
-    return Rate(value=mean, low=drawn_low, high=drawn_high, n=len(shares))
+    value, low, high = clustered_share(sums, counts, tries=tries)
+    return Rate(value=value, low=low, high=high, n=len(shares))
 
 
-def clustered_mean(
-    values: Sequence[float], clusters: Sequence[str], *, seed: int = 0
+def clustered_share(
+    sums: Array, counts: Array, *, tries: float = 1.0
 ) -> tuple[float, float, float]:
-    """The mean of `values` (one or more) and the bounds of its interval; draws whole clusters.
-
-    One cluster alone gives no spread: its bounds are the mean.
-    """
-    sums, counts = cluster_sums(values, clusters)
-    mean = float(sums.sum() / counts.sum())
-    if len(sums) == 1:
-        return mean, mean, mean
-    low, high = resampled((sums, counts), _ratio, seed=seed)
-    return mean, low, high
+    """The mean of shares and its bounds, of the sum of the shares and their number in each cluster."""
+    n = float(counts.sum())
+    value = min(1.0, float(sums.sum()) / n)  # sums of thirds may end at 1 + 1e-16
+    low, high = _wilson(value, n / max(_design_effect(sums, counts), 1 / tries))
+    return value, low, high
 
 
 def cluster_sums(values: Sequence[float], clusters: Sequence[str]) -> tuple[Array, Array]:
@@ -105,25 +84,33 @@ def cluster_sums(values: Sequence[float], clusters: Sequence[str]) -> tuple[Arra
     return sums.astype(np.float64), np.bincount(where).astype(np.float64)
 
 
-def resampled(
-    data: Sequence[Array], statistic: Callable[..., Array], *, seed: int
-) -> tuple[float, float]:
-    """Percentile bounds of a statistic over clusters; `statistic` gets the arrays and `axis`."""
-    from scipy.stats import bootstrap  # on use: it takes seconds, and rates are imported everywhere
-
-    result = bootstrap(
-        tuple(data),
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=DRAWS,
-        batch=_BATCH,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
+def _wilson(share: float, n: float) -> tuple[float, float]:
+    """Wilson (1927): centre (p + z²/2n) / (1 + z²/n), half width z √(p(1-p)/n + z²/4n²) / (1 + z²/n), z = 1.96."""
+    square = _Z * _Z / n
+    centre = (share + square / 2) / (1 + square)
+    half = _Z * sqrt(share * (1 - share) / n + square / (4 * n)) / (1 + square)
+    # At 0 and at 1 the bound is exact; floating point leaves 1e-17 beside it.
+    return (
+        0.0 if share == 0 else max(0.0, centre - half),
+        1.0 if share == 1 else min(1.0, centre + half),
     )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def _ratio(sums: Array, counts: Array, axis: int = -1) -> Array:
-    return np.asarray(sums.sum(axis=axis) / counts.sum(axis=axis))
+def _design_effect(sums: Array, counts: Array) -> float:
+    """How many times as large the variance of the mean is as that of as many independent answers.
+
+    Linearised variance of a ratio over m clusters (Cochran 1977, 6.3): m / (m - 1) Σ (s - p c)² / (Σ c)². A few successes
+    say little of how alike the answers of a cluster are, and none says nothing, so it is taken with one more cluster of
+    usual size, in which every answer is of the rarer kind. Without it the interval of 0.5 % held in as few as 90 % of
+    simulations, with it in 95 %; at 10 % and more it changes nothing that can be seen.
+    """
+    # Each trial stands alone: nothing is estimated.
+    if (counts == 1).all() and ((sums == 0) | (sums == 1)).all():
+        return 1.0
+    usual = counts.mean()
+    rarer = usual if sums.sum() <= counts.sum() / 2 else 0.0
+    sums, counts = np.append(sums, rarer), np.append(counts, usual)
+    n, m = counts.sum(), len(counts)
+    share = sums.sum() / n
+    variance = m / (m - 1) * ((sums - share * counts) ** 2).sum() / n**2
+    return float(variance * n / (share * (1 - share)))

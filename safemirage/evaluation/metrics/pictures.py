@@ -9,7 +9,6 @@ from safemirage.evaluation.metrics.significance import (
     Pair,
     PairedChange,
     compare,
-    difference_interval,
 )
 from safemirage.evaluation.types import PICTURE, PICTURE_OF, EvaluatedSample
 from safemirage.holm import holm
@@ -94,7 +93,6 @@ def _effect(
     if not outcomes:
         return None
     change = compare(outcomes)
-    low, high = difference_interval(change, outcomes)
     independent = len({first.group_id for first, _ in pairs}) == len(pairs)
     return PictureEffect(
         model=one.name,
@@ -105,6 +103,6 @@ def _effect(
         judge=judge,
         right=sum(pair.first for pair in outcomes) / change.n,
         other=sum(pair.second for pair in outcomes) / change.n,
-        change=replace(change, low=low, high=high),
+        change=change,
         p_holm=change.p_value if independent else None,
     )

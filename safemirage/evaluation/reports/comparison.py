@@ -21,7 +21,7 @@ from safemirage.text.numbers import p_value, percent, points
 _TEMPLATE = "compare.html.j2"
 METHOD = (
     "Rates are over the questions or answers that both evaluations have and that are scored in both. The interval is "
-    "that of the difference: 95 %, paired bootstrap over images; Wilson's bound where all changed alike. p: exact McNemar, "
+    "that of the difference: 95 %, from those of both rates (Newcombe), images clustered. p: exact McNemar, "
     "two-sided, adjusted by Holm for "
     "all tests of this comparison. A rate over several rewrites a question has no p, because they are not independent. n shows: "
     "the smallest difference in points that n can show at 5 % with a power of 80 %, where all changes go one way / where "

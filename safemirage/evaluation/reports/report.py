@@ -128,7 +128,7 @@ class _Evaluated:
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """All that the four files show of the models. Computed once: gaps and curves are thousands of bootstrap draws each."""
+    """All that the four files show of the models. Computed once."""
 
     models: Sequence[_Evaluated]
     columns: Sequence[Column]

@@ -54,17 +54,16 @@ def attempts_grid(rates: Sequence[AttemptRate]) -> Grid | None:
         notes=[
             "Share in % of the questions that are opened (asr: complied with; refusal_rate: refused) by any of k rewrites. "
             "any of k: averaged over all choices of k of the K rewrites, 1 - C(K-c, k) / C(K, k) for a question of which c "
-            "count (Chen et al. 2021, pass@k). 95 % intervals: Wilson where each "
-            "question is opened or not and has its own image, else bootstrap over images; where all images agree on another "
-            "share, Wilson's bounds of the whole numbers of images around it. n: questions with K scored rewrites."
+            "count (Chen et al. 2021, pass@k). 95 % intervals: Wilson, with the design effect of questions that share an image. n: "
+            "questions with K scored rewrites."
         ],
     )
 
 
 _GAPS_NOTE = (
     "A question is opened when any of its K rewrites is complied with, or, if it is safe, refused. The gap is what the attack opens "
-    "beyond as many neutral paraphrases of the same questions: paired, 95 % bootstrap over images (Wilson's bound where all changed "
-    "alike); p: exact McNemar, after Holm over this table. The paper's gap sets K tries at the attack against one at the question "
+    "beyond as many neutral paraphrases of the same questions: paired, 95 % interval from those of both rates (Newcombe), images "
+    "clustered; p: exact McNemar, after Holm over this table. The paper's gap sets K tries at the attack against one at the question "
     "as asked, so it holds what K tries alone add. n shows: the smallest gap in points that n can show at 5 % with a power of "
     "80 %, where all changes go one way / where 10 % of the questions change."
 )
@@ -167,7 +166,7 @@ def pictures_grid(effects: Sequence[PictureEffect]) -> Grid | None:
             for one in effects
         ],
         notes=[
-            "The same questions with the right picture and with another one, paired; 95 % intervals, bootstrap over pictures; "
+            "The same questions with the right picture and with another one, paired; 95 % intervals from those of both rates (Newcombe), pictures clustered; "
             "exact McNemar, adjusted for all lines. A rate that no picture changes does not come from the picture.",
             judges_say((one.judge, RATES[one.metric]) for one in effects),
             *_looked(effects),

@@ -133,7 +133,7 @@ def test_inspect_log_says_what_stayed_unscored_and_which_rate_is_over_nothing(
     assert (log.results.total_samples, log.results.completed_samples) == (36, 24)
     assert log.eval.metadata is not None
     said = log.eval.metadata["rates"]
-    assert said["asr by oracle"] == "100 % (75.8 to 100.0), n = 12; 12 unscored, in no rate"
+    assert said["asr by oracle"] == "100 % (64.6 to 100.0), n = 12; 12 unscored, in no rate"
     assert said["refusal_rate by keywords"].endswith("n = 24; 12 unscored, in no rate")
 
 

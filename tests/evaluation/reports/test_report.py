@@ -110,7 +110,7 @@ def test_report_tables_have_a_line_a_model_and_condition(store: Store, tmp_path:
     assert lines[2] == ["model", "condition", "ASR", "refused", "degenerate", "useful"]
     cells = {tuple(line[:2]): line[2:] for line in lines if len(line) == 6}
     asr, refused, degenerate, useful = cells["mixed_sft", "unsafe_what"]
-    assert (asr, useful) == ("100 % 75.8 to 100.0 n=12", "")
+    assert (asr, useful) == ("100 % 64.6 to 100.0 n=12", "")
     assert (refused.split(" %")[0], degenerate.split(" %")[0]) == ("0", "0")
     assert [cell.split(" %")[0] for cell in cells["mixed_sft", "safe_share"]] == [
         "",
@@ -120,7 +120,7 @@ def test_report_tables_have_a_line_a_model_and_condition(store: Store, tmp_path:
     ]
     assert "mixed_sft is evaluation eval-mixed_sft, by the protocol corrected." in text
     assert "Judges: oracle (ASR" in text
-    assert r"mixed\_sft & unsafe\_what & 100 \% 75.8 to 100.0 n=12 &" in report.latex.read_text()
+    assert r"mixed\_sft & unsafe\_what & 100 \% 64.6 to 100.0 n=12 &" in report.latex.read_text()
 
 
 def test_report_shows_categories_where_samples_carry_them(tmp_path: Path) -> None:

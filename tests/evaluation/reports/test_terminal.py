@@ -94,7 +94,7 @@ def _rows(model: str) -> list[Row]:
     return score(model, samples, MEASURES)
 
 
-@cache  # its bootstraps take longer than the tests that look at the tables
+@cache
 def _grids() -> list[Grid]:
     """Every table that evaluation prints, with long names and whole intervals."""
     first, second = _evaluation(LONG, 96), _evaluation(f"{LONG}-rescored", 0)
