@@ -16,6 +16,7 @@ from safemirage.data.audit.lookup import Labelled, LookupScore, score_held_out
 from safemirage.data.records import DataError, Problem
 
 MEAN_COLOUR = "mean colour"
+_BITS = 64
 NEAR = 4
 """Bits of 64 that the perceptual hashes of near-duplicates differ in at most."""
 _LEVELS = 4
@@ -130,32 +131,48 @@ def _colour(mean: np.ndarray) -> str:
     return "".join(str(int(value * _LEVELS // 256)) for value in mean)
 
 
-def _distances(one: Sequence[Picture], two: Sequence[Picture]) -> np.ndarray:
-    """How many bits differ, (len(one), len(two))."""
-    left = np.array([picture.hash for picture in one], dtype=np.uint64)
-    right = np.array([picture.hash for picture in two], dtype=np.uint64)
-    return np.bitwise_count(left[:, None] ^ right[None, :])
+def _alike(left: set[int], right: set[int]) -> dict[int, list[int]]:
+    """Each hash of `left` with those of `right` that differ from it in at most NEAR bits.
+
+    Two such hashes agree in one of NEAR + 1 bands, so that only those of one band's bucket are compared: all pairs of a
+    file of 100,000 pictures would take hours.
+    """
+    width = -(-_BITS // (NEAR + 1))
+    found: dict[int, set[int]] = {}
+    for shift in range(0, _BITS, width):
+        buckets: dict[int, list[int]] = {}
+        for other in right:
+            buckets.setdefault(other >> shift & (1 << width) - 1, []).append(other)
+        for one in left:
+            for other in buckets.get(one >> shift & (1 << width) - 1, ()):
+                if (one ^ other).bit_count() <= NEAR:
+                    found.setdefault(one, set()).add(other)
+    return {one: sorted(others) for one, others in found.items()}
 
 
 def _near(one: Sequence[Picture], two: Sequence[Picture]) -> list[Duplicate]:
-    if not one or not two:
-        return []
-    distances = _distances(one, two)
+    names: dict[int, list[str]] = {}
+    for picture in two:
+        names.setdefault(picture.hash, []).append(picture.name)
+    alike = _alike({picture.hash for picture in one}, set(names))
     return [
-        Duplicate(one[int(i)].name, two[int(j)].name, int(distances[i, j]))
-        for i, j in np.argwhere(distances <= NEAR)
+        Duplicate(picture.name, name, (picture.hash ^ other).bit_count())
+        for picture in one
+        for other in alike.get(picture.hash, ())
+        for name in names[other]
     ]
 
 
 def _groups(pictures: Sequence[Picture]) -> list[int]:
     """A number for each picture that its near-duplicates share, and theirs, and so on."""
-    near = _distances(pictures, pictures) <= NEAR
-    groups = [-1] * len(pictures)
-    for start in range(len(pictures)):
-        waiting = [start] if groups[start] < 0 else []
+    hashes = {picture.hash for picture in pictures}
+    alike = _alike(hashes, hashes)
+    group: dict[int, int] = {}
+    for start in sorted(hashes):
+        waiting = [start] if start not in group else []
         while waiting:
-            place = waiting.pop()
-            if groups[place] < 0:
-                groups[place] = start
-                waiting += [int(other) for other in np.flatnonzero(near[place])]
-    return groups
+            one = waiting.pop()
+            if one not in group:
+                group[one] = start
+                waiting += alike[one]
+    return [group[picture.hash] for picture in pictures]

@@ -1,5 +1,7 @@
 """The audit of pictures: one-feature lookups, near-duplicates across labels and files, the miniature's planted frame."""
 
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 from safemirage.config.world import WorldConfig
 from safemirage.data.audit.audit import audit_files
 from safemirage.data.audit.examples import Example
-from safemirage.data.audit.pictures import audit_pictures, read_pictures
+from safemirage.data.audit.pictures import NEAR, Picture, audit_pictures, read_pictures
 from safemirage.data.records import DataError
 from safemirage.miniature.world import World, build_world
 from safemirage.storage import Storage
@@ -83,3 +85,20 @@ def test_pictures_have_features_labels_and_near_duplicates(tmp_path: Path) -> No
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"record broken\.png, image: cannot be decoded"):
         read_pictures(asked("broken.png", True), tmp_path)
+
+
+def test_near_duplicates_are_those_of_a_comparison_of_all_pairs() -> None:
+    rng = random.Random(0)
+    hashes = {rng.getrandbits(64) for _ in range(50)}
+    for _ in range(3):
+        hashes |= {one ^ 1 << rng.randrange(64) ^ 1 << rng.randrange(64) for one in hashes}
+    pictures = [Picture(str(one), one % 2 == 0, {}, one) for one in sorted(hashes)]
+    unsafe, safe = ([one for one in pictures if one.unsafe is label] for label in (True, False))
+    every = {
+        (a.name, b.name) for a in unsafe for b in safe if (a.hash ^ b.hash).bit_count() <= NEAR
+    }
+    found = audit_pictures(
+        [replace(one, features={"size": "1x1"}) for one in pictures], {}
+    ).across_labels
+    assert len(every) > 20
+    assert {(one.first, one.second) for one in found} == every
