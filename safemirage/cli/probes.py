@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Change an export, and measure it before and after.", no_args_is_help=True)
 
+C = TypeVar("C")
 ConfigArgument = Annotated[Path, typer.Argument(help="A file of configs/probe/.")]
 OutOption = Annotated[
     Path | None,
@@ -46,14 +47,10 @@ def relearn(
     A second run trains and asks nothing, and one that was cut off resumes.
     """
     from safemirage.config.probe import RelearnConfig
-    from safemirage.evaluation.run.preflight import require
     from safemirage.probes.relearn import relearn_points
     from safemirage.probes.report import relearn_curves
-    from safemirage.settings import load_located, read_settings
 
-    settings = read_settings()
-    loaded = load_located(RelearnConfig, config, overrides or (), settings)
-    require(loaded)
+    loaded, settings = _loaded(RelearnConfig, config, overrides)
 
     def points(place: _Place) -> "Sequence[Point]":
         return relearn_points(
@@ -69,13 +66,9 @@ def adapter(
 ) -> None:
     """Measure the export of a LoRA run with its adapter on, weaker, and off."""
     from safemirage.config.probe import AdapterProbeConfig
-    from safemirage.evaluation.run.preflight import require
     from safemirage.probes.weights import adapter_points
-    from safemirage.settings import load_located, read_settings
 
-    settings = read_settings()
-    loaded = load_located(AdapterProbeConfig, config, overrides or (), settings)
-    require(loaded)
+    loaded, settings = _loaded(AdapterProbeConfig, config, overrides)
     _probe("adapter", lambda _: adapter_points(loaded), out, settings)
 
 
@@ -85,14 +78,21 @@ def quantise(
 ) -> None:
     """Measure the export beside the same weights in fewer bits."""
     from safemirage.config.probe import QuantiseConfig
-    from safemirage.evaluation.run.preflight import require
     from safemirage.probes.weights import quantise_points
+
+    loaded, settings = _loaded(QuantiseConfig, config, overrides)
+    _probe("quantise", lambda _: quantise_points(loaded), out, settings)
+
+
+def _loaded(kind: type[C], config: Path, overrides: list[str] | None) -> "tuple[C, Settings]":
+    """The config, of which all that it names is there, and the settings that it was read with."""
+    from safemirage.evaluation.run.preflight import require
     from safemirage.settings import load_located, read_settings
 
     settings = read_settings()
-    loaded = load_located(QuantiseConfig, config, overrides or (), settings)
+    loaded = load_located(kind, config, overrides or (), settings)
     require(loaded)
-    _probe("quantise", lambda _: quantise_points(loaded), out, settings)
+    return loaded, settings
 
 
 def _probe(

@@ -7,7 +7,7 @@ keeps its group id in all of them, so that any-of-K, pairing and sampling work a
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from safemirage.config.attack import (
@@ -210,18 +210,7 @@ def attacked_name(condition: str, attack: str) -> str:
 
 def accounts_tree(accounts: Sequence[Account]) -> list[dict[str, Any]]:
     """The accounts as JSON, with every question that has too few rewrites."""
-    return [
-        {
-            "condition": one.condition,
-            "attack": one.attack,
-            "attempts": one.attempts,
-            "questions": one.questions,
-            "rewritten": one.rewritten,
-            "forms": dict(one.forms),
-            "missing": [vars(item) for item in one.missing],
-        }
-        for one in accounts
-    ]
+    return [{**asdict(one), "rewritten": one.rewritten} for one in accounts]
 
 
 def _rewritten_samples(target: Target, rewritten: Rewritten) -> list[Sample]:
@@ -256,7 +245,7 @@ def _account(condition: str, found: Sequence[tuple[Target, Rewritten]]) -> Accou
         attack=first.attack,
         attempts=first.attempts,
         questions=len(found),
-        forms=Counter(rewrite.form for one in complete for rewrite in one.rewrites),
+        forms=dict(Counter(rewrite.form for one in complete for rewrite in one.rewrites)),
         missing=tuple(
             Missing(
                 sample_id=target.sample.sample_id,

@@ -37,12 +37,9 @@ def test_labelled_rewrites_keep_meaning_and_grammar(vlguard: Path, tmp_path: Pat
     )
     with open_store(f"sqlite:///{tmp_path / 'store.db'}") as store:
         result = asyncio.run(attack_suite(config, store=store))
-    assert {
-        one.attack: one.forms for one in result.accounts if one.condition.startswith("unsafe")
-    } == {
-        "what": {"transform": 420, "carrier": 906},
-        "neutral": {"transform": 420, "carrier": 906},
-    }
+    unsafe, safe = {"transform": 420, "carrier": 906}, {"transform": 486, "carrier": 1188}
+    forms = [one.forms for one in result.accounts]
+    assert forms == [unsafe, safe, unsafe, safe], "what, share, and the control of each"
     labels = {one["sample_id"]: one for one in json.loads(LABELS.read_text())}
     rewrites = drawn(result.samples)
     assert len(labels) == len(rewrites) == 300
