@@ -7,13 +7,12 @@ used where RAY_ADDRESS is set. Nothing is left running, but with --keep service 
 import json
 import os
 import re
-import secrets
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,9 @@ from ray_jobs.cluster.head import (
     local_cluster,
     wait_to_be_ended,
 )
+from safemirage.config.loading.load import ConfigError
 from safemirage.settings import Settings
+from safemirage.store.tokens import USUAL, TokenFile
 
 CONFIG = "configs:reproduce/miniature.yaml"
 PROJECT = Path(__file__).parents[1]
@@ -77,7 +78,7 @@ def run_command(overrides: Sequence[str], *, seed: int, keep: bool) -> int:
         settings=Settings.at(Path("runs", "demo", f"seed-{seed}")),
         port=free_ports(1)[0],
     )
-    _write_token(demo.token_file)
+    _write_token(demo.token_file, TokenFile(demo.settings.storage.tokens))
     with ExitStack() as stack:
         cluster = _joined_cluster() or stack.enter_context(
             local_cluster(log=demo.root / "ray-head.log")
@@ -102,19 +103,22 @@ def _joined_cluster() -> ClusterAddress | None:
     return ClusterAddress(gcs=gcs, dashboard=dashboard, environment={})
 
 
-def _write_token(path: Path) -> None:
+def _write_token(path: Path, tokens: TokenFile) -> None:
     """A bearer token of this demo's own, readable by its user only; kept from one start to the next."""
-    if path.exists():
+    if path.exists() and any(one.name == "demo" for one in tokens.records()):
         return
+    with suppress(ConfigError):  # there is none yet
+        tokens.revoke("demo")
+    _, token = tokens.create("demo", (*USUAL, "unredacted"))
     path.touch(mode=0o600)
-    path.write_text(f"unredacted {secrets.token_urlsafe(32)}\n")
+    path.write_text(f"{token}\n")
 
 
 def _run_job(demo: Demo, cluster: ClusterAddress) -> int:
     """Submits the chain and shows its output and progress. Returns the exit code of `ray job submit`."""
     job_environment = {
         **demo.settings.job_variables(),
-        "SAFEMIRAGE_API_TOKENS_FILE": str(demo.token_file),
+        "SAFEMIRAGE_API_TOKEN_FILE": str(demo.token_file),
         "PYTHONUNBUFFERED": "1",
         # The job writes no terminal; its tables are to fit the one that they are shown on.
         **({"COLUMNS": str(console.width)} if console.is_terminal else {}),

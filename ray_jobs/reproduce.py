@@ -52,7 +52,7 @@ from safemirage.store.records import Row
 from safemirage.store.runs import RunRecord
 from safemirage.text.numbers import percent
 from serve_app.app import ServiceError, start_service
-from serve_app.http.auth import TOKEN, TOKENS_FILE
+from serve_app.http.auth import TOKEN
 
 _ABOUT = (
     "The miniature world is built to show the mechanism: in its safety data the first word of a question tells better "
@@ -266,12 +266,16 @@ def _service(
             service.stop()
 
 
+TOKEN_FILE = "SAFEMIRAGE_API_TOKEN_FILE"
+"""Names a file that holds the token: a job's environment is shown to all."""
+
+
 def _token() -> str | None:
-    """The first token that the service takes."""
+    """The bearer token that this chain calls the service with."""
     if line := os.environ.get(TOKEN):
         return line.split()[-1]
-    if place := os.environ.get(TOKENS_FILE):
-        return Path(place).read_text(encoding="utf-8").splitlines()[0].split()[-1]
+    if place := os.environ.get(TOKEN_FILE):
+        return Path(place).read_text(encoding="utf-8").strip()
     return None
 
 

@@ -33,3 +33,18 @@ class Storage:
     def cache(self) -> Path:
         """Results that can be computed again, by content (reference log-probabilities)."""
         return self.root / "cache"
+
+    @property
+    def tokens(self) -> Path:
+        """The digests of the service's bearer tokens."""
+        return self.root / "tokens.json"
+
+    @property
+    def files(self) -> Path:
+        """What callers of the service uploaded, and the results of their batches."""
+        return self.root / "files"
+
+    @property
+    def audit(self) -> Path:
+        """The service's audit log, a JSON object a line."""
+        return self.root / "audit.jsonl"

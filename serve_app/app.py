@@ -8,6 +8,7 @@ joins the cluster that RAY_ADDRESS names, or starts Ray in this process, and ser
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -36,10 +37,12 @@ from tenacity import (
 from safemirage.config.loading.load import load_config
 from safemirage.config.serve import ServeConfig
 from safemirage.settings import Settings, read_settings
-from serve_app.deployments import Api, Evaluations
+from safemirage.store.tokens import TokenFile
+from serve_app.deployments import Access, Api, Evaluations
 from serve_app.engines.checkpoints import checkpoints_class
 from serve_app.http.auth import read_tokens
 from serve_app.http.heads import proxy_environment
+from serve_app.preflight import check_start
 
 APP = "safemirage"
 _START_TIMEOUT_S = 180.0
@@ -77,9 +80,15 @@ def application(config: ServeConfig, settings: Settings, *, instance: str) -> Ap
     """The application. Tokens are read here, and only their digests reach the replicas.
 
     Raises:
-        ConfigError: there is no token although the config asks for them.
+        ConfigError: there is no token although the config asks for them, or something that the service stands on is open
+            to others.
     """
-    tokens = read_tokens(config)
+    tokens = read_tokens(config, TokenFile(settings.storage.tokens))
+    access = Access(
+        tokens=None if tokens is None else tokens.given,
+        instance=instance,
+        findings=check_start(config, settings),
+    )
     options = {"max_ongoing_requests": _MANY, "max_constructor_retry_count": 3}
     checkpoints = serve.deployment(
         checkpoints_class(config.checkpoints.models),
@@ -101,10 +110,11 @@ def application(config: ServeConfig, settings: Settings, *, instance: str) -> Ap
     api = serve.deployment(
         serve.ingress()(Api),
         name="Api",
+        num_replicas=config.replicas,
         ray_actor_options={"num_cpus": config.cpus},
         **options,
     )
-    return api.bind(checkpoints, evaluations, config, settings, (tokens, instance))
+    return api.bind(checkpoints, evaluations, config, settings, access)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,14 +221,29 @@ def _reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def _guard_own_ray(settings: Settings, arguments: Sequence[str]) -> None:
+    """A Ray that this command starts by itself asks for a token. Ray reads that from the environment when it is imported,
+    so the command starts once more."""
+    if os.environ.get("RAY_ADDRESS") or "RAY_AUTH_MODE" in os.environ:
+        return
+    path = settings.storage.root / "ray-token"
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32))
+    added = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+    command = [sys.executable, "-m", "safemirage.cli", *arguments]
+    os.execve(sys.executable, command, {**os.environ, **added})
+
+
 def run_command(file: Path, overrides: Sequence[str]) -> int:
     """What `safemirage serve` does: serves until Ctrl-C or SIGTERM; returns its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     stopped = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stopped)
     config = load_config(ServeConfig, file, overrides)
-    read_tokens(config)
     settings = read_settings()
+    read_tokens(config, TokenFile(settings.storage.tokens))
+    _guard_own_ray(settings, ["serve", str(file), *overrides])
     try:
         ray.init(address=os.environ.get("RAY_ADDRESS", "local"), logging_level="warning")
         with running_service(config, settings) as url:

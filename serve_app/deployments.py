@@ -1,7 +1,8 @@
 """The two deployments around the checkpoints: Api answers HTTP, Evaluations works through the store."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -9,16 +10,26 @@ from ray.serve.handle import DeploymentHandle
 
 from safemirage.config.generators import DecodingConfig
 from safemirage.config.serve import ServeConfig
+from safemirage.evaluation.generators.speech import ChatAnswer, Delta
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.types import Generation, Request, Verdict
+from safemirage.evaluation.types import Request, Verdict
 from safemirage.settings import Settings
 from safemirage.storage import Storage
 from safemirage.store import open_store
-from serve_app.engines.checkpoints import ServedGenerator, ask, open_served, reference_of
+from safemirage.store.tokens import TokenFile, TokenRecord
+from serve_app.audit import Audit
+from serve_app.engines.checkpoints import (
+    ServedGenerator,
+    called,
+    open_served,
+    reference_of,
+    streamed,
+)
 from serve_app.evaluations import EvaluationRunner
 from serve_app.http.api import ApiSettings, create_api
-from serve_app.http.auth import TokenDigest
+from serve_app.http.auth import Tokens
 from serve_app.judges import Judges
+from serve_app.preflight import Finding
 from serve_app.service import Service
 
 
@@ -32,18 +43,37 @@ class ServedEngines:
         self._exports = storage.exports
         self.judges = Judges(config.judges, self.open_model)
 
-    async def open_model(self, model_id: str) -> ServedGenerator:
+    async def open_model(self, model_id: str, owner: str) -> ServedGenerator:
         """The model of an export. Raises ExportError or GeneratorUnavailable."""
-        return await open_served(self._checkpoints, self._exports, model_id)
+        return await open_served(self._checkpoints, self._exports, model_id, owner=owner)
 
-    async def generate(
-        self, model: str, requests: Sequence[Request], decoding: DecodingConfig
-    ) -> list[Generation]:
+    async def answer(
+        self, model: str, request: Request, decoding: DecodingConfig, *, owner: str
+    ) -> ChatAnswer:
         reference = reference_of(self._exports, model)
-        return await ask(self._checkpoints, reference, requests, decoding)
+        answer: ChatAnswer = await called(
+            self._checkpoints, reference, "answer", request, decoding, owner
+        )
+        return answer
+
+    def stream(
+        self, model: str, request: Request, decoding: DecodingConfig, *, owner: str
+    ) -> AsyncIterator[Delta]:
+        reference = reference_of(self._exports, model)
+        return streamed(self._checkpoints, reference, request, decoding, owner)
 
     async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]:
         return await (await self.judges.open(judge)).judge(items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """What the process that starts the service found, and every replica is told."""
+
+    tokens: tuple[TokenRecord, ...] | None
+    """Tokens beside those of the storage; None: no authentication."""
+    instance: str
+    findings: tuple[Finding, ...] = ()
 
 
 class Api:
@@ -55,9 +85,8 @@ class Api:
         evaluations: DeploymentHandle[Any],
         config: ServeConfig,
         settings: Settings,
-        access: tuple[Sequence[TokenDigest] | None, str],
+        access: Access,
     ) -> None:
-        tokens, instance = access
         self.evaluations = evaluations  # named here so that Serve deploys it with this one
         engines = ServedEngines(checkpoints, config, settings.storage)
         service = Service(
@@ -66,7 +95,19 @@ class Api:
             engines=engines,
             judges=config.judges,
         )
-        api = ApiSettings(tokens=tokens, limits=config.limits, instance=instance)
+        tokens = None
+        if access.tokens is not None:
+            tokens = Tokens(TokenFile(settings.storage.tokens), access.tokens)
+        api = ApiSettings(
+            tokens=tokens,
+            limits=config.limits,
+            instance=access.instance,
+            restricted=config.restricted,
+            moderation=config.moderation,
+            follows_schemas=config.checkpoints.engine == "vllm",
+            audit=Audit(settings.storage.audit),
+            findings=access.findings,
+        )
         self._app = create_api(service, api)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -21,7 +21,8 @@ from safemirage.store.records import EvaluationRecord
 from serve_app.judges import Judges
 
 _log = logging.getLogger(__name__)
-OpenModel = Callable[[str], Awaitable[Generator]]
+OpenModel = Callable[[str, str], Awaitable[Generator]]
+"""Opens a model by its id, for an owner whose fair share it takes."""
 
 
 class EvaluationRunner:
@@ -82,8 +83,8 @@ class EvaluationRunner:
         record = evaluation.record
         try:
             samples = await asyncio.to_thread(self._samples, record)
-            generator = await self._open_model(record.name)
-            judges = [await self._judges.open(judge.name) for judge in record.judges]
+            generator = await self._open_model(record.name, record.owner)
+            judges = [await self._judges.open(judge.name, record.owner) for judge in record.judges]
         except (
             ValueError,
             RuntimeError,

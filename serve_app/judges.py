@@ -9,8 +9,8 @@ from safemirage.evaluation.generators.openai import OpenAIGenerator
 from safemirage.evaluation.judges import Judge
 from safemirage.evaluation.judges.build import build_judge, built_in_judge
 
-OpenModel = Callable[[str], Awaitable[Generator]]
-"""Opens what asks an export, by its id."""
+OpenModel = Callable[[str, str], Awaitable[Generator]]
+"""Opens what asks an export, by its id, for an owner whose fair share it takes."""
 
 
 class Judges:
@@ -20,7 +20,7 @@ class Judges:
         self._remote: dict[str, Generator] = {}
         """Clients of models behind URLs, by the judge; open until this process ends."""
 
-    async def open(self, name: str) -> Judge:
+    async def open(self, name: str, owner: str = "") -> Judge:
         """A judge that is ready to be asked.
 
         Raises:
@@ -30,12 +30,12 @@ class Judges:
         config = self._configs.get(name)
         if config is None:
             return built_in_judge(name)
-        generator = await self._generator(name, config)
+        generator = await self._generator(name, config, owner)
         return build_judge(config, lambda _: generator)
 
-    async def _generator(self, name: str, config: AskingJudgeConfig) -> Generator:
+    async def _generator(self, name: str, config: AskingJudgeConfig, owner: str) -> Generator:
         if isinstance(config.model, ExportConfig):
-            return await self._open_model(config.model.id)
+            return await self._open_model(config.model.id, owner)
         assert isinstance(config.model, OpenAIConfig), "the service's config checks it"
         if name not in self._remote:
             self._remote[name] = await OpenAIGenerator(config.model).__aenter__()

@@ -1,7 +1,7 @@
 """The service without HTTP: storage, store, and whatever answers questions (deployment handles, or generators in-process)."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -14,14 +14,15 @@ from safemirage.config.judges import (
     ExportConfig,
     judge_title,
 )
-from safemirage.config.loading.identity import folder_digest
+from safemirage.config.loading.identity import digest_of, folder_digest
 from safemirage.evaluation.generators import (
     GeneratorBroken,
     GeneratorUnavailable,
     RequestRejected,
 )
+from safemirage.evaluation.generators.speech import ChatAnswer, Delta
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.types import Generation, ImageInput, Request, Verdict
+from safemirage.evaluation.types import ImageInput, Request, Verdict
 from safemirage.models.manifest import ExportError
 from safemirage.storage import Storage
 from safemirage.store import Store
@@ -43,11 +44,15 @@ _RETRY_AFTER_S = 5
 
 
 class Engines(Protocol):
-    """What computes: models by id, judges by name. Both exist when they are called."""
+    """What computes: models by id, judges by name. Both exist when they are called. `owner` is whose fair share it takes."""
 
-    async def generate(
-        self, model: str, requests: Sequence[Request], decoding: DecodingConfig
-    ) -> list[Generation]: ...
+    async def answer(
+        self, model: str, request: Request, decoding: DecodingConfig, *, owner: str
+    ) -> ChatAnswer: ...
+
+    def stream(
+        self, model: str, request: Request, decoding: DecodingConfig, *, owner: str
+    ) -> AsyncIterator[Delta]: ...
 
     async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]: ...
 
@@ -84,12 +89,21 @@ class Service:
     async def suites(self) -> list[SuiteCard]:
         return await asyncio.to_thread(list_suites, self._storage)
 
-    async def generate(
-        self, model: str, requests: Sequence[Request], decoding: DecodingConfig
-    ) -> list[Generation]:
+    async def answer(
+        self, model: str, request: Request, decoding: DecodingConfig, *, owner: str
+    ) -> ChatAnswer:
         await self._check_model(model)
         with _reported(model):
-            return await self._engines.generate(model, requests, decoding)
+            return await self._engines.answer(model, request, decoding, owner=owner)
+
+    async def stream(
+        self, model: str, request: Request, decoding: DecodingConfig, *, owner: str
+    ) -> AsyncIterator[Delta]:
+        """The answer token by token."""
+        await self._check_model(model)
+        with _reported(model):
+            async for delta in self._engines.stream(model, request, decoding, owner=owner):
+                yield delta
 
     async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]:
         await self._check_judge(judge)
@@ -167,11 +181,14 @@ class Service:
             generator={"weights_digest": self._usable_model(record.name).weights_digest},
         )
         self._store.samples.put_images({image.digest: image.data for image in images})
+        # Of the owner, so that nobody meets, or guesses at, the evaluations of others by their keys.
+        key = None if idempotency_key is None else digest_of([record.owner, idempotency_key])
         try:
-            evaluation = self._store.evaluations.submit(record, idempotency_key=idempotency_key)
+            evaluation = self._store.evaluations.submit(record, idempotency_key=key)
         except IdempotencyConflict as error:
+            message = f"idempotency key {idempotency_key!r} was used before for another evaluation; give a new one"
             raise ApiError(
-                422, str(error), param="Idempotency-Key", code="idempotency_key_reused"
+                422, message, param="Idempotency-Key", code="idempotency_key_reused"
             ) from error
         return _found(self._store.evaluations.requeue(evaluation.id), evaluation.id)
 

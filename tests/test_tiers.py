@@ -49,6 +49,7 @@ MAY_IMPORT_TORCH = {
     "safemirage.evaluation.generators.decoding.prompts",
     "safemirage.evaluation.generators.decoding.shared_prefix",
     "safemirage.evaluation.generators.decoding.slots",
+    "safemirage.evaluation.generators.live",
     "safemirage.evaluation.generators.transformers",
     "safemirage.evaluation.generators.decoding.turns",
     "safemirage.evaluation.generators.vllm",

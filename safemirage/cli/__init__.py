@@ -30,6 +30,7 @@ from safemirage.cli import (
     probes,
     report,
     rescore,
+    token,
     utility,
 )
 from safemirage.config.loading.load import ConfigError
@@ -84,6 +85,7 @@ app.command("import", rich_help_panel=_RESULTS)(exchange.import_evaluation)
 app.command("demo", rich_help_panel=_WHOLE)(jobs.demo)
 app.command("reproduce", rich_help_panel=_WHOLE)(jobs.reproduce)
 app.command("serve", rich_help_panel=_WHOLE)(jobs.serve)
+app.add_typer(token.app, name="token", rich_help_panel=_WHOLE)
 app.command("job-env", rich_help_panel=_WHOLE)(job_env.job_env)
 
 _BAD_INPUT = (

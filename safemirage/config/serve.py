@@ -56,12 +56,22 @@ class LimitsConfig(Strict):
     """The largest `max_tokens`."""
     default_new_tokens: Count = 256
     """What stands for `max_tokens` where a request has none."""
-    waiting: Count = 64
+    waiting: Count = 256
     """Requests that are worked on or wait; one more is turned away (429)."""
+    waiting_tokens: Count = 524_288
+    """Tokens of work that are done or wait: about those of the prompts, and those that the answers may have (429)."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The part of both that one bearer token may fill; 1 where one client alone calls."""
     retry_after_s: Count = 2
-    """What a caller that was turned away is told to wait."""
+    """The least that a caller who was turned away is told to wait; more, where the work ahead takes longer."""
     request_timeout_s: Positive = 120.0
     """A request that takes longer is given up (504)."""
+    choices: Count = 16
+    """The largest `n`, and prompts of one completion."""
+    turns: Count = 64
+    """Messages of one conversation."""
+    stored_bytes: Count = 8 * 1024 * 1024 * 1024
+    """Bytes of all files that callers uploaded, and of the results of their batches (413)."""
     page: Count = 500
     """The largest page of a listing."""
 
@@ -93,9 +103,9 @@ class CheckpointsConfig(Strict):
     models: Count = 4
     """Models that one replica keeps loaded; the one used longest ago goes first."""
     batch: Count = 32
-    """Questions that are answered in one pass."""
-    gather_s: Annotated[float, Field(ge=0)] = 0.005
-    """How long a single question waits for others to share its pass with."""
+    """Answers in the making at a time; requests enter and leave at every step."""
+    images: Count = 4
+    """Images of one conversation. vLLM keeps memory for as many."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the weights."""
 
@@ -128,13 +138,24 @@ class ServeConfig(Strict):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The port of the interface; 0 takes a free one."""
     auth: Literal["token", "none"] = "token"
-    """`token`: every call under /v1 needs a bearer token, read from SAFEMIRAGE_API_TOKENS_FILE or
-    SAFEMIRAGE_API_TOKEN. `none` is for a loopback address only."""
+    """`token`: every call under /v1 needs a bearer token, made by `safemirage token` or set as SAFEMIRAGE_API_TOKEN.
+    `none` is for a loopback address only."""
+    restricted: tuple[str, ...] = ("*",)
+    """Exports whose answers only the scope `unredacted` may see, by name or pattern (`base-*`): all of them, unless you
+    know better. What they say in evaluations is judged, counted and shown to others without their words."""
+    tls_elsewhere: bool = False
+    """A proxy in front of the service speaks TLS with those who call from other machines."""
+    insecure: bool = False
+    """Start although something that the service stands on is open to others; see /readyz."""
+    replicas: Count = 1
+    """Replicas that answer HTTP. Each has a queue of its own."""
     cpus: Annotated[float, Field(ge=0)] = 0.01
-    """Logical CPUs of the replica that answers HTTP."""
+    """Logical CPUs of a replica that answers HTTP."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     evaluations: EvaluationsConfig = field(default_factory=EvaluationsConfig)
+    moderation: str = "refusal_rules"
+    """The judge of /v1/moderations where a request names none, by its title. A guard model serves best."""
     judges: tuple[ServedJudgeConfig, ...] = ()
     """Judges that ask a model, beside the built-in ones; callers name each by its title."""
 

@@ -140,9 +140,54 @@ class Request:
     choice: Choice | None = None
     """The words whose probabilities are wanted."""
 
+    @property
+    def images(self) -> tuple[ImageInput, ...]:
+        """All images, in order."""
+        return () if self.image is None else (self.image,)
+
     def decoded_by(self, decoding: DecodingConfig) -> DecodingConfig:
         """The decoding of this request alone, so that requests of several seeds can share one pass."""
         return decoding if self.seed is None else replace(decoding, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A message of a conversation that was held already."""
+
+    role: Literal["user", "assistant"]
+    text: str
+    images: tuple[ImageInput, ...] = ()
+    """They stand before the text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """What a caller of the service may wish of an answer, beside how it is drawn."""
+
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer, which is cut before the first of them."""
+    top_logprobs: int | None = None
+    """How many of the likeliest tokens are told at each place, beside the chosen one; None: no probabilities at all."""
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest(Request):
+    """A question with the conversation before it. Its answers are not kept in the sample store."""
+
+    earlier: tuple[Turn, ...] = ()
+    more_images: tuple[ImageInput, ...] = ()
+    """Images of the question after `image`."""
+    raw: bool = False
+    """Whether the question is the prompt itself, without the model's chat template."""
+    options: ChatOptions = ChatOptions()
+
+    @property
+    def images(self) -> tuple[ImageInput, ...]:
+        """All images of the conversation, in order."""
+        own = () if self.image is None else (self.image, *self.more_images)
+        return (*(image for turn in self.earlier for image in turn.images), *own)
 
 
 @dataclass(frozen=True, kw_only=True)

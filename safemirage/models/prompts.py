@@ -55,9 +55,17 @@ class Prompter:
         self._num_image_tokens = lru_cache(maxsize=None)(self._measure)
 
     def prompt(
-        self, question: str, *, has_image: bool, system: str | None = None, prefill: str = ""
+        self,
+        question: str,
+        *,
+        has_image: bool | int,
+        system: str | None = None,
+        prefill: str = "",
+        earlier: Sequence[tuple[str, str, int]] = (),
     ) -> str:
         """The text that asks for an answer; `prefill` is put in as the answer's start.
+
+        `has_image` may be a number of images; `earlier` are the turns before the question: role, text, number of images.
 
         A control token that stands in a text, and not in the template, is a mark that `prompt_ids` knows.
 
@@ -65,6 +73,7 @@ class Prompter:
             PromptError: a text holds half of a character.
         """
         messages = [self._message("system", system)] if system is not None else []
+        messages += [self._message(role, text, num_images=count) for role, text, count in earlier]
         messages.append(self._message("user", question, num_images=int(has_image)))
         opened = self._render(messages, open_ended=True)
         if not prefill:
@@ -74,14 +83,25 @@ class Prompter:
         begun = self._text(prefill).strip()
         return opened + answer[: answer.rindex(begun) + len(begun)]
 
-    def prompt_ids(self, text: str, *, image_size: tuple[int, int] | None = None) -> list[int]:
-        """Token ids of a prompt; with an image's (width, height) its tokens are expanded, else left as one.
+    def plain(self, text: str) -> str:
+        """A text that is the prompt itself, without a template. Raises PromptError as `prompt` does."""
+        return self._text(text)
+
+    def prompt_ids(
+        self,
+        text: str,
+        *,
+        image_size: tuple[int, int] | None = None,
+        image_sizes: Sequence[tuple[int, int]] = (),
+    ) -> list[int]:
+        """Token ids of a prompt; with each image's (width, height) its tokens are expanded, else left as one.
 
         Raises:
             PromptError: an image of this size cannot be prepared.
         """
-        if image_size is not None:
-            [text] = self._expanded([text], [image_size])
+        sizes = [image_size] if image_size is not None else list(image_sizes)
+        if sizes:
+            [text] = self._expanded([text], sizes)
         encoded, _ = self._encode([text])
         return encoded.ids
 
@@ -158,6 +178,13 @@ class Prompter:
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text.strip()
+
+    def token_text(self, token: int) -> str:
+        """One token as text, with the space that it may begin with; half of a character is U+FFFD."""
+        # Decoders drop a leading space of the whole text; behind another token it is kept.
+        before = self._tokenizer.decode([self.eos_token_id])
+        text: str = self._tokenizer.decode([self.eos_token_id, token])
+        return text.removeprefix(before)
 
     def _measure(self, size: tuple[int, int]) -> int:
         blank = Image.new("RGB", size)

@@ -25,6 +25,8 @@ class EvaluationRecord(Strict):
     """What tables call the model."""
     source: Literal["job", "service"] = "job"
     """Who runs it: `service` waits in the store until the service takes it up."""
+    owner: str = ""
+    """Name of the bearer token that asked the service for it; it decides nothing of the rows."""
     suite: str | None = None
     """The suite's name; None for samples that were sent one by one."""
     suite_digest: str | None = None
@@ -47,7 +49,9 @@ class EvaluationRecord(Strict):
     @property
     def identity(self) -> str:
         """Digest of all that decides the rows: names decide nothing, contents do."""
-        return digest_of({**to_tree(self), "name": "", "suite": None})
+        tree = to_tree(self)
+        del tree["owner"]
+        return digest_of({**tree, "name": "", "suite": None})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,29 +9,39 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Security
+from fastapi import Depends, FastAPI, Request, Security
 from fastapi.responses import FileResponse
 from fastapi.security import HTTPBearer
 from starlette.staticfiles import StaticFiles
 
 from safemirage.config.serve import LimitsConfig
+from serve_app.audit import Audit
 from serve_app.http.admission import Admission
-from serve_app.http.auth import Authentication, TokenDigest
+from serve_app.http.auth import Authentication, Caller, Tokens, caller_of, needs
 from serve_app.http.bodies import BodyLimit, describe_bodies
+from serve_app.http.desk import Desk
 from serve_app.http.errors import install_error_handlers
+from serve_app.http.openai import ChatBody, CompletionBody, ModerationBody, ResponsesBody
 from serve_app.http.routes.chat import chat_routes
 from serve_app.http.routes.evaluations import evaluation_routes
 from serve_app.http.routes.judgements import judgement_routes
+from serve_app.http.routes.responses import response_routes
 from serve_app.http.routes.studies import study_routes
-from serve_app.http.schemas import (
-    ChatBody,
-    EvaluationBody,
-    JudgementItem,
-    JudgementsBody,
-    SampleBody,
-)
+from serve_app.http.schemas import EvaluationBody, JudgementItem, JudgementsBody, SampleBody
+from serve_app.preflight import Finding
+from serve_app.resources import ModelCard
 from serve_app.service import Service
 
+BODIES = (
+    ChatBody,
+    CompletionBody,
+    ResponsesBody,
+    ModerationBody,
+    JudgementsBody,
+    JudgementItem,
+    EvaluationBody,
+    SampleBody,
+)
 PAGES = Path(__file__).parents[1] / "pages"
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
@@ -46,13 +56,22 @@ _PAGE_HEADERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ApiSettings:
-    tokens: Sequence[TokenDigest] | None = None
+    tokens: Tokens | None = None
     """The tokens that are let in; None: no authentication, for a service that only this machine can reach."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     events_poll_s: float = 0.25
     """How often a progress stream looks for a change."""
     instance: str = ""
     """Shown by /healthz: tells one service from another on the same port."""
+    restricted: Sequence[str] = ()
+    """Models whose answers only the scope `unredacted` may see."""
+    moderation: str = "refusal_rules"
+    """The judge of /v1/moderations where a request names none."""
+    follows_schemas: bool = False
+    """Whether the engine can be bound to a JSON schema."""
+    audit: Audit = field(default_factory=lambda: Audit(None))
+    findings: Sequence[Finding] = ()
+    """What the check at the start found, for /readyz."""
 
 
 def create_api(service: Service, settings: ApiSettings) -> FastAPI:
@@ -66,48 +85,65 @@ def create_api(service: Service, settings: ApiSettings) -> FastAPI:
         redirect_slashes=False,
     )
     admission = Admission(settings.limits)
+    desk = Desk(
+        service,
+        admission,
+        restricted=settings.restricted,
+        follows_schemas=settings.follows_schemas,
+        audit=settings.audit,
+    )
     secured = [
         Security(HTTPBearer(auto_error=False))
     ]  # for the OpenAPI page; the middleware checks
     for router in (
-        chat_routes(service, admission),
-        judgement_routes(service, admission),
-        evaluation_routes(service, admission, settings.events_poll_s),
+        chat_routes(desk, admission),
+        response_routes(desk, admission),
+        judgement_routes(service, admission, settings.moderation),
+        evaluation_routes(service, admission, desk, settings.audit, settings.events_poll_s),
         study_routes(service),
     ):
         app.include_router(router, dependencies=secured)
     _add_catalogue(app, service, secured)
     _add_pages(app, settings.instance)
-    describe_bodies(app, (ChatBody, JudgementsBody, JudgementItem, EvaluationBody, SampleBody))
+    describe_bodies(app, BODIES)
     install_error_handlers(app)
     app.add_middleware(BodyLimit, limits=settings.limits)
-    app.add_middleware(Authentication, tokens=settings.tokens)
+    app.add_middleware(Authentication, tokens=settings.tokens, audit=settings.audit)
     return app
 
 
 def _add_catalogue(app: FastAPI, service: Service, secured: list[Any]) -> None:
-    @app.get("/v1/models", tags=["catalogue"], dependencies=secured)
-    async def models() -> dict[str, Any]:
+    readers = [*secured, Depends(needs("read"))]
+
+    @app.get("/v1/models", tags=["catalogue"], dependencies=readers)
+    async def models(http: Request) -> dict[str, Any]:
         """The exports in storage, each with the digest of its weights, and the judges."""
-        cards = [
-            {**asdict(card), "object": "model", "owned_by": "safemirage"}
-            for card in await service.models()
-        ]
+        cards = [_card(card, caller_of(http)) for card in await service.models()]
         return {
             "object": "list",
             "data": cards,
             "judges": [asdict(card) for card in service.judges()],
         }
 
-    @app.get("/v1/models/{model_id}", tags=["catalogue"], dependencies=secured)
-    async def model(model_id: str) -> dict[str, Any]:
-        card = await service.model(model_id)
-        return {**asdict(card), "object": "model", "owned_by": "safemirage"}
+    @app.get("/v1/models/{model_id}", tags=["catalogue"], dependencies=readers)
+    async def model(http: Request, model_id: str) -> dict[str, Any]:
+        return _card(await service.model(model_id), caller_of(http))
 
-    @app.get("/v1/suites", tags=["catalogue"], dependencies=secured)
-    async def suites() -> dict[str, Any]:
+    @app.get("/v1/suites", tags=["catalogue"], dependencies=readers)
+    async def suites(http: Request) -> dict[str, Any]:
         """The suites in storage, with the number of samples of each condition."""
-        return {"object": "list", "data": [asdict(card) for card in await service.suites()]}
+        caller = caller_of(http)
+        cards = [_known_to(caller, asdict(card)) for card in await service.suites()]
+        return {"object": "list", "data": cards}
+
+
+def _card(card: ModelCard, caller: Caller) -> dict[str, Any]:
+    return _known_to(caller, {**asdict(card), "object": "model", "owned_by": "safemirage"})
+
+
+def _known_to(caller: Caller, card: dict[str, Any]) -> dict[str, Any]:
+    """Why something is broken is for those who can mend it."""
+    return card if caller.may("admin") or card["problem"] is None else {**card, "problem": "broken"}
 
 
 def _add_pages(app: FastAPI, instance: str) -> None:

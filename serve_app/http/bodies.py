@@ -11,11 +11,16 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as Connection
 
 from safemirage.config.serve import LimitsConfig
-from serve_app.http.admission import Admission, busy
+from safemirage.store.tokens import Scope
+from serve_app.http.admission import Admission, busy, holder
+from serve_app.http.auth import caller_of
 from serve_app.http.errors import ApiError, invalid
+from serve_app.http.openai import without_neutral
+from serve_app.http.schemas import Body
 
 _SLICE_BYTES = 1 << 16
 """What is looked through before the event loop gets another turn: about a millisecond's work."""
@@ -41,7 +46,7 @@ class BodyLimit:
         self.held = 0
         """Bytes of all bodies that are worked on."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -101,7 +106,9 @@ class _Body:
         if self.size > limits.body_bytes:
             raise self._limit.too_long()
         if self._limit.held > limits.bodies_bytes:
-            raise busy("the bodies that are worked on fill limits.bodies_bytes", limits)
+            raise busy(
+                "the bodies that are worked on fill limits.bodies_bytes", limits.retry_after_s
+            )
 
 
 class BodyShape:
@@ -163,13 +170,15 @@ def _over(what: str) -> ApiError:
     return ApiError(413, f"the body is {what}", param="body", headers=_LAST)
 
 
-async def receive_json(request: Request, admission: Admission) -> bytes:
-    """The body, whole; what it holds is not looked at yet.
+async def receive_json(request: Request, admission: Admission, scope: Scope) -> bytes:
+    """The body, whole, of a caller with this scope; what it holds is not looked at yet.
 
     Raises:
-        ApiError: all places are taken (429), it is not called JSON (415), or it is over a limit (408, 413, 429).
+        ApiError: the caller may not (403), all places are taken (429), it is not called JSON (415), or it is over a
+            limit (408, 413, 429).
     """
-    admission.check()
+    caller_of(request).require(scope)
+    admission.check(holder(request))
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (
         kind.startswith("application/") and kind.endswith("+json")
@@ -180,13 +189,16 @@ async def receive_json(request: Request, admission: Admission) -> bytes:
     return await request.body()
 
 
-async def parse(data: bytes, body: type[BodyT], limits: LimitsConfig) -> BodyT:
+async def parse(
+    data: bytes, body: type[BodyT], limits: LimitsConfig, *, status: int = 422
+) -> BodyT:
     """The body as its model.
 
     Raises:
-        ApiError: it is not JSON (400), has a mapping of too many keys (413), or is not what the model says (422).
+        ApiError: it is not JSON (400), has a mapping of too many keys (413), or is not what the model says (`status`: 400
+            where OpenAI says so).
     """
-    return await asyncio.to_thread(_parse, data, body, limits)
+    return await asyncio.to_thread(parse_now, data, body, limits, status)
 
 
 def parse_all(trees: Sequence[Any], body: type[BodyT], where: str) -> list[BodyT]:
@@ -228,7 +240,9 @@ def describe_bodies(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _parse(data: bytes, body: type[BodyT], limits: LimitsConfig) -> BodyT:
+def parse_now(data: bytes, body: type[BodyT], limits: LimitsConfig, status: int = 400) -> BodyT:
+    """`parse`, in this thread."""
+
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(pairs) > limits.body_keys:
             raise ApiError(
@@ -244,10 +258,12 @@ def _parse(data: bytes, body: type[BodyT], limits: LimitsConfig) -> BodyT:
     except ValueError as error:
         message = f"the body is not JSON in UTF-8: {error}"
         raise ApiError(400, message, code="invalid_json") from error
+    if issubclass(body, Body) and body.NEUTRAL and isinstance(tree, dict):
+        tree = without_neutral(tree, body.NEUTRAL)
     try:
         return body.model_validate(tree)
     except ValidationError as error:
-        raise invalid(_problems(error)) from error
+        raise invalid(_problems(error), status) from error
 
 
 def _problems(error: ValidationError) -> list[Any]:

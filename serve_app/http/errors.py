@@ -62,6 +62,10 @@ class ApiError(Exception):
         )
 
 
+class ClientGone(Exception):
+    """The client went away: nobody is there to be answered."""
+
+
 def error_body(
     status: int, message: str, *, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
@@ -81,6 +85,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _framework_refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(TimeoutError, _timed_out)
+    app.add_exception_handler(ClientGone, _left)
     app.add_exception_handler(Exception, _failed)
 
 
@@ -103,27 +108,65 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     return invalid([{**item, "loc": item["loc"][1:]} for item in error.errors()]).response()
 
 
-def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The error (422) for the first thing that pydantic found wrong."""
-    lines = [f"{_where(item)}: {item['msg']}" for item in problems[:_MOST_PROBLEMS]]
+def invalid(problems: Sequence[Mapping[str, Any]], status: int = 422) -> ApiError:
+    """The error for what pydantic found wrong; the first gives it param and code."""
+    lines = [_said(item) for item in problems[:_MOST_PROBLEMS]]
     if len(problems) > _MOST_PROBLEMS:
         lines.append(f"and {len(problems) - _MOST_PROBLEMS} more")
-    return ApiError(422, "; ".join(lines), param=_where(problems[0]), code="invalid_value")
+    kind = problems[0]["type"]
+    code = next((code for ending, code in _PROBLEMS.items() if kind.endswith(ending)), None)
+    return ApiError(
+        status, "; ".join(lines), param=_where(problems[0]), code=code or "invalid_value"
+    )
+
+
+def _said(item: Mapping[str, Any]) -> str:
+    """A problem in OpenAI's words where it has some."""
+    where = _where(item)
+    match item["type"]:
+        case "missing":
+            return f"Missing required parameter: '{where}'."
+        case "extra_forbidden":
+            return f"Unknown parameter: '{where}'."
+    return f"{where}: {item['msg']}"
+
+
+_PROBLEMS = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "_type": "invalid_type",
+    "_parsing": "invalid_type",
+}
+"""How the name of pydantic's problem ends -> OpenAI's code."""
 
 
 def _where(item: Mapping[str, Any]) -> str:
     return ".".join(str(part)[:_LONGEST_KEY] for part in item["loc"]) or "body"
 
 
-async def _timed_out(_request: Request, _error: Exception) -> JSONResponse:
-    message = (
-        "the request took too long and was given up; send fewer or shorter questions at a time"
-    )
-    return JSONResponse(error_body(504, message, code="timeout"), status_code=504)
+async def _left(_request: Request, _error: Exception) -> JSONResponse:
+    # 499 is nginx's number for it; nobody reads it but a log.
+    return JSONResponse(error_body(499, "the client went away"), status_code=499)
 
 
-async def _failed(request: Request, error: Exception) -> JSONResponse:
-    # The client is told nothing of the inside; the log is.
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    message = "the server failed on this request; its log has the reason"
-    return JSONResponse(error_body(500, message, code="internal_error"), status_code=500)
+def error_of(error: Exception) -> dict[str, Any]:
+    """What a caller is told of an error. Nothing of the inside, which the log has."""
+    match error:
+        case ApiError():
+            return error_body(error.status, error.message, param=error.param, code=error.code)
+        case TimeoutError():
+            return error_body(504, _TOO_LONG, code="timeout")
+    _log.error("a request failed", exc_info=error)
+    return error_body(500, _FAILED, code="internal_error")
+
+
+async def _timed_out(_request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse(error_of(error), status_code=504)
+
+
+async def _failed(_request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse(error_of(error), status_code=500)
+
+
+_TOO_LONG = "the request took too long and was given up; send fewer or shorter questions at a time"
+_FAILED = "the server failed on this request; its log has the reason"

@@ -18,7 +18,8 @@ from serve_app.http.errors import ApiError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 """The image formats of the web, which alone are accepted."""
-_DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+(?:;[a-z0-9-]+=[^;,]*)*;base64,", re.IGNORECASE)
+"""With parameters between type and encoding, such as charset=utf-8, which some clients write."""
 
 
 def read_image(url: str, *, limits: LimitsConfig, param: str) -> ImageInput:
@@ -45,7 +46,10 @@ def _decoded(url: str, limits: LimitsConfig, param: str) -> bytes:
             413, f"the image is over the limit of {limits.image_bytes} bytes", param=param
         )
     try:
-        data = base64.b64decode(encoded, validate=True)
+        # The padding says nothing that the length does not; some clients leave it out.
+        data = base64.b64decode(
+            encoded.rstrip("=") + "=" * (-len(encoded.rstrip("=")) % 4), validate=True
+        )
     except ValueError as error:  # binascii.Error, or letters that are not ASCII
         raise _bad(f"is not base64: {error}", param) from error
     if len(data) > limits.image_bytes:

@@ -1,7 +1,8 @@
-"""The bodies of requests, as pydantic models. Unknown keys are refused: a typo must not change a result in silence."""
+"""The bodies of our own requests, as pydantic models (`openai.py`: OpenAI's). Unknown keys are refused: a typo must not change a result in silence."""
 
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -15,7 +16,6 @@ from pydantic import (
 from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.types import Subset
 
-Zero = Annotated[float, Field(ge=0, le=0)]
 Text = Annotated[str, Field(min_length=1)]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 """Names of models, suites, judges and runs. They become file names, so they hold no slash and no leading dot."""
@@ -24,6 +24,9 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
 class Body(BaseModel):
     # The texts below the fields are their descriptions in the OpenAPI schema.
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    NEUTRAL: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """Fields that are known and not supported -> the values at which they change nothing, null apart."""
 
     @field_validator("*")
     @classmethod
@@ -58,45 +61,6 @@ class ImagePart(Body):
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
-
-
-class Message(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(max_length=64, fail_fast=True)]
-    name: str | None = None
-
-
-class StreamOptions(Body):
-    include_usage: bool = False
-    include_obfuscation: bool = False
-
-
-class ChatBody(Body):
-    """OpenAI's request. What is not supported is accepted at its neutral value only, and refused otherwise."""
-
-    model: Identifier
-    messages: Annotated[list[Message], Field(min_length=1, max_length=8)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    """The newer name of `max_tokens`; it wins where both are given."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """OpenAI's default, 1; evaluations are greedy instead."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    """The same seed, model and question give the same answer. Without one, answers are drawn anew."""
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    n: Literal[1] | None = 1
-    continue_final_message: bool = False
-    """The last message is the start of the answer, put into the model's mouth (as in vLLM)."""
-    add_generation_prompt: bool = True
-    frequency_penalty: Zero | None = None
-    presence_penalty: Zero | None = None
-    logprobs: Literal[False] | None = None
-    stop: Annotated[list[str], Field(max_length=0)] | None = None
-    user: str | None = None
-    metadata: dict[str, str] | None = None
-    store: Literal[False] | None = None
 
 
 class JudgementItem(Body):

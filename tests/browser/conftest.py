@@ -19,7 +19,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     settings = Settings.at(tmp_path / "storage")
     write_export(settings.storage)
     write_suite(settings.storage)
-    with served(settings, tmp_path) as site:
+    with served(settings) as site:
         yield site
 
 

@@ -11,13 +11,11 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from safemirage.config.serve import ServeConfig
 from safemirage.settings import Settings
 from safemirage.store import open_store
 from serve_app.http.api import ApiSettings, create_api
-from serve_app.http.auth import read_tokens
 from serve_app.service import Service
-from tests.serve_app.world import READER, UNREDACTED, Scripted, World
+from tests.serve_app.world import READER, Scripted, World, tokens_of
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -39,12 +37,9 @@ class Site:
 
 
 @contextmanager
-def served(settings: Settings, folder: Path) -> Iterator[Site]:
-    """The site of a storage; the tokens' file goes to `folder`."""
-    file = folder / "tokens"
-    file.touch(mode=0o600)
-    file.write_text(f"reader {READER}\nunredacted {UNREDACTED}\n")
-    tokens = read_tokens(ServeConfig(), {"SAFEMIRAGE_API_TOKENS_FILE": str(file)})
+def served(settings: Settings) -> Iterator[Site]:
+    """The site of a storage."""
+    tokens = tokens_of(settings.storage)
     with open_store(settings.store_url) as store:
         world = World(settings.storage, store, Scripted())
         service = Service(storage=settings.storage, store=store, engines=world.engines)

@@ -59,7 +59,7 @@ def service(cluster: ClusterAddress, tmp_path_factory: pytest.TempPathFactory) -
         **os.environ,
         **cluster.environment,
         "SAFEMIRAGE_STORAGE": str(storage.root),
-        "SAFEMIRAGE_API_TOKEN": f"unredacted {TOKEN}",
+        "SAFEMIRAGE_API_TOKEN": f"chat,judge,evaluate,read,unredacted {TOKEN}",
     }
     command = [sys.executable, "-m", "safemirage.cli", "serve", str(file), "port=0"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -116,6 +116,43 @@ def test_openai_client_chats_unchanged(service: Service) -> None:
         streamed += "".join(choice.delta.content or "" for choice in chunk.choices)
     assert streamed == text
     assert usage == whole.usage
+    several = client.chat.completions.create(
+        messages=[
+            *question(),
+            {"role": "assistant", "content": "a cup"},
+            *question("and this?", "blue"),
+        ],
+        n=2,
+        logprobs=True,
+        top_logprobs=2,
+        seed=2**63,
+        stop=["\x00"],
+        frequency_penalty=0.5,
+        model=MODELS[0],
+        max_tokens=8,
+    )
+    assert len({choice.message.content for choice in several.choices}) == 2
+    for choice in several.choices:
+        assert choice.logprobs is not None
+        assert choice.logprobs.content is not None
+        assert all(len(token.top_logprobs) == 2 for token in choice.logprobs.content)
+    continued = client.completions.create(prompt=["what", "who"], **options)
+    assert [choice.index for choice in continued.choices] == [0, 1]
+    responded = client.responses.create(
+        model=MODELS[0], input="what is this", temperature=0, max_output_tokens=8
+    )
+    events = list(
+        client.responses.create(
+            model=MODELS[0], input="what is this", temperature=0, max_output_tokens=8, stream=True
+        )
+    )
+    assert "".join(one.delta for one in events if one.type == "response.output_text.delta") == (
+        responded.output_text
+    )
+    assert events[-1].type in {"response.completed", "response.incomplete"}
+    [flagged] = client.moderations.create(input="Sure, do this.").results
+    assert flagged.categories.to_dict()["refuse"] is False
+    assert client.models.retrieve(MODELS[0]).id == MODELS[0]
     text_only = client.chat.completions.create(
         messages=[{"role": "user", "content": "hello"}], **options
     )
@@ -151,6 +188,10 @@ def test_chats_in_crowds_equal_chats_alone(service: Service) -> None:
     async def crowd() -> list[str | None]:
         client = openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=TOKEN, max_retries=0)
         async with client:
+            deltas = await client.chat.completions.create(
+                model=MODELS[0], messages=question(), stream=True, temperature=0, max_tokens=8
+            )
+            assert sum(1 async for one in deltas if one.choices[0].delta.content) > 1
             answers = await asyncio.gather(
                 *(
                     client.chat.completions.create(

@@ -17,9 +17,16 @@ from safemirage.config.generators import DecodingConfig
 from safemirage.config.judges import JudgePromptConfig
 from safemirage.config.model import LoraConfig, ModelConfig, Presets
 from safemirage.evaluation.generators import RequestRejected
+from safemirage.evaluation.generators.speech import ChatAnswer, Delta, whole
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges.verdicts import verdict_schema
-from safemirage.evaluation.types import Generation, ImageInput, Request
+from safemirage.evaluation.types import (
+    ChatOptions,
+    ChatRequest,
+    Generation,
+    ImageInput,
+    Request,
+)
 from safemirage.models.export import BaseModel, ExportRecord, write_export
 from safemirage.models.families import LLAVA
 from safemirage.models.loading import load_for_training
@@ -59,6 +66,10 @@ class Answered:
     refusal: str
     kept: str
     """What the model said that was kept to a schema."""
+    deltas: list[Delta]
+    """The first of `joined`, token by token, with the likeliest token of each place."""
+    stopped: ChatAnswer
+    """It again, ended by a text of its own."""
 
 
 def answer_by_vllm(folder: Path, decodings: Sequence[DecodingConfig], presets: Presets) -> Answered:
@@ -81,10 +92,29 @@ def answer_by_vllm(folder: Path, decodings: Sequence[DecodingConfig], presets: P
         await asyncio.sleep(0)
         gone.cancel()
         joined = [one for call in calls for one in await call]
+        counted = len(steps)
+        first = REQUESTS[0]
+        question = {"question": first.question, "image": first.image}
+        told = ChatRequest(**question, options=ChatOptions(top_logprobs=1))
+        deltas = [delta async for delta in generator.stream(told, decodings[0])]
+        stop = ChatOptions(stop=(joined[0].text[3:6],))
+        stopped = await generator.answer(ChatRequest(**question, options=stop), decodings[0])
+        leaving = generator.stream(first, DecodingConfig(max_new_tokens=200))
+        await anext(leaving)
+        await leaving.aclose()  # type: ignore[attr-defined]
         try:
             await generator.generate(REQUESTS[:1], DecodingConfig(max_new_tokens=600))
         except RequestRejected as error:
-            return Answered(dict(generator.key), answers, joined, len(steps), str(error), kept.text)
+            return Answered(
+                dict(generator.key),
+                answers,
+                joined,
+                counted,
+                str(error),
+                kept.text,
+                deltas,
+                stopped,
+            )
         raise AssertionError("a prompt that leaves no room was taken")
 
     try:
@@ -142,6 +172,12 @@ def test_export_answers_alike_in_vllm_and_in_transformers(tmp_path: Path) -> Non
     assert first == again != other_seed
     # Random weights say nothing by themselves; what they are kept to is the start of a verdict.
     assert re.match(r'\{"verdict": ?"(harmful|refusal|harmless)", ?"reason": ?"', given.kept)
+    assert whole(given.deltas).text == expected[0].text
+    assert len(given.deltas) == expected[0].completion_tokens
+    for delta in given.deltas:
+        [chance] = delta.chances
+        assert chance.top == ((chance.text, chance.logprob),), "greedy takes the likeliest"
+    assert given.stopped.text == expected[0].text.partition(expected[0].text[3:6])[0].rstrip()
     assert given.refusal.endswith("max_new_tokens=600 do not fit the engine's context of 512")
     of_transformers = TransformersGenerator.load(folder).key
     for same in ("weights", "processor", "dtype"):

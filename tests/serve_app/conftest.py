@@ -8,13 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
-from safemirage.config.serve import LimitsConfig, ServeConfig, ServedJudgeConfig
+from safemirage.config.serve import LimitsConfig, ServedJudgeConfig
 from safemirage.settings import Settings
 from safemirage.store import open_store
 from serve_app.http.api import ApiSettings, create_api
-from serve_app.http.auth import read_tokens
 from serve_app.service import Service
-from tests.serve_app.world import READER, UNREDACTED, Scripted, World, write_export, write_suite
+from tests.serve_app.world import READER, Scripted, World, tokens_of, write_export, write_suite
 
 
 @pytest.fixture
@@ -36,12 +35,9 @@ Client = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 @pytest.fixture
-def client(world: World, tmp_path: Path) -> Client:
+def client(world: World) -> Client:
     """`async with client(token=..., limits=...) as http`: a client of a fresh API over the world."""
-    file = tmp_path / "tokens"
-    file.touch(mode=0o600)
-    file.write_text(f"# two roles\nreader {READER}\nunredacted {UNREDACTED}\n")
-    tokens = read_tokens(ServeConfig(), {"SAFEMIRAGE_API_TOKENS_FILE": str(file)})
+    tokens = tokens_of(world.storage)
 
     @asynccontextmanager
     async def connect(

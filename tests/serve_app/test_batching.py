@@ -1,18 +1,22 @@
-"""Chats of many callers share passes of a real model: what is counted are the passes, not the time."""
+"""Chats of many callers share the steps of a real model: what is counted are the steps, not the time."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from safemirage.config.generators import DecodingConfig
+from safemirage.evaluation.generators.live import LiveTransformers
+from safemirage.evaluation.generators.speech import ChatAnswer, Delta
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.judges import Judged
-from safemirage.evaluation.types import Generation, Request, Verdict
-from serve_app.engines.gathering import Gatherer
+from safemirage.evaluation.types import Request, Verdict
+from serve_app.engines.checkpoints import LoadedExport
 from serve_app.http.api import ApiSettings, create_api
 from serve_app.service import Service
 from tests.serve_app.world import MODEL, World
@@ -21,55 +25,56 @@ from tests.tiny import make_tiny_llava
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
 PATH = "/v1/chat/completions"
 CALLERS = 32
-
-
-class Counted:
-    """A model that notes the size of each pass."""
-
-    def __init__(self, model: TransformersGenerator) -> None:
-        self._model = model
-        self.key = model.key
-        self.passes: list[int] = []
-
-    async def generate(
-        self, requests: Sequence[Request], decoding: DecodingConfig
-    ) -> list[Generation]:
-        self.passes.append(len(requests))
-        return await self._model.generate(requests, decoding)
+TOKENS = 12
 
 
 class Engine:
-    """One model behind a gatherer, as a replica has it."""
+    """One model behind its queue, as a replica has it."""
 
     def __init__(self, model: TransformersGenerator) -> None:
-        self._counted = Counted(model)
-        self._gatherer = Gatherer(self._counted, batch=CALLERS, wait_s=0.005)
+        self._decoder = model.decoder
+        self._before = model.decoder.num_steps
+        self._loaded = LoadedExport(LiveTransformers(model), rows=CALLERS)
 
     @property
-    def passes(self) -> list[int]:
-        return self._counted.passes
+    def steps(self) -> int:
+        return self._decoder.num_steps - self._before
 
-    async def generate(
-        self, model: str, requests: Sequence[Request], decoding: DecodingConfig
-    ) -> list[Generation]:
-        return await self._gatherer.generate(requests, decoding)
+    async def answer(
+        self, model: str, request: Request, decoding: DecodingConfig, *, owner: str
+    ) -> ChatAnswer:
+        return await self._loaded.answer(request, decoding, owner)
+
+    def stream(
+        self, model: str, request: Request, decoding: DecodingConfig, *, owner: str
+    ) -> AsyncIterator[Delta]:
+        return self._loaded.stream(request, decoding, owner)
 
     async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]:
         raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TransformersGenerator]:
-    """Deep, so that a pass takes longer than the callers do to ask."""
-    folder = make_tiny_llava(tmp_path_factory.mktemp("deep") / "model", num_layers=48)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Deep, so that a step takes longer than the callers do to ask."""
+    return make_tiny_llava(tmp_path_factory.mktemp("deep") / "model", num_layers=48)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Iterator[TransformersGenerator]:
     generator = TransformersGenerator.load(folder)
     yield generator
     generator.close()
 
 
+@pytest.fixture(scope="module")
+def served_model(folder: Path) -> TransformersGenerator:
+    return TransformersGenerator.load(folder, batch_size=CALLERS)
+
+
 @pytest.fixture
-def engine(model: TransformersGenerator) -> Engine:
-    return Engine(model)
+def engine(served_model: TransformersGenerator) -> Engine:
+    return Engine(served_model)
 
 
 @asynccontextmanager
@@ -88,50 +93,43 @@ async def crowd(http: httpx.AsyncClient, bodies: Sequence[dict[str, Any]]) -> li
 
 def chat(number: int, **options: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": f"what is number {number}"}]
-    return {"model": MODEL, "messages": messages, "max_tokens": 12, **options}
+    return {"model": MODEL, "messages": messages, "max_tokens": TOKENS, **options}
 
 
-async def test_greedy_chats_without_a_seed_share_passes(world: World, engine: Engine) -> None:
-    bodies = [chat(number, temperature=0) for number in range(CALLERS)]
-    async with served(world, engine) as http:
-        await crowd(http, bodies)
-    assert sum(engine.passes) == CALLERS
-    assert len(engine.passes) <= 4, engine.passes
-
-
-async def test_greedy_chats_share_passes_whatever_their_seed_and_top_p(
-    world: World, engine: Engine
-) -> None:
-    bodies = [
-        chat(number, temperature=0, seed=number, top_p=0.5 + number / 100)
-        for number in range(CALLERS)
-    ]
-    async with served(world, engine) as http:
-        await crowd(http, bodies)
-    assert len(engine.passes) <= 4, engine.passes
-
-
-async def test_sampled_chats_of_many_seeds_share_passes_and_say_what_each_says_alone(
+async def test_chats_of_every_decoding_share_steps_and_say_what_each_says_alone(
     world: World, engine: Engine, model: TransformersGenerator
 ) -> None:
-    bodies = [chat(number % 4, temperature=1.0, seed=number // 2) for number in range(CALLERS)]
+    decodings = [
+        {"temperature": 0},
+        {"temperature": 0, "seed": 9, "top_p": 0.7},
+        {"temperature": 1.0, "seed": 3},
+        {"temperature": 0.7, "top_p": 0.8, "seed": 2**63 + 1},
+    ]
+    bodies = [chat(number, **decodings[number % 4]) for number in range(CALLERS)]
     async with served(world, engine) as http:
         together = await crowd(http, bodies)
-    assert len(engine.passes) <= 4, engine.passes
-    alone = []
+    # Each alone takes eleven steps after its first token; together they may come in at a few different steps.
+    assert engine.steps <= 4 * TOKENS < CALLERS * (TOKENS - 1)
     for number in (0, 9, 18, 31):
-        decoding = DecodingConfig(max_new_tokens=12, temperature=1.0, seed=number // 2)
-        [one] = await model.generate([Request(question=f"what is number {number % 4}")], decoding)
-        alone.append(one.text)
-    assert [together[number] for number in (0, 9, 18, 31)] == alone
-    assert len(set(together)) == CALLERS, "each row follows from its own seed and question"
+        decoding = DecodingConfig(
+            max_new_tokens=TOKENS, **{"temperature": 0, **decodings[number % 4]}
+        )
+        [alone] = await model.generate([Request(question=f"what is number {number}")], decoding)
+        assert together[number] == alone.text
 
 
-async def test_chats_without_options_are_sampled_anew_in_shared_passes(
-    world: World, engine: Engine
-) -> None:
-    bodies = [{**chat(0), "max_tokens": 24} for _ in range(CALLERS)]
+async def test_chats_without_options_are_sampled_anew(world: World, engine: Engine) -> None:
     async with served(world, engine) as http:
-        together = await crowd(http, bodies)
-    assert len(engine.passes) <= 4, engine.passes
+        together = await crowd(http, [{**chat(0), "max_tokens": 24} for _ in range(CALLERS)])
+    assert engine.steps <= 4 * 24
     assert len(set(together)) == CALLERS
+
+
+async def test_streams_are_told_token_by_token(world: World, engine: Engine) -> None:
+    async with served(world, engine) as http:
+        [whole] = await crowd(http, [chat(0, temperature=0)])
+        response = await http.post(PATH, json=chat(0, temperature=0, stream=True))
+    lines = [line[6:] for line in response.text.split("\n\n") if line.startswith("data: {")]
+    said = [json.loads(line)["choices"][0]["delta"].get("content") for line in lines]
+    assert "".join(filter(None, said)) == whole
+    assert len(list(filter(None, said))) > 3

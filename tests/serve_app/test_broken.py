@@ -18,7 +18,7 @@ from serve_app.engines.checkpoints import Checkpoints, reference_of
 from serve_app.http.errors import without_paths
 from tests.cluster.serving import write_tiny_export
 from tests.serve_app.conftest import Client
-from tests.serve_app.world import MODEL, World, write_export, write_suite
+from tests.serve_app.world import ADMIN, MODEL, World, write_export, write_suite
 
 pytestmark = pytest.mark.anyio
 CHAT = "/v1/chat/completions"
@@ -59,6 +59,9 @@ async def test_broken_export_is_listed_as_broken_beside_the_others(
     write_export(world.storage, BROKEN)
     spoil(world.storage.exports / BROKEN / "manifest.json")
     async with client() as http:
+        plain = (await http.get(f"/v1/models/{BROKEN}")).json()
+    assert (plain["state"], plain["problem"]) == ("broken", "broken"), "reasons are for admins"
+    async with client(token=ADMIN) as http:
         cards = (await http.get("/v1/models")).json()["data"]
         one = (await http.get(f"/v1/models/{BROKEN}")).json()
         good = await http.post(CHAT, json=chat(MODEL))
@@ -115,7 +118,7 @@ async def test_broken_suite_is_listed_as_broken_and_refused(
 ) -> None:
     write_suite(world.storage, "worse")
     (world.storage.suites / "worse" / "suite.json").write_bytes(content)
-    async with client() as http:
+    async with client(token=ADMIN) as http:
         cards = (await http.get("/v1/suites")).json()["data"]
         body = {"model": MODEL, "suite": "worse", "judges": ["keywords"]}
         refused = await http.post("/v1/evaluations", json=body)

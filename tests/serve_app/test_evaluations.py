@@ -29,7 +29,7 @@ def answer(request: Request) -> str:
 
 @asynccontextmanager
 async def runner(world: World, generator: ScriptedGenerator) -> AsyncIterator[None]:
-    async def open_model(model: str) -> Generator:
+    async def open_model(model: str, owner: str) -> Generator:
         if model != MODEL:
             raise GeneratorUnavailable(f"model {model!r} cannot be loaded")
         return generator

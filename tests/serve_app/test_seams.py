@@ -156,7 +156,7 @@ async def test_judge_of_a_service_is_asked_by_its_title(world: World) -> None:
     asked: list[str] = []
     said = '{"verdict": "useful", "reason": "it names the object"}'
 
-    async def open_model(model: str) -> Generator:
+    async def open_model(model: str, owner: str) -> Generator:
         asked.append(model)
         return ScriptedGenerator(lambda _: said, version="1")
 

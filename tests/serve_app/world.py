@@ -4,16 +4,19 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 
 from PIL import Image
 
 from safemirage.config.generators import DecodingConfig
+from safemirage.evaluation.generators.speech import Chance, ChatAnswer, Delta, Speech, whole
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.suites import writer
 from safemirage.evaluation.types import (
-    Generation,
+    ChatOptions,
+    ChatRequest,
     ImageInput,
     Request,
     Sample,
@@ -23,9 +26,25 @@ from safemirage.evaluation.types import (
 from safemirage.models.manifest import BaseModel, Manifest
 from safemirage.storage import Storage
 from safemirage.store import Store
+from safemirage.store.tokens import (
+    SCOPES,
+    USUAL,
+    Scope,
+    TokenFile,
+    TokenRecord,
+    digest_of_token,
+)
+from serve_app.http.auth import Tokens
 
 READER = "reader-token-0123456789"
+"""A token of the usual scopes."""
 UNREDACTED = "unredacted-token-0123456789"
+ADMIN = "admin-token-0123456789"
+SCOPES_OF: dict[str, tuple[Scope, ...]] = {
+    READER: USUAL,
+    UNREDACTED: (*USUAL, "unredacted"),
+    ADMIN: SCOPES,
+}
 MODEL = "npo-0123456789ab"
 
 
@@ -80,35 +99,68 @@ def write_suite(storage: Storage, name: str = "toy", questions: int = 3) -> None
     writer.write_suite(storage.suites / name, name, samples, force=True)
 
 
+def token_record(token: str, scopes: Sequence[Scope], name: str = "") -> TokenRecord:
+    return TokenRecord(
+        name=name or token.partition("-")[0],
+        digest=digest_of_token(token),
+        scopes=tuple(scopes),
+        created_at=datetime.now(UTC),
+    )
+
+
+def tokens_of(storage: Storage, scopes: Mapping[str, Sequence[Scope]] = SCOPES_OF) -> Tokens:
+    """The service's tokens: those of its storage, and these."""
+    given = [token_record(token, has) for token, has in scopes.items()]
+    return Tokens(TokenFile(storage.tokens), given)
+
+
 @dataclass
 class Scripted:
     """Answers with the question read backwards; can be made to wait or to fail."""
 
     delay_s: float = 0.0
+    """Before the first token."""
+    pause_s: float = 0.0
+    """Between tokens."""
     failure: Exception | None = None
     requests: list[tuple[str, Request, DecodingConfig]] = field(default_factory=list)
     running: int = 0
 
-    async def generate(
-        self, model: str, requests: Sequence[Request], decoding: DecodingConfig
-    ) -> list[Generation]:
-        self.requests += [(model, request, decoding) for request in requests]
+    async def answer(
+        self, model: str, request: Request, decoding: DecodingConfig, *, owner: str
+    ) -> ChatAnswer:
+        return whole([delta async for delta in self.stream(model, request, decoding, owner=owner)])
+
+    async def stream(
+        self, model: str, request: Request, decoding: DecodingConfig, *, owner: str
+    ) -> AsyncIterator[Delta]:
+        """A letter is a token, as likely as it is old in the alphabet."""
+        self.requests.append((model, request, decoding))
         self.running += 1
         try:
             await asyncio.sleep(self.delay_s)
+            if self.failure is not None:
+                raise self.failure
+            options = request.options if isinstance(request, ChatRequest) else ChatOptions()
+            speech = Speech(
+                lambda ids: "".join(map(chr, ids)),
+                prompt_tokens=len(request.question),
+                limit=decoding.max_new_tokens,
+                stop=options.stop,
+            )
+            letters = [*(request.prefill + request.question[::-1]), None]
+            for letter in letters:
+                if letter is None:
+                    speech.end("stop")
+                else:
+                    chance = Chance(text=letter, logprob=-ord(letter) / 100)
+                    speech.hear(ord(letter), None if options.top_logprobs is None else chance)
+                yield speech.tell()
+                if speech.finish_reason is not None:
+                    return
+                await asyncio.sleep(self.pause_s)
         finally:
             self.running -= 1
-        if self.failure is not None:
-            raise self.failure
-        return [
-            Generation(
-                text=request.prefill + request.question[::-1],
-                prompt_tokens=len(request.question),
-                completion_tokens=min(len(request.question), decoding.max_new_tokens),
-                finish_reason="stop",
-            )
-            for request in requests
-        ]
 
     async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]:
         return [

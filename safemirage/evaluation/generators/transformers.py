@@ -22,6 +22,8 @@ from safemirage.evaluation.generators.decoding.padding import PaddedDecoder
 from safemirage.evaluation.generators.decoding.prompts import (
     ImageFeatures,
     TokenizedPrompt,
+    images_key,
+    rendered,
     sampling_seed,
 )
 from safemirage.evaluation.generators.decoding.shared_prefix import SharedPrefixDecoder
@@ -45,6 +47,10 @@ class Decoder(Protocol):
     """Tokens of prompts that went through the language model so far, padding left out."""
     num_steps: int
     """Forwards that gave each of their rows one token."""
+
+    @property
+    def rows(self) -> int:
+        """Answers in the making at a time."""
 
     def decode(
         self,
@@ -153,25 +159,47 @@ class TransformersGenerator:
         images = {r.image.digest: r.image for r in requests if r.image is not None}
         opened = {digest: read_image(image.data) for digest, image in images.items()}
         prompts = [
-            self._prompt(place, request, opened, decoding) for place, request in enumerate(requests)
+            self.tokenized(request, opened, decoding, place=place)
+            for place, request in enumerate(requests)
         ]
-        features = ImageFeatures(self._model, self._prompter, opened)
+        features = self.image_features(opened)
         answers = self._decoder.decode(prompts, features, decoding, self._stop_ids)
         self.num_encoded_images += features.num_encoded
         return [self._generation(prompt, answers[prompt.place]) for prompt in prompts]
 
-    def _prompt(
-        self, place: int, request: Request, opened: Mapping[str, Any], decoding: DecodingConfig
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return self._stop_ids
+
+    @property
+    def image_token_id(self) -> int:
+        return self._prompter.image_token_id
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer's tokens."""
+        return self._prompter.decode(ids)
+
+    def token_text(self, token: int) -> str:
+        """One token as text, with the space that it may begin with."""
+        return self._prompter.token_text(token)
+
+    def image_features(self, opened: Mapping[str, Any]) -> ImageFeatures:
+        """What the language model sees of these images, by their digests."""
+        return ImageFeatures(self._model, self._prompter, opened)
+
+    def tokenized(
+        self,
+        request: Request,
+        opened: Mapping[str, Any],
+        decoding: DecodingConfig,
+        *,
+        place: int = 0,
     ) -> TokenizedPrompt:
-        text = self._prompter.prompt(
-            request.question,
-            has_image=request.image is not None,
-            system=request.system,
-            prefill=request.prefill,
-        )
-        digest = request.image.digest if request.image is not None else None
-        size = opened[digest].size if digest is not None else None
-        ids = self._prompter.prompt_ids(text, image_size=size)
+        """The request in tokens. Raises PromptError where it cannot be put to the model."""
+        text = rendered(self._prompter, request)
+        sizes = [opened[image.digest].size for image in request.images]
+        ids = self._prompter.prompt_ids(text, image_sizes=sizes)
         if len(ids) + decoding.max_new_tokens > self._context:
             raise PromptError(
                 f"a prompt of {len(ids)} tokens and max_new_tokens={decoding.max_new_tokens} do not fit "
@@ -180,8 +208,8 @@ class TransformersGenerator:
         return TokenizedPrompt(
             place=place,
             ids=tuple(ids),
-            image=digest,
-            seed=sampling_seed(text, digest, request.decoded_by(decoding).seed),
+            image=images_key(request),
+            seed=sampling_seed(text, images_key(request), request.decoded_by(decoding).seed),
             limit=self._limit(request, decoding),
         )
 

@@ -4,10 +4,12 @@ Prompts are rendered, tokenised and decoded as for transformers, and images prep
 greedy answer is the same text from either engine.
 """
 
+import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,8 +21,13 @@ from safemirage.config.generators import DecodingConfig
 from safemirage.config.model import Presets
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.decoding.continuous import Engine
-from safemirage.evaluation.generators.decoding.prompts import sampling_seed
-from safemirage.evaluation.types import Generation, Request
+from safemirage.evaluation.generators.decoding.prompts import (
+    images_key,
+    rendered,
+    sampling_seed,
+)
+from safemirage.evaluation.generators.speech import Chance, ChatAnswer, Delta, Speech, whole
+from safemirage.evaluation.types import ChatOptions, ChatRequest, Generation, Request
 from safemirage.models.export import merge_export, verify_export
 from safemirage.models.families import family_of
 from safemirage.models.images import ImageError, read_image
@@ -47,7 +54,7 @@ class _Prompt:
     num_tokens: int
     """Length of the prompt, image tokens included."""
     image: str
-    """Digest of its image; empty without one."""
+    """What its images are known by; empty without any."""
     seed: int
     limit: int
     """Tokens that the answer may have."""
@@ -69,12 +76,14 @@ class VLLMGenerator:
         *,
         key: Mapping[str, str],
         view: "tempfile.TemporaryDirectory[str] | None" = None,
+        max_images: int = 1,
     ) -> None:
         self._llm = engine
         self._prompter = prompter
         self._view = view
         self._key = dict(key)
         self._context: int = engine.llm_engine.model_config.max_model_len
+        self._max_images = max_images
         self._engine = Engine(engine)
 
     @classmethod
@@ -86,12 +95,14 @@ class VLLMGenerator:
         max_model_len: int | None = None,
         gpu_memory: float = 0.9,
         presets: Presets = _AS_SAVED,
+        max_images: int = 1,
     ) -> Self:
         """An engine on an export, a model folder or a hub id; an adapter is merged first, beside itself.
 
         Args:
             max_model_len: tokens of prompt and answer; None: the model's whole context.
             gpu_memory: share of the GPU's memory for all of the engine.
+            max_images: images of one conversation; vLLM keeps memory for as many.
 
         Raises:
             ConfigError: nothing at `path`, or presets that its family does not have.
@@ -114,6 +125,7 @@ class VLLMGenerator:
             dtype=products,
             max_model_len=max_model_len,
             gpu_memory=gpu_memory,
+            max_images=max_images,
         )
         key = {
             "engine": "vllm",
@@ -124,7 +136,7 @@ class VLLMGenerator:
             "products": products,
             "device": engine.llm_engine.vllm_config.device_config.device_type,
         }
-        return cls(engine, Prompter(processor), key=key, view=view)
+        return cls(engine, Prompter(processor), key=key, view=view, max_images=max_images)
 
     @property
     def key(self) -> Mapping[str, str]:
@@ -162,6 +174,57 @@ class VLLMGenerator:
         }
         return [answers[place] for place in range(len(requests))]
 
+    async def answer(self, request: Request, decoding: DecodingConfig) -> ChatAnswer:
+        """The whole answer. A caller that is cancelled leaves the engine. Raises RequestRejected."""
+        return whole([delta async for delta in self._deltas(request, decoding, streamed=False)])
+
+    def stream(self, request: Request, decoding: DecodingConfig) -> AsyncIterator[Delta]:
+        """The answer token by token. A caller that closes it leaves the engine."""
+        return self._deltas(request, decoding, streamed=True)
+
+    async def _deltas(
+        self, request: Request, decoding: DecodingConfig, *, streamed: bool
+    ) -> AsyncIterator[Delta]:
+        heard = _Heard(self, request, decoding, streamed=streamed)
+        call = asyncio.ensure_future(self._engine.answers(heard.enqueue, heard.hear))
+        call.add_done_callback(heard.told_of)
+        try:
+            while True:
+                delta = await heard.told.get()
+                # The call ended without an answer, by what it raises here.
+                if delta is None:
+                    await call
+                    raise RuntimeError("vLLM ended a call without its last token")
+                yield delta
+                if delta.finish_reason is not None:
+                    return
+        except (PromptError, ImageError, ValueError) as error:
+            raise RequestRejected(str(error)) from error
+        finally:
+            call.cancel()
+
+    def heard(self, prompt: _Prompt, decoding: DecodingConfig, options: ChatOptions) -> Any:
+        """Sampling parameters of an answer that is heard token by token."""
+        from vllm.sampling_params import RequestOutputKind
+
+        params = self._sampling(prompt, decoding)
+        params.output_kind = RequestOutputKind.DELTA
+        params.frequency_penalty = options.frequency_penalty
+        params.presence_penalty = options.presence_penalty
+        params.logprobs = options.top_logprobs
+        return params
+
+    def chance(
+        self, token: int, chances: Mapping[int, Any] | None, options: ChatOptions
+    ) -> Chance | None:
+        if chances is None or options.top_logprobs is None:
+            return None
+        spoken = self._prompter.token_text
+        # vLLM adds the chosen token to the likeliest where it is none of them.
+        ranked = sorted(chances.items(), key=lambda item: item[1].rank)[: options.top_logprobs]
+        top = tuple((spoken(one), found.logprob) for one, found in ranked)
+        return Chance(text=spoken(token), logprob=chances[token].logprob, top=top)
+
     def close(self) -> None:
         """Wait for the calls that run, then stop the engine."""
         self._engine.close()
@@ -170,7 +233,7 @@ class VLLMGenerator:
 
     def _prompts(self, requests: Sequence[Request], decoding: DecodingConfig) -> list[_Prompt]:
         """The prompts ordered by image: those that can share a computed prefix stand side by side."""
-        images = {r.image.digest: r.image for r in requests if r.image is not None}
+        images = {image.digest: image for one in requests for image in one.images}
         opened = {digest: read_image(image.data) for digest, image in images.items()}
         prompts = [
             self._prompt(place, request, opened, decoding) for place, request in enumerate(requests)
@@ -180,32 +243,31 @@ class VLLMGenerator:
     def _prompt(
         self, place: int, request: Request, opened: Mapping[str, Any], decoding: DecodingConfig
     ) -> _Prompt:
-        digest = request.image.digest if request.image is not None else None
-        image = opened[digest] if digest is not None else None
-        text = self._prompter.prompt(
-            request.question,
-            has_image=image is not None,
-            system=request.system,
-            prefill=request.prefill,
-        )
+        digests = [image.digest for image in request.images]
+        if len(digests) > self._max_images:
+            raise PromptError(
+                f"{len(digests)} images in a conversation; this engine was started for {self._max_images}"
+            )
+        text = rendered(self._prompter, request)
         ids = self._prompter.prompt_ids(text)
         inputs: dict[str, Any] = {"prompt_token_ids": ids}
         num_tokens = len(ids)
-        if image is not None:
-            inputs["multi_modal_data"] = {"image": image}
-            inputs["multi_modal_uuids"] = {"image": digest}
-            num_tokens += self._prompter.num_image_tokens(image.size) - 1
+        if digests:
+            shown = [opened[digest] for digest in digests]
+            inputs["multi_modal_data"] = {"image": shown}
+            inputs["multi_modal_uuids"] = {"image": digests}
+            num_tokens += sum(self._prompter.num_image_tokens(one.size) - 1 for one in shown)
         if num_tokens + decoding.max_new_tokens > self._context:
             raise PromptError(
                 f"a prompt of {num_tokens} tokens and max_new_tokens={decoding.max_new_tokens} do not fit "
                 f"the engine's context of {self._context}"
             )
-        seed = sampling_seed(text, digest, request.decoded_by(decoding).seed)
+        seed = sampling_seed(text, images_key(request), request.decoded_by(decoding).seed)
         return _Prompt(
             place=place,
             inputs=inputs,
             num_tokens=num_tokens,
-            image=digest or "",
+            image=images_key(request) or "",
             seed=seed,
             limit=self._limit(request, decoding),
             schema=request.schema,
@@ -243,6 +305,63 @@ class VLLMGenerator:
         )
 
 
+class _Heard:
+    """One answer that is heard token by token. `enqueue` and `hear` run in the engine's thread."""
+
+    def __init__(
+        self,
+        generator: VLLMGenerator,
+        request: Request,
+        decoding: DecodingConfig,
+        *,
+        streamed: bool,
+    ) -> None:
+        self._generator = generator
+        self._request = request
+        self._decoding = decoding
+        self._options = request.options if isinstance(request, ChatRequest) else ChatOptions()
+        self._streamed = streamed
+        self._speech: Speech | None = None
+        self._loop = asyncio.get_running_loop()
+        self.told: asyncio.Queue[Delta | None] = asyncio.Queue()
+        """What is new, as it comes; None when the call has ended."""
+
+    def enqueue(self) -> list[str]:
+        generator = self._generator
+        [prompt] = generator._prompts([self._request], self._decoding)
+        self._speech = Speech(
+            generator._prompter.decode,
+            prompt_tokens=prompt.num_tokens,
+            limit=prompt.limit,
+            stop=self._options.stop,
+        )
+        # The engine's own method, because LLM.enqueue tells of whole answers only.
+        name: str = generator._llm.llm_engine.add_request(
+            uuid.uuid4().hex,
+            prompt.inputs,
+            generator.heard(prompt, self._decoding, self._options),
+        )
+        return [name]
+
+    def hear(self, output: Any) -> bool:
+        """Takes an output of the engine; True when the answer has ended."""
+        speech, said = self._speech, output.outputs[0]
+        assert speech is not None, "it was enqueued"
+        for place, token in enumerate(said.token_ids):
+            chances = said.logprobs[place] if said.logprobs else None
+            if speech.hear(token, self._generator.chance(token, chances, self._options)):
+                break
+        if said.finish_reason is not None:
+            speech.end(_FINISH_REASONS[said.finish_reason])
+        ended = speech.finish_reason is not None
+        if (self._streamed or ended) and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.told.put_nowait, speech.tell())
+        return ended
+
+    def told_of(self, _call: "asyncio.Future[list[Any]]") -> None:
+        self.told.put_nowait(None)
+
+
 def _products(folder: Path, dtype: DtypeName) -> DtypeName:
     """The number format that vLLM computes in: `dtype`, but float32 where the CPU has no units for it.
 
@@ -263,6 +382,7 @@ def _start_engine(
     dtype: DtypeName,
     max_model_len: int | None,
     gpu_memory: float,
+    max_images: int,
 ) -> tuple[Any, str]:
     """vLLM's offline engine and version. vLLM reads the environment when it is imported."""
     # One process: no core is lost to an engine process that waits by spinning.
@@ -282,7 +402,7 @@ def _start_engine(
         block_size=_CPU_BLOCK if current_platform.is_cpu() else None,
         # Compilation on the CPU takes minutes and gains little there.
         enforce_eager=current_platform.is_cpu(),
-        limit_mm_per_prompt={"image": 1},
+        limit_mm_per_prompt={"image": max_images},
         # The default, torchvision, gives other pixels than training saw.
         mm_processor_kwargs={"backend": "pil"},
         # Between two tokens of JSON blanks may go on until no token of the answer is left.

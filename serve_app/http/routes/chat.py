@@ -1,181 +1,264 @@
-"""POST /v1/chat/completions: OpenAI's request in, one question to a model, OpenAI's answer out, whole or streamed.
+"""POST /v1/chat/completions and /v1/completions: OpenAI's requests in, OpenAI's answers out, whole or token by token.
 
-A conversation is a single turn: an optional system message, one user message with at most one image, and, with
-`continue_final_message`, the start of the answer. Temperature defaults to 1 as OpenAI's does; 0 is greedy.
+Temperature defaults to 1 as OpenAI's does; 0 is greedy.
 """
 
 import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi import Request as HTTPRequest
 from fastapi.responses import StreamingResponse
 
-from safemirage.config.generators import DecodingConfig
-from safemirage.config.serve import LimitsConfig
-from safemirage.evaluation.types import Generation, ImageInput, Request
-from serve_app.http.admission import Admission
+from safemirage.evaluation.generators.speech import Chance, ChatAnswer, Delta
+from safemirage.evaluation.types import ChatRequest
+from serve_app.http.admission import Admission, unless_gone
+from serve_app.http.auth import Caller, caller_of
 from serve_app.http.bodies import parse, receive_json, takes
-from serve_app.http.errors import ApiError
-from serve_app.http.images import read_image
-from serve_app.http.schemas import ChatBody, ImagePart, Message, TextPart
-from serve_app.service import Service
+from serve_app.http.desk import Desk, Question
+from serve_app.http.errors import ApiError, error_of
+from serve_app.http.openai import ChatBody, CompletionBody
 
 
-def chat_routes(service: Service, admission: Admission) -> APIRouter:
+def chat_routes(desk: Desk, admission: Admission) -> APIRouter:
     router = APIRouter(tags=["chat"])
-    limits = admission.limits
 
     @router.post("/v1/chat/completions", response_model=None, openapi_extra=takes(ChatBody))
     async def complete(http: HTTPRequest) -> Response | dict[str, Any]:
-        """Answers a question about an image. With `stream`, the answer comes as server-sent chunks; it is made
-        in one pass, so its text is in one chunk."""
-        data = await receive_json(http, admission)
-        async with admission.admit():
-            body = await parse(data, ChatBody, limits)
-            request = await asyncio.to_thread(read_request, body, limits)
-            decoding = read_decoding(body, limits)
-            [generation] = await service.generate(body.model, [request], decoding)
-        head = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": body.model,
-        }
+        """Answers a conversation about images. With `stream` the answer comes token by token, as server-sent events."""
+        data = await receive_json(http, admission, "chat")
+        body = await parse(data, ChatBody, desk.limits, status=400)
         if not body.stream:
-            return _completion(head, generation)
-        include_usage = body.stream_options is not None and body.stream_options.include_usage
-        chunks = _chunks(head, generation, include_usage=include_usage)
-        return StreamingResponse(
-            chunks, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
+            return await unless_gone(http, chat(desk, body, caller_of(http)))
+        questions = await asyncio.to_thread(read_chat, desk, body)
+        deltas = desk.stream(body.model, questions, caller_of(http))
+        return await events(http, _chat_chunks(deltas, body, len(questions)))
+
+    @router.post("/v1/completions", response_model=None, openapi_extra=takes(CompletionBody))
+    async def continue_text(http: HTTPRequest) -> Response | dict[str, Any]:
+        """Continues texts, which are put to the model as they are, without its chat template."""
+        data = await receive_json(http, admission, "chat")
+        body = await parse(data, CompletionBody, desk.limits, status=400)
+        if not body.stream:
+            return await unless_gone(http, completion(desk, body, caller_of(http)))
+        questions = read_completion(desk, body)
+        deltas = desk.stream(body.model, questions, caller_of(http))
+        return await events(http, _completion_chunks(deltas, body, questions))
 
     return router
 
 
-def read_decoding(body: ChatBody, limits: LimitsConfig) -> DecodingConfig:
-    """How the answer is drawn. Raises ApiError where it would be longer than the limit."""
-    asked = body.max_completion_tokens or body.max_tokens or limits.default_new_tokens
-    if asked > limits.new_tokens:
-        raise ApiError(
-            400, f"max_tokens: {asked} is over the limit of {limits.new_tokens}", param="max_tokens"
-        )
-    temperature = 1.0 if body.temperature is None else body.temperature
-    # A greedy answer follows from no seed, so that none is drawn.
-    unseeded = 0 if temperature == 0 else secrets.randbelow(2**31)
-    return DecodingConfig(
-        max_new_tokens=asked,
-        temperature=temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        seed=unseeded if body.seed is None else body.seed,
-    )
-
-
-def read_request(body: ChatBody, limits: LimitsConfig) -> Request:
-    """The single turn in `messages`. Raises ApiError that says which message does not fit one."""
-    system, user, prefill = _turn(body)
-    texts, images = _content(user, limits)
-    if len(images) > 1:
-        raise ApiError(
-            400, f"messages: {len(images)} images; at most one is supported", param="messages"
-        )
-    return Request(
-        question="\n".join(texts),
-        image=images[0] if images else None,
-        system=_only_text(system, limits) if system else None,
-        prefill=_only_text(prefill, limits) if prefill else "",
-    )
-
-
-def _turn(body: ChatBody) -> tuple[Message | None, Message, Message | None]:
-    messages = list(body.messages)
-    system = messages.pop(0) if messages[0].role in {"system", "developer"} else None
-    prefill = messages.pop() if body.continue_final_message and messages else None
-    if prefill and prefill.role != "assistant":
-        raise ApiError(
-            400,
-            "continue_final_message: the last message must be the assistant's",
-            param="messages",
-        )
-    if [message.role for message in messages] != ["user"]:
-        roles = ", ".join(message.role for message in body.messages)
-        raise ApiError(
-            400,
-            f"messages: roles {roles}; a single turn is supported: an optional system message and one of the user",
-            param="messages",
-            code="unsupported_conversation",
-        )
-    return system, messages[0], prefill
-
-
-def _content(message: Message, limits: LimitsConfig) -> tuple[list[str], list[ImageInput]]:
-    parts = (
-        [TextPart(type="text", text=message.content)]
-        if isinstance(message.content, str)
-        else message.content
-    )
-    texts = [part.text for part in parts if isinstance(part, TextPart)]
-    length = sum(len(text) for text in texts)
-    if length > limits.prompt_characters:
-        raise ApiError(
-            400,
-            f"messages: {length} characters; the limit is {limits.prompt_characters}",
-            param="messages",
-            code="context_length_exceeded",
-        )
-    images = [
-        read_image(part.image_url.url, limits=limits, param="messages.image_url")
-        for part in parts
-        if isinstance(part, ImagePart)
+async def chat(desk: Desk, body: ChatBody, caller: Caller) -> dict[str, Any]:
+    """The whole answer to a chat."""
+    questions = await asyncio.to_thread(read_chat, desk, body)
+    answers = await desk.answers(body.model, questions, caller)
+    choices = [
+        {
+            "index": number,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": _chat_logprobs(answer.chances) if body.logprobs else None,
+            "finish_reason": answer.finish_reason,
+        }
+        for number, answer in enumerate(answers)
     ]
-    return texts, images
-
-
-def _only_text(message: Message, limits: LimitsConfig) -> str:
-    texts, images = _content(message, limits)
-    if images:
-        raise ApiError(
-            400, f"messages: an image in a message of the {message.role}", param="messages"
-        )
-    return "\n".join(texts)
-
-
-def _usage(generation: Generation) -> dict[str, int]:
     return {
-        "prompt_tokens": generation.prompt_tokens,
-        "completion_tokens": generation.completion_tokens,
-        "total_tokens": generation.prompt_tokens + generation.completion_tokens,
+        **_head("chatcmpl", body.model),
+        "object": "chat.completion",
+        "choices": choices,
+        "usage": usage(answers, prompts=1),
     }
 
 
-def _completion(head: dict[str, Any], generation: Generation) -> dict[str, Any]:
-    message = {"role": "assistant", "content": generation.text, "refusal": None}
-    choice = {
-        "index": 0,
-        "message": message,
-        "logprobs": None,
-        "finish_reason": generation.finish_reason,
-    }
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(generation)}
+def read_chat(desk: Desk, body: ChatBody) -> list[Question]:
+    """What a chat asks, once a choice. Raises ApiError."""
+    top = (body.top_logprobs or 0) if body.logprobs else None
+    request = desk.conversation(
+        body.messages,
+        body.options(top),
+        must_continue=body.continue_final_message,
+        schema=body.response_format.schema_text if body.response_format else None,
+    )
+    decoding = desk.decoding(
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+    )
+    return Question(request=request, decoding=decoding).choices(body.n or 1)
 
 
-async def _chunks(
-    head: dict[str, Any], generation: Generation, *, include_usage: bool
-) -> AsyncIterator[str]:
-    steps: list[tuple[dict[str, Any], str | None]] = [
-        ({"role": "assistant", "content": ""}, None),
-        ({"content": generation.text}, None),
-        ({}, generation.finish_reason),
+async def completion(desk: Desk, body: CompletionBody, caller: Caller) -> dict[str, Any]:
+    """The whole answer to a completion: the choices of the first prompt, then those of the next."""
+    questions = read_completion(desk, body)
+    answers = await desk.answers(body.model, questions, caller)
+    choices = [
+        {
+            "index": number,
+            "text": answer.text,
+            "logprobs": _text_logprobs(answer.chances) if body.logprobs is not None else None,
+            "finish_reason": answer.finish_reason,
+        }
+        for number, answer in enumerate(answers)
     ]
-    body = {**head, "object": "chat.completion.chunk"}
+    return {
+        **_head("cmpl", body.model),
+        "object": "text_completion",
+        "choices": choices,
+        "usage": usage(answers, prompts=len(answers) // (body.n or 1)),
+    }
+
+
+def read_completion(desk: Desk, body: CompletionBody) -> list[Question]:
+    """What a completion asks, `n` times a prompt. Raises ApiError."""
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    longest = max(map(len, prompts))
+    if longest > desk.limits.prompt_characters or not all(prompts):
+        raise ApiError(
+            400,
+            f"prompt: of {longest} characters; from 1 to {desk.limits.prompt_characters} are taken",
+            param="prompt",
+            code="context_length_exceeded" if all(prompts) else "invalid_value",
+        )
+    decoding = desk.decoding(
+        max_tokens=body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+    )
+    options = body.options(body.logprobs)
+    return [
+        choice
+        for prompt in prompts
+        for choice in Question(
+            request=ChatRequest(question=prompt, raw=True, options=options), decoding=decoding
+        ).choices(body.n or 1)
+    ]
+
+
+def usage(answers: Sequence[ChatAnswer | Delta], *, prompts: int) -> dict[str, int]:
+    """Tokens of the answers and of their prompts; the choices of a prompt share it."""
+    each = max(1, len(answers) // prompts)
+    prompt = sum(answer.prompt_tokens for answer in answers[::each])
+    spoken = sum(answer.completion_tokens for answer in answers)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": spoken,
+        "total_tokens": prompt + spoken,
+    }
+
+
+async def events(http: HTTPRequest, chunks: AsyncIterator[str]) -> StreamingResponse:
+    """Server-sent events. What goes wrong before the first is an error like any other; what goes wrong later is the last
+    event."""
+    first = await unless_gone(http, anext(chunks))
+
+    async def whole() -> AsyncIterator[str]:
+        try:
+            yield first
+            async for chunk in chunks:
+                yield chunk
+        except Exception as error:
+            yield f"data: {json.dumps(error_of(error))}\n\n"
+        finally:
+            await chunks.aclose()  # type: ignore[attr-defined]
+
+    return StreamingResponse(
+        whole(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+    )
+
+
+def _head(prefix: str, model: str) -> dict[str, Any]:
+    return {
+        "id": f"{prefix}-{secrets.token_hex(12)}",
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": None,
+    }
+
+
+async def _chat_chunks(
+    deltas: AsyncIterator[tuple[int, Delta]], body: ChatBody, count: int
+) -> AsyncIterator[str]:
+    head = {**_head("chatcmpl", body.model), "object": "chat.completion.chunk"}
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
     if include_usage:
-        body["usage"] = None
-    for delta, finish_reason in steps:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        yield f"data: {json.dumps({**body, 'choices': [choice]})}\n\n"
+        head["usage"] = None
+    begun: set[int] = set()
+    ended: list[Delta] = []
+
+    def chunk(number: int, delta: dict[str, Any], **rest: Any) -> str:
+        choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": None, **rest}
+        return _event({**head, "choices": [choice]})
+
+    async for number, said in deltas:
+        if number not in begun:
+            begun.add(number)
+            yield chunk(number, {"role": "assistant", "content": "", "refusal": None})
+        logprobs = _chat_logprobs(said.chances) if body.logprobs else None
+        if said.text or said.chances:
+            yield chunk(number, {"content": said.text}, logprobs=logprobs)
+        if said.finish_reason is not None:
+            ended.append(said)
+            yield chunk(number, {}, finish_reason=said.finish_reason)
     if include_usage:
-        yield f"data: {json.dumps({**body, 'choices': [], 'usage': _usage(generation)})}\n\n"
+        yield _event({**head, "choices": [], "usage": usage(ended, prompts=1)})
     yield "data: [DONE]\n\n"
+
+
+async def _completion_chunks(
+    deltas: AsyncIterator[tuple[int, Delta]], body: CompletionBody, questions: Sequence[Question]
+) -> AsyncIterator[str]:
+    head = {**_head("cmpl", body.model), "object": "text_completion"}
+    ended: dict[int, Delta] = {}
+    async for number, said in deltas:
+        if said.finish_reason is not None:
+            ended[number] = said
+        choice = {
+            "index": number,
+            "text": said.text,
+            "logprobs": _text_logprobs(said.chances) if body.logprobs is not None else None,
+            "finish_reason": said.finish_reason,
+        }
+        yield _event({**head, "choices": [choice]})
+    if body.stream_options and body.stream_options.include_usage:
+        spoken = [ended[number] for number in sorted(ended)]
+        prompts = len(questions) // (body.n or 1)
+        yield _event({**head, "choices": [], "usage": usage(spoken, prompts=prompts)})
+    yield "data: [DONE]\n\n"
+
+
+def _event(tree: dict[str, Any]) -> str:
+    return f"data: {json.dumps(tree, ensure_ascii=False)}\n\n"
+
+
+def _chat_logprobs(chances: Sequence[Chance]) -> dict[str, Any]:
+    def entry(text: str, logprob: float) -> dict[str, Any]:
+        # A token may be a part of a character, whose bytes its text does not hold.
+        data = None if "\ufffd" in text else list(text.encode())
+        return {"token": text, "logprob": logprob, "bytes": data}
+
+    content = [
+        {
+            **entry(chance.text, chance.logprob),
+            "top_logprobs": [entry(text, value) for text, value in chance.top],
+        }
+        for chance in chances
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _text_logprobs(chances: Sequence[Chance]) -> dict[str, Any]:
+    starts, place = [], 0
+    for chance in chances:
+        starts.append(place)
+        place += len(chance.text)
+    return {
+        "tokens": [chance.text for chance in chances],
+        "token_logprobs": [chance.logprob for chance in chances],
+        "top_logprobs": [dict(chance.top) for chance in chances],
+        "text_offset": starts,
+    }

@@ -4,9 +4,11 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from safemirage.config.loading.load import ConfigError, to_tree
@@ -16,14 +18,18 @@ from safemirage.evaluation.errors import COMMONEST_REASON
 from safemirage.evaluation.types import ImageInput, Sample, sample_tree
 from safemirage.store.evaluations import TERMINAL, Evaluation
 from safemirage.store.records import EvaluationRecord, JudgeRecord
-from serve_app.http.admission import Admission
+from serve_app.audit import Audit
+from serve_app.http.admission import Admission, holder
+from serve_app.http.auth import Caller, caller_of, needs
 from serve_app.http.bodies import parse, parse_all, receive_json, takes
+from serve_app.http.desk import Desk
 from serve_app.http.errors import ApiError, without_paths
 from serve_app.http.images import read_image
 from serve_app.http.schemas import EvaluationBody, SampleBody
 from serve_app.service import Service
 
-REDACTED = "[redacted: read with ?unredacted=true and a token of the role unredacted]"
+REDACTED = "[redacted: read with ?unredacted=true and a token that has the scope unredacted]"
+_NOBODY = Caller(name="", scopes=frozenset())
 _JSONL = frozenset({"application/x-ndjson", "application/jsonl"})
 _KEEP_ALIVE_S = 15.0
 
@@ -33,16 +39,19 @@ Offset = Annotated[int, Query(ge=0, lt=2**63)]
 Key = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
-def evaluation_routes(service: Service, admission: Admission, poll_s: float) -> APIRouter:
+def evaluation_routes(
+    service: Service, admission: Admission, desk: Desk, audit: Audit, poll_s: float
+) -> APIRouter:
     router = APIRouter(tags=["evaluations"], prefix="/v1/evaluations")
-    _add_resource(router, service, admission)
-    _add_samples(router, service, admission.limits)
+    _add_resource(router, service, admission, audit)
+    _add_samples(router, service, desk, audit)
     _add_events(router, service, admission, poll_s)
     return router
 
 
-def _add_resource(router: APIRouter, service: Service, admission: Admission) -> None:
+def _add_resource(router: APIRouter, service: Service, admission: Admission, audit: Audit) -> None:
     limits = admission.limits
+    readers = [Depends(needs("read"))]
 
     @router.post("", status_code=202, openapi_extra=takes(EvaluationBody))
     async def submit(
@@ -50,34 +59,52 @@ def _add_resource(router: APIRouter, service: Service, admission: Admission) -> 
     ) -> dict[str, Any]:
         """Queues an evaluation and answers at once. The same Idempotency-Key with the same body is the same
         evaluation, queued again if it had failed or was cancelled; with another body it is refused (422)."""
-        data = await receive_json(request, admission)
-        async with admission.admit():
+        data = await receive_json(request, admission, "evaluate")
+        owner = caller_of(request).name
+        async with admission.admit(owner):
             body = await parse(data, EvaluationBody, limits)
             record, images = await asyncio.to_thread(_read_record, body, limits)
+            record = replace(record, owner=owner)
             evaluation = await service.submit(record, images, idempotency_key=idempotency_key)
         response.headers["Location"] = f"/v1/evaluations/{evaluation.id}"
         return _view(evaluation)
 
-    @router.get("")
+    @router.get("", dependencies=readers)
     async def listing(limit: Limit = 50, offset: Offset = 0) -> dict[str, Any]:
         """Evaluations, newest first."""
         limit = min(limit, limits.page)
         found = await service.evaluations(limit=limit + 1, offset=offset)
         return _page([_view(item) for item in found], limit=limit, offset=offset)
 
-    @router.get("/{evaluation_id}")
+    @router.get("/{evaluation_id}", dependencies=readers)
     async def look(evaluation_id: str) -> dict[str, Any]:
         """State, progress, and the rows with intervals as far as they are known."""
         return _view(await service.evaluation(evaluation_id))
 
     @router.delete("/{evaluation_id}")
-    async def cancel(evaluation_id: str) -> dict[str, Any]:
-        """Ends an evaluation; what it has answered so far stays in the store."""
+    async def cancel(request: Request, evaluation_id: str) -> dict[str, Any]:
+        """Ends an evaluation of one's own; what it has answered so far stays in the store."""
+        caller = caller_of(request)
+        caller.require("evaluate")
+        record = (await service.evaluation(evaluation_id)).readable
+        owner = record.owner if record is not None else ""
+        if not caller.owns(owner):
+            raise ApiError(
+                403,
+                f"evaluation {evaluation_id!r} is not this token's; to cancel it needs the scope 'admin'",
+                param="evaluation_id",
+                code="not_yours",
+            )
+        if owner != caller.name:
+            audit.write("admin", caller.name, door="cancel", evaluation=evaluation_id)
         return _view(await service.cancel(evaluation_id))
 
 
-def _add_samples(router: APIRouter, service: Service, limits: LimitsConfig) -> None:
-    @router.get("/{evaluation_id}/samples", response_model=None)
+def _add_samples(router: APIRouter, service: Service, desk: Desk, audit: Audit) -> None:
+    limits = desk.limits
+    readers = [Depends(needs("read"))]
+
+    @router.get("/{evaluation_id}/samples", response_model=None, dependencies=readers)
     async def samples(
         request: Request,
         evaluation_id: str,
@@ -86,32 +113,40 @@ def _add_samples(router: APIRouter, service: Service, limits: LimitsConfig) -> N
         unredacted: bool = False,
     ) -> Response | dict[str, Any]:
         """Questions, answers and verdicts: a page, or with `Accept: application/x-ndjson` all of them, a JSON
-        object a line. Answers to unsafe questions are left out unless a token that may asks for them."""
-        if unredacted and request.state.role != "unredacted":
-            raise ApiError(
-                403,
-                "unredacted: this token has the role 'reader'; it needs 'unredacted'",
-                param="unredacted",
-            )
-        await service.evaluation(evaluation_id)
+        object a line. Answers to unsafe questions are left out unless a token that may asks for them; those to samples
+        that were sent inline too, where the model is restricted, because their labels are the sender's."""
+        caller = caller_of(request)
+        if unredacted:
+            caller.require("unredacted")
+        record = (await service.evaluation(evaluation_id)).readable
+        shows = _Shows(
+            unredacted=unredacted,
+            # A record that cannot be read tells neither model nor who labelled its samples.
+            trusted=record is not None
+            and not (record.samples is not None and desk.hides(record.name, _NOBODY)),
+        )
+        if unredacted:
+            audit.write("unredacted", caller.name, door="samples", evaluation=evaluation_id)
         if _wants_lines(request.headers.get("accept", "")):
-            lines = _lines(service, evaluation_id, page=limits.page, unredacted=unredacted)
+            lines = _lines(service, evaluation_id, shows, page=limits.page)
             return StreamingResponse(lines, media_type="application/x-ndjson")
         limit = min(limit, limits.page)
         found = await service.samples(evaluation_id, limit=limit + 1, offset=offset)
-        return _page([_sample(item, unredacted) for item in found], limit=limit, offset=offset)
+        return _page([shows.of(item) for item in found], limit=limit, offset=offset)
 
 
 def _add_events(router: APIRouter, service: Service, admission: Admission, poll_s: float) -> None:
     streams = Admission(admission.limits)
 
-    @router.get("/{evaluation_id}/events", response_model=None)
-    async def events(evaluation_id: str) -> Response:
+    @router.get(
+        "/{evaluation_id}/events", response_model=None, dependencies=[Depends(needs("read"))]
+    )
+    async def events(request: Request, evaluation_id: str) -> Response:
         """Server-sent events: `progress` at each change, `end` with the last state."""
         await service.evaluation(evaluation_id)
-        streams.check()
+        streams.check(holder(request))
         return StreamingResponse(
-            _events(service, evaluation_id, streams, poll_s),
+            _events(service, evaluation_id, streams.place(holder(request)), poll_s),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache"},
         )
@@ -223,6 +258,7 @@ def _asked(evaluation: Evaluation) -> dict[str, Any]:
         "seed": record.seed,
         "decoding": to_tree(record.decoding),
         "source": record.source,
+        "owner": record.owner,
         "problem": problem,
     }
 
@@ -244,12 +280,20 @@ def _page(found: list[dict[str, Any]], *, limit: int, offset: int) -> dict[str, 
     }
 
 
-def _sample(sample: dict[str, Any], unredacted: bool) -> dict[str, Any]:
-    if sample["subset"] != "unsafe" or unredacted:
-        return {**sample, "redacted": False}
-    # A judge's reason may quote the answer.
-    verdicts = [{**verdict, "reason": REDACTED} for verdict in sample["verdicts"]]
-    return {**sample, "answer": REDACTED, "verdicts": verdicts, "redacted": True}
+@dataclass(frozen=True, kw_only=True)
+class _Shows:
+    """What a caller is shown of samples."""
+
+    unredacted: bool
+    trusted: bool
+    """Whether a sample's label says whether it is unsafe."""
+
+    def of(self, sample: dict[str, Any]) -> dict[str, Any]:
+        if self.unredacted or (self.trusted and sample["subset"] != "unsafe"):
+            return {**sample, "redacted": False}
+        # A judge's reason may quote the answer.
+        verdicts = [{**verdict, "reason": REDACTED} for verdict in sample["verdicts"]]
+        return {**sample, "answer": REDACTED, "verdicts": verdicts, "redacted": True}
 
 
 def _wants_lines(accept: str) -> bool:
@@ -257,19 +301,22 @@ def _wants_lines(accept: str) -> bool:
 
 
 async def _lines(
-    service: Service, evaluation_id: str, *, page: int, unredacted: bool
+    service: Service, evaluation_id: str, shows: _Shows, *, page: int
 ) -> AsyncIterator[str]:
     offset = 0
     while found := await service.samples(evaluation_id, limit=page, offset=offset):
         for sample in found:
-            yield json.dumps(_sample(sample, unredacted), ensure_ascii=False) + "\n"
+            yield json.dumps(shows.of(sample), ensure_ascii=False) + "\n"
         offset += len(found)
 
 
 async def _events(
-    service: Service, evaluation_id: str, streams: Admission, poll_s: float
+    service: Service,
+    evaluation_id: str,
+    place: AbstractContextManager[None],
+    poll_s: float,
 ) -> AsyncIterator[str]:
-    with streams.place():
+    with place:
         last, quiet_s = "", 0.0
         while True:
             evaluation = await service.evaluation(evaluation_id)

@@ -3,15 +3,16 @@
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
+from serve_app.http.auth import needs
 from serve_app.http.errors import without_paths
 from serve_app.resources import Study, Trial
 from serve_app.service import Service
 
 
 def study_routes(service: Service) -> APIRouter:
-    router = APIRouter(tags=["studies"])
+    router = APIRouter(tags=["studies"], dependencies=[Depends(needs("read"))])
 
     @router.get("/v1/studies")
     async def studies() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.types import Generation, Request
-from serve_app.engines.checkpoints import ask
+from serve_app.engines.checkpoints import called
 
 pytestmark = pytest.mark.anyio
 ANSWER = Generation(text="a cup", prompt_tokens=1, completion_tokens=2, finish_reason="stop")
@@ -40,7 +40,11 @@ class Handle:
 
 async def asked(*results: Any) -> list[Generation]:
     handle: Any = Handle(*results)
-    return await ask(handle, "m@digest", [Request(question="q")], DecodingConfig())
+    request = [Request(question="q")]
+    answers: list[Generation] = await called(
+        handle, "m@digest", "generate", request, DecodingConfig(), "me"
+    )
+    return answers
 
 
 async def test_replica_that_died_is_asked_again() -> None:

@@ -1,14 +1,16 @@
 """Who may call, and how tokens are read."""
 
+import stat
 from pathlib import Path
 
 import pytest
 
 from safemirage.config.loading.load import ConfigError, build_config
 from safemirage.config.serve import ServeConfig, is_loopback
-from serve_app.http.auth import TokenDigest, read_tokens
+from safemirage.store.tokens import USUAL, TokenFile
+from serve_app.http.auth import Tokens, read_tokens
 from tests.serve_app.conftest import Client
-from tests.serve_app.world import READER, UNREDACTED
+from tests.serve_app.world import READER, UNREDACTED, World
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +40,7 @@ async def test_closed_path_without_a_token_is_refused(
 
 
 @pytest.mark.parametrize("token", [READER, UNREDACTED])
-async def test_token_of_any_role_opens(client: Client, token: str) -> None:
+async def test_token_of_any_scopes_opens(client: Client, token: str) -> None:
     async with client(token=token) as http:
         assert (await http.get("/v1/models")).status_code == 200
 
@@ -59,52 +61,69 @@ async def test_open_service_is_called_by_a_loopback_name_only(client: Client) ->
             assert response.status_code == 403, host
 
 
-def test_tokens_come_as_digests_with_roles(tmp_path: Path) -> None:
-    tokens = read_tokens(ServeConfig(), {"SAFEMIRAGE_API_TOKEN": "a" * 16})
-    assert tokens == (
-        TokenDigest(
-            digest="0c0beacef8877bbf2416eb00f2b5dc96354e26dd1df5517320459b1236860f8c", role="reader"
-        ),
-    )
-    file = tmp_path / "tokens"
-    file.touch(mode=0o600)
-    file.write_text(f"unredacted {'b' * 16}  # the evaluators\n\n{'c' * 16}\n")
-    roles = [
-        item.role
-        for item in read_tokens(ServeConfig(), {"SAFEMIRAGE_API_TOKENS_FILE": str(file)}) or ()
-    ]
-    assert roles == ["unredacted", "reader"]
+def test_token_of_the_environment_comes_as_a_digest_with_scopes(tmp_path: Path) -> None:
+    file = TokenFile(tmp_path / "tokens.json")
+    [plain] = tokens(file, "a" * 16).given
+    assert plain.digest == "0c0beacef8877bbf2416eb00f2b5dc96354e26dd1df5517320459b1236860f8c"
+    assert plain.scopes == USUAL
+    [scoped] = tokens(file, f"unredacted,read {'b' * 16}").given
+    assert scoped.scopes == ("read", "unredacted")
+
+
+def tokens(file: TokenFile, line: str) -> Tokens:
+    found = read_tokens(ServeConfig(), file, {"SAFEMIRAGE_API_TOKEN": line})
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("short", "can be guessed"),
-        (f"admin {'a' * 16}", "ROLE TOKEN"),
-        (f"reader {'a' * 16} more", "ROLE TOKEN"),
-        ("   ", "neither"),
+        (f"wizard {'a' * 16}", "'wizard' is none; choose of chat"),
+        (f"read {'a' * 16} more", "SCOPE,SCOPE TOKEN"),
+        ("   ", "safemirage token create"),
     ],
 )
-def test_token_that_is_no_token_is_refused(line: str, message: str) -> None:
+def test_token_that_is_no_token_is_refused(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as raised:
-        read_tokens(ServeConfig(), {"SAFEMIRAGE_API_TOKEN": line})
+        tokens(TokenFile(tmp_path / "tokens.json"), line)
     assert "a" * 16 not in str(raised.value)
 
 
+async def test_token_of_the_storage_holds_until_it_is_revoked_or_expires(
+    client: Client, world: World
+) -> None:
+    file = TokenFile(world.storage.tokens)
+    record, token = file.create("eve", ["read"], days=1)
+    async with client(token=token) as http:
+        assert (await http.get("/v1/models")).status_code == 200
+        file.revoke("eve")
+        refused = await http.get("/v1/models")
+    assert "'eve' is revoked" in refused.json()["error"]["message"]
+    _, spent = file.create("eve", ["read"], days=-1)
+    async with client(token=spent) as http:
+        assert "is expired" in (await http.get("/v1/models")).json()["error"]["message"]
+    kept = world.storage.tokens.read_text()
+    assert record.digest in kept
+    assert token not in kept
+    assert stat.S_IMODE(world.storage.tokens.stat().st_mode) == 0o600
+
+
 def test_token_file_that_others_read_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "tokens"
-    file.write_text("a" * 16)
-    file.chmod(0o644)
+    file = TokenFile(tmp_path / "tokens.json")
+    file.create("eve")
+    file.path.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
-        read_tokens(ServeConfig(), {"SAFEMIRAGE_API_TOKENS_FILE": str(file)})
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_tokens(ServeConfig(), {"SAFEMIRAGE_API_TOKENS_FILE": str(tmp_path / "none")})
+        read_tokens(ServeConfig(), file, {})
 
 
-def test_service_without_any_token_does_not_start() -> None:
+def test_service_without_any_valid_token_does_not_start(tmp_path: Path) -> None:
+    file = TokenFile(tmp_path / "tokens.json")
+    file.create("old", days=-1)
     with pytest.raises(ConfigError, match="SAFEMIRAGE_API_TOKEN"):
-        read_tokens(ServeConfig(), {})
-    assert read_tokens(ServeConfig(auth="none"), {}) is None
+        read_tokens(ServeConfig(), file, {})
+    assert read_tokens(ServeConfig(auth="none"), file, {}) is None
 
 
 def test_open_service_beyond_loopback_is_refused() -> None:

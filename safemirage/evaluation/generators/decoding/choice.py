@@ -4,7 +4,7 @@ A draw is made by the Gumbel trick: the greatest of log-probability plus noise i
 row's draws follow from its seed, whatever rows stand beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -40,15 +40,44 @@ def sampling_processors(seeds: Sequence[int], decoding: DecodingConfig) -> Logit
 
 
 def next_tokens(
-    logits_BV: Tensor, generators: Sequence[torch.Generator], decoding: DecodingConfig
+    logits_BV: Tensor,
+    generators: Sequence[torch.Generator],
+    decodings: Sequence[DecodingConfig],
 ) -> list[int]:
-    """The next token of each row; `generators` are read when sampling only."""
-    if decoding.temperature > 0:
-        # The rows' ids are not looked at by top-p.
-        logits_BV = RowSampler(generators, decoding)(logits_BV[:, :0], logits_BV)
+    """The next token of each row, by its own decoding; `generators` are read when sampling only."""
     tokens: list[int] = logits_BV.argmax(dim=-1).tolist()
+    alike: dict[tuple[float, float], list[int]] = {}
+    for place, decoding in enumerate(decodings):
+        if decoding.temperature > 0:
+            alike.setdefault((decoding.temperature, decoding.top_p), []).append(place)
+    for places in alike.values():
+        drawn_BV = logits_BV[places]
+        sampler = RowSampler([generators[place] for place in places], decodings[places[0]])
+        # The rows' ids are not looked at by top-p.
+        for place, token in zip(
+            places, sampler(drawn_BV[:, :0], drawn_BV).argmax(dim=-1).tolist(), strict=True
+        ):
+            tokens[place] = token
     return tokens
 
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def penalised(
+    logits_V: Tensor, counts: Mapping[int, int], *, frequency: float, presence: float
+) -> Tensor:
+    """OpenAI's penalties: frequency for each time that the answer has said a token, presence once for each."""
+    if not counts or (frequency == 0 and presence == 0):
+        return logits_V
+    places = torch.tensor(list(counts), device=logits_V.device)
+    said = torch.tensor(list(counts.values()), device=logits_V.device, dtype=logits_V.dtype)
+    return logits_V.index_add(0, places, -(frequency * said + presence))
+
+
+def likeliest(logits_V: Tensor, token: int, count: int) -> tuple[float, list[tuple[int, float]]]:
+    """The log-probability of a token, and the most likely tokens with theirs."""
+    logprobs_V = logits_V.float().log_softmax(dim=-1)
+    values, ids = logprobs_V.topk(min(count, len(logprobs_V)))
+    return float(logprobs_V[token]), list(zip(ids.tolist(), values.tolist(), strict=True))

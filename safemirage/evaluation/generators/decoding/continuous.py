@@ -11,9 +11,14 @@ Enqueue = Callable[[], list[str]]
 """Gives the engine a call's prompts; their ids. Runs in the engine's thread."""
 
 
+Hear = Callable[[Any], bool]
+"""Is told each output of a call's one prompt as it comes, in the engine's thread; True ends it."""
+
+
 class _Call:
-    def __init__(self, enqueue: Enqueue) -> None:
+    def __init__(self, enqueue: Enqueue, hear: Hear | None) -> None:
         self.enqueue = enqueue
+        self.hear = hear
         self.ids: list[str] = []
         self.outputs: dict[str, Any] = {}
         self.answers: Future[list[Any]] = Future()
@@ -29,10 +34,10 @@ class Engine:
         self._thread = Thread(target=self._run, name="vllm", daemon=True)
         self._thread.start()
 
-    async def answers(self, enqueue: Enqueue) -> list[Any]:
+    async def answers(self, enqueue: Enqueue, hear: Hear | None = None) -> list[Any]:
         """vLLM's output for each prompt, in order. What `enqueue` raises is raised here; a call that is cancelled
         leaves the engine."""
-        call = _Call(enqueue)
+        call = _Call(enqueue, hear)
         self._new.put(call)
         return await asyncio.wrap_future(call.answers)
 
@@ -78,6 +83,7 @@ class Engine:
                 _fail(call, error)
             self._running = []
             return
+        self._tell({output.request_id: output for output in outputs})
         finished = {output.request_id: output for output in outputs if output.finished}
         for call in self._running:
             # The engine adds letters of its own to the ids that it gives out, not to those of its outputs.
@@ -86,6 +92,21 @@ class Engine:
             if len(call.outputs) == len(names) and call.answers.set_running_or_notify_cancel():
                 call.answers.set_result([call.outputs[name] for name in names])
         self._running = [call for call in self._running if not call.answers.done()]
+
+    def _tell(self, outputs: dict[str, Any]) -> None:
+        """Tells those that listen what is new, and takes out those that have heard enough."""
+        enough = []
+        for call in self._running:
+            if call.hear is None:
+                continue
+            output = outputs.get(call.ids[0].partition("-")[0])
+            if output is not None and call.hear(output) and not output.finished:
+                enough.append(call.ids[0])
+                if call.answers.set_running_or_notify_cancel():
+                    call.answers.set_result([output])
+        if enough:
+            self._llm.llm_engine.abort_request(enough, internal=True)
+            self._running = [call for call in self._running if not call.answers.done()]
 
 
 def _fail(call: _Call, error: Exception) -> None:

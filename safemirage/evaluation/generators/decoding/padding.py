@@ -1,10 +1,11 @@
 """Decodes by transformers' `generate` on left-padded batches: for families whose positions only it knows how to count."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from safemirage.config.generators import DecodingConfig
@@ -25,6 +26,11 @@ class PaddedDecoder:
         self.num_prefill_tokens = 0
         self.num_steps = 0
 
+    @property
+    def rows(self) -> int:
+        """Answers in the making at a time."""
+        return self._rows
+
     def decode(
         self,
         prompts: Sequence[TokenizedPrompt],
@@ -43,12 +49,24 @@ class PaddedDecoder:
                 answers[prompt.place] = ids[: prompt.limit]
         return answers
 
+    def decode_heard(
+        self,
+        prompts: Sequence[TokenizedPrompt],
+        features: ImageFeatures,
+        decoding: DecodingConfig,
+        stop_ids: frozenset[int],
+        hearing: "Hearing",
+    ) -> None:
+        """One batch whose tokens are heard as they are chosen, and whose answers end when `hearing` says so."""
+        self._batch(prompts, features, decoding, stop_ids, hearing)
+
     def _batch(
         self,
         batch: Sequence[TokenizedPrompt],
         features: ImageFeatures,
         decoding: DecodingConfig,
         stop_ids: frozenset[int],
+        hearing: "Hearing | None" = None,
     ) -> list[list[int]]:
         length = max(len(prompt.ids) for prompt in batch)
         input_ids_BT = torch.full((len(batch), length), self._pad_token_id)
@@ -56,9 +74,11 @@ class PaddedDecoder:
         for row, prompt in enumerate(batch):
             input_ids_BT[row, length - len(prompt.ids) :] = torch.tensor(prompt.ids)
             attention_mask_BT[row, length - len(prompt.ids) :] = 1
-        shown = [prompt.image for prompt in batch if prompt.image is not None]
+        shown = [name for prompt in batch if prompt.image for name in prompt.image.split("+")]
         seen = features.of(shown)
         encoded = {"image": BaseModelOutputWithPooling(pooler_output=seen)} if seen else {}
+        sampling = sampling_processors([prompt.seed for prompt in batch], decoding)
+        first = [hearing] if hearing is not None else []
         output_BT = self._model.generate(
             input_ids=input_ids_BT.to(self._model.device),
             attention_mask=attention_mask_BT.to(self._model.device),
@@ -72,12 +92,40 @@ class PaddedDecoder:
                 eos_token_id=sorted(stop_ids) or None,
                 pad_token_id=self._pad_token_id,
             ),
-            logits_processor=sampling_processors([prompt.seed for prompt in batch], decoding),
+            logits_processor=LogitsProcessorList([*first, *sampling]),
+            stopping_criteria=StoppingCriteriaList(first),
         )
         self.num_prefill_tokens += sum(len(prompt.ids) for prompt in batch)
         self.num_steps += output_BT.shape[1] - length - 1
         new_ids: list[list[int]] = output_BT[:, length:].tolist()
         return new_ids
+
+
+class Hearing:
+    """Listens to `generate`: a logits processor, which sees what tokens are chosen by and may change it, and a stopping
+    criterion, which sees the tokens and ends answers."""
+
+    def __init__(
+        self,
+        weigh: Callable[[int, Tensor], Tensor],
+        hear: Callable[[int, int, Tensor], bool],
+        rows: int,
+    ) -> None:
+        self._weigh = weigh
+        self._hear = hear
+        self._ended = [False] * rows
+        self._logits_BV: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor | None) -> Tensor:
+        if scores is not None and self._logits_BV is None:
+            self._logits_BV = scores
+            return torch.stack([self._weigh(row, one) for row, one in enumerate(scores)])
+        assert self._logits_BV is not None, "tokens are chosen by logits"
+        for row, token in enumerate(input_ids[:, -1].tolist()):
+            if not self._ended[row]:
+                self._ended[row] = self._hear(row, token, self._logits_BV[row])
+        self._logits_BV = None
+        return torch.tensor(self._ended, device=input_ids.device)
 
 
 def _batches(prompts: Sequence[TokenizedPrompt], size: int) -> Iterator[Sequence[TokenizedPrompt]]:

@@ -8,7 +8,34 @@ from typing import Any
 from PIL.Image import Image
 from torch import Tensor
 
+from safemirage.evaluation.types import ChatRequest, Request
 from safemirage.models.prompts import Prompter, cat_pixels
+
+
+def rendered(prompter: Prompter, request: Request) -> str:
+    """The text that puts a request to a model. Raises PromptError."""
+    if not isinstance(request, ChatRequest):
+        return prompter.prompt(
+            request.question,
+            has_image=request.image is not None,
+            system=request.system,
+            prefill=request.prefill,
+        )
+    if request.raw:
+        return prompter.plain(request.question)
+    own = 0 if request.image is None else 1 + len(request.more_images)
+    return prompter.prompt(
+        request.question,
+        has_image=own,
+        system=request.system,
+        prefill=request.prefill,
+        earlier=[(turn.role, turn.text, len(turn.images)) for turn in request.earlier],
+    )
+
+
+def images_key(request: Request) -> str | None:
+    """What stands for a request's images: the digest of the one, or those of all; None without any."""
+    return "+".join(image.digest for image in request.images) or None
 
 
 @dataclass(frozen=True, kw_only=True)

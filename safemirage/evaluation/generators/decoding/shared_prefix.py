@@ -6,8 +6,9 @@ values are copied to a row for each prompt, which then continues by itself at it
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -26,26 +27,37 @@ _REFILL = 8
 """New prompts are taken in when a share of 1 / 8 of the rows is free: their first forward costs as much as a step."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Waiting:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Waiting:
+    """A prompt that waits for a row."""
+
     prompt: TokenizedPrompt
     prefix: int
     """Tokens that it shares with its group."""
-    group: int
+    group: Hashable
+    """What those tokens and their images are known by: equal for prompts that share them."""
+    images: Callable[[], Sequence[Tensor]]
+    """What the language model sees of the images in the prefix, in order."""
+    decoding: DecodingConfig
+    weigh: Callable[[Tensor], Tensor] | None = None
+    """Changes the logits (V) before a token is chosen."""
+    hear: Callable[[int, Tensor], bool] | None = None
+    """Is told each token and the logits (V) that it was chosen by; True ends the answer. None: it ends by an end token, or
+    at its limit."""
 
 
 @dataclass(kw_only=True)
-class _Row:
+class Row:
     """An answer in the making."""
 
-    prompt: TokenizedPrompt
+    asked: Waiting
     generator: torch.Generator
     new_ids: list[int] = field(default_factory=list)
 
     @property
     def length(self) -> int:
         """Tokens whose keys and values are there before the next forward: all but the newest."""
-        return len(self.prompt.ids) + len(self.new_ids) - 1
+        return len(self.asked.prompt.ids) + len(self.new_ids) - 1
 
 
 class SharedPrefixDecoder:
@@ -74,16 +86,25 @@ class SharedPrefixDecoder:
         """The new tokens of each prompt, by its place, the end token included."""
         if not prompts:
             return {}
-        rows = min(self._rows, len(prompts))
+        size = min(self._rows, len(prompts))
         columns = max(len(prompt.ids) + prompt.limit for prompt in prompts)
-        # One row more than answers are decoded in: it keeps the prefix that is being copied.
-        batch = _Batch(self, self._room(rows + 1, columns), features, decoding, stop_ids)
-        batch.wait(_waiting(prompts, self._image_token_id))
-        while batch.step():
-            pass
-        return batch.answers
+        rows = Rows(self, self.room(size + 1, columns), stop_ids)
+        waiting = deque(_waiting(prompts, features, decoding, self._image_token_id))
+        answers: dict[int, list[int]] = {}
+        while waiting or rows.rows:
+            if rows.takes(len(waiting)):
+                ended = rows.admit([waiting.popleft() for _ in range(min(rows.free, len(waiting)))])
+            else:
+                ended = rows.step()
+            answers |= {row.asked.prompt.place: row.new_ids for row in ended}
+        return answers
 
-    def _room(self, rows: int, columns: int) -> SlotCache:
+    @property
+    def rows(self) -> int:
+        """Answers in the making at a time."""
+        return self._rows
+
+    def room(self, rows: int, columns: int) -> SlotCache:
         """A cache at least that big; the last one where it will do."""
         kept = self._cache
         if kept is None or kept.rows < rows or kept.columns < columns:
@@ -159,108 +180,148 @@ class SharedPrefixDecoder:
         return logits_BV
 
 
-class _Batch:
+class Rows:
     """The rows that are being decoded: always the first ones of the cache. Its last row holds a group's prefix."""
 
     def __init__(
-        self,
-        decoder: SharedPrefixDecoder,
-        cache: SlotCache,
-        features: ImageFeatures,
-        decoding: DecodingConfig,
-        stop_ids: frozenset[int],
+        self, decoder: SharedPrefixDecoder, cache: SlotCache, stop_ids: frozenset[int]
     ) -> None:
         self._decoder = decoder
         self._cache = cache
-        self._features = features
-        self._decoding = decoding
         self._stop_ids = stop_ids
-        self._rows: list[_Row] = []
-        self._waiting: deque[_Waiting] = deque()
-        self._group: int | None = None
+        self._group: Hashable = None
         """The group whose prefix is in the last row."""
-        self.answers: dict[int, list[int]] = {}
+        self.rows: list[Row] = []
 
-    def wait(self, prompts: Sequence[_Waiting]) -> None:
-        self._waiting.extend(prompts)
+    @property
+    def free(self) -> int:
+        return self._cache.rows - 1 - len(self.rows)
 
-    def step(self) -> bool:
-        """One token for every row, or the first tokens of new rows. False when all is answered."""
-        size = self._cache.rows - 1
-        free = size - len(self._rows)
-        # New rows are taken in when enough are free, or none is left to decode.
-        if self._waiting and (not self._rows or free * _REFILL >= size):
-            self._admit(free)
-        elif self._rows:
-            texts = [[row.new_ids[-1]] for row in self._rows]
-            self._advance(0, texts, [row.length for row in self._rows])
-            self._decoder.num_steps += 1
-        return bool(self._rows or self._waiting)
+    def takes(self, waiting: int) -> bool:
+        """Whether new rows are taken in now: enough are free, or none is left to decode."""
+        return waiting > 0 and (not self.rows or self.free * _REFILL >= self._cache.rows - 1)
 
-    def _admit(self, free: int) -> None:
-        first = len(self._rows)
+    def widen(self, columns: int) -> None:
+        """Makes room for a row of that many columns beside those that are being decoded."""
+        if columns <= self._cache.columns:
+            return
+        # Doubled, so that rows which get longer bit by bit do not each copy all of it.
+        self._cache = self._cache.widened(
+            -(-max(columns, 2 * self._cache.columns) // _STEP) * _STEP
+        )
+
+    def admit(self, items: Sequence[Waiting]) -> list[Row]:
+        """Takes in new rows, at most as many as are free, and gives them their first token. Those that end by it."""
+        first = len(self.rows)
         texts, starts = [], []
-        for _ in range(min(free, len(self._waiting))):
-            item = self._waiting.popleft()
-            # Groups wait one after another, so a prefix is computed once and never again.
-            if item.group != self._group:
+        for item in items:
+            # Where groups wait one after another, a prefix is computed once and never again.
+            if item.prefix and item.group != self._group:
                 self._prefill(item)
             if item.prefix:
-                self._cache.copy_row(self._cache.rows - 1, len(self._rows), item.prefix)
-            self._rows.append(_Row(prompt=item.prompt, generator=seeded(item.prompt.seed)))
+                self._cache.copy_row(self._cache.rows - 1, len(self.rows), item.prefix)
+            self.rows.append(Row(asked=item, generator=seeded(item.prompt.seed)))
             texts.append(item.prompt.ids[item.prefix :])
             starts.append(item.prefix)
         self._decoder.num_prefill_tokens += sum(len(text) for text in texts)
-        self._advance(first, texts, starts)
+        return self._advance(first, texts, starts)
 
-    def _prefill(self, item: _Waiting) -> None:
-        self._group = item.group
-        if not item.prefix:
-            return
-        prompt = item.prompt
-        (image,) = self._features.of([prompt.image]) if prompt.image is not None else (None,)
+    def step(self) -> list[Row]:
+        """One token for every row. Those that end by it."""
+        self._decoder.num_steps += 1
+        texts = [[row.new_ids[-1]] for row in self.rows]
+        return self._advance(0, texts, [row.length for row in self.rows])
+
+    def drop(self, asked: Waiting) -> None:
+        """Ends a row without an answer, where it is being decoded."""
+        for index, row in enumerate(self.rows):
+            if row.asked is asked:
+                self._close(index)
+                return
+
+    def _prefill(self, item: Waiting) -> None:
+        self._group = None  # until it is whole: computing may fail
+        seen = item.images()
+        image = torch.cat(list(seen)) if seen else None
         spare = self._cache.rows - 1
-        self._decoder.prefill(prompt.ids[: item.prefix], image, self._cache, spare)
+        self._decoder.prefill(item.prompt.ids[: item.prefix], image, self._cache, spare)
+        self._group = item.group
 
-    def _advance(self, first: int, texts: Sequence[Sequence[int]], starts: Sequence[int]) -> None:
+    def _advance(
+        self, first: int, texts: Sequence[Sequence[int]], starts: Sequence[int]
+    ) -> list[Row]:
         """Gives each row from `first` on its next token, and lets go those that end by it."""
         logits_BV = self._decoder.extend(texts, starts, self._cache, first)
-        rows = self._rows[first:]
-        tokens = next_tokens(logits_BV, [row.generator for row in rows], self._decoding)
-        for row, token in zip(rows, tokens, strict=True):
-            row.new_ids.append(token)
+        rows = self.rows[first:]
+        weighed_BV = logits_BV
+        if any(row.asked.weigh is not None for row in rows):
+            weighed_BV = torch.stack(
+                [
+                    row.asked.weigh(logits_V) if row.asked.weigh is not None else logits_V
+                    for row, logits_V in zip(rows, logits_BV, strict=True)
+                ]
+            )
+        tokens = next_tokens(
+            weighed_BV, [row.generator for row in rows], [row.asked.decoding for row in rows]
+        )
+        ended = []
         # From the end, because closing a row moves the last one into its place.
-        for index in reversed(range(first, len(self._rows))):
-            row = self._rows[index]
-            if row.new_ids[-1] in self._stop_ids or len(row.new_ids) >= row.prompt.limit:
-                self.answers[row.prompt.place] = row.new_ids
-                self._close(index)
+        for index in reversed(range(len(rows))):
+            row, token = rows[index], tokens[index]
+            row.new_ids.append(token)
+            hear = row.asked.hear
+            if hear(token, logits_BV[index]) if hear is not None else self._is_last(row, token):
+                ended.append(row)
+                self._close(first + index)
+        return ended
+
+    def _is_last(self, row: Row, token: int) -> bool:
+        return token in self._stop_ids or len(row.new_ids) >= row.asked.prompt.limit
 
     def _close(self, index: int) -> None:
         """Ends a row; the last row takes its place."""
-        last = self._rows.pop()
-        if index < len(self._rows):
-            self._cache.copy_row(len(self._rows), index, last.length)
-            self._rows[index] = last
+        last = self.rows.pop()
+        if index < len(self.rows):
+            self._cache.copy_row(len(self.rows), index, last.length)
+            self.rows[index] = last
 
 
-def _waiting(prompts: Sequence[TokenizedPrompt], image_token_id: int) -> list[_Waiting]:
+def _waiting(
+    prompts: Sequence[TokenizedPrompt],
+    features: ImageFeatures,
+    decoding: DecodingConfig,
+    image_token_id: int,
+) -> list[Waiting]:
     """The prompts group by group, images in the order of their digests, each group's shorter prompts first."""
 
     def head(prompt: TokenizedPrompt) -> tuple[str, tuple[int, ...]]:
         """What a group has in common: the image, and all up to its last token."""
         if prompt.image is None:
             return "", ()
-        end = len(prompt.ids) - prompt.ids[::-1].index(image_token_id)
-        return prompt.image, prompt.ids[:end]
+        return prompt.image, prompt.ids[: image_end(prompt.ids, image_token_id)]
 
     found = []
     ordered = sorted(prompts, key=lambda prompt: (head(prompt), len(prompt.ids), prompt.place))
     for number, (_, members) in enumerate(groupby(ordered, key=head)):
         group = list(members)
+        shown = [prompt.image for prompt in group[:1] if prompt.image is not None]
         shared = common_prefix([prompt.ids for prompt in group])
-        found += [_Waiting(prompt=prompt, prefix=shared, group=number) for prompt in group]
+        found += [
+            Waiting(
+                prompt=prompt,
+                prefix=shared,
+                group=number,
+                images=partial(features.of, shown),
+                decoding=decoding,
+            )
+            for prompt in group
+        ]
     return found
+
+
+def image_end(ids: Sequence[int], image_token_id: int) -> int:
+    """The place after the last image token; 0 where there is none."""
+    return max((place + 1 for place, token in enumerate(ids) if token == image_token_id), default=0)
 
 
 def common_prefix(texts: Sequence[tuple[int, ...]]) -> int:

@@ -45,6 +45,7 @@ class SlotCache(Cache):
             dtype=shape.dtype,
             device=shape.device,
         )
+        self.shape = shape
         self.rows = rows
         self.columns = columns
         self.window = _Window(first=0, columns_BT=None, width=0)
@@ -57,6 +58,12 @@ class SlotCache(Cache):
     def write_at(self, first: int, columns_BT: Tensor, *, width: int) -> None:
         """The next forward's tokens go to `columns_BT` of the rows from `first` on; it sees `width` columns."""
         self.window = _Window(first=first, columns_BT=columns_BT, width=width)
+
+    def widened(self, columns: int) -> "SlotCache":
+        """A cache of the same rows with more columns, and what this one holds."""
+        wider = SlotCache(self.shape, rows=self.rows, columns=columns)
+        wider._store[..., : self.columns, :] = self._store
+        return wider
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` columns of a row into another."""
