@@ -40,7 +40,7 @@ from safemirage.evaluation.reports.report import (
     write_report,
 )
 from safemirage.evaluation.reports.terminal import print_grid, screen
-from safemirage.evaluation.run.client import EvaluationClient
+from safemirage.evaluation.run.client import EvaluationClient, EvaluationView
 from safemirage.miniature.model import build_initial_model
 from safemirage.miniature.table import miniature_grid
 from safemirage.miniature.world import build_world
@@ -175,8 +175,8 @@ class Chain:
             "decoding": to_tree(self._config.decoding),
         }
 
-        def work(handle: RunHandle) -> dict[str, Any]:
-            def on_progress(evaluation: dict[str, Any]) -> None:
+        def work(handle: RunHandle) -> EvaluationView:
+            def on_progress(evaluation: EvaluationView) -> None:
                 handle.progress(evaluation["progress"])
 
             evaluation = client.run(body, on_progress=on_progress)

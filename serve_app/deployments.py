@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,6 +18,7 @@ from safemirage.storage import Storage
 from safemirage.store import open_store
 from safemirage.store.tokens import TokenFile, TokenRecord
 from serve_app.audit import Audit
+from serve_app.batches import BatchRunner, Files
 from serve_app.engines.checkpoints import (
     ServedGenerator,
     called,
@@ -26,8 +27,11 @@ from serve_app.engines.checkpoints import (
     streamed,
 )
 from serve_app.evaluations import EvaluationRunner
+from serve_app.http.admission import Admission
 from serve_app.http.api import ApiSettings, create_api
 from serve_app.http.auth import Tokens
+from serve_app.http.desk import Desk
+from serve_app.http.routes.batches import Lines
 from serve_app.judges import Judges
 from serve_app.preflight import Finding
 from serve_app.service import Service
@@ -106,6 +110,7 @@ class Api:
             moderation=config.moderation,
             follows_schemas=config.checkpoints.engine == "vllm",
             audit=Audit(settings.storage.audit),
+            files=Files(settings.storage.files),
             findings=access.findings,
         )
         self._app = create_api(service, api)
@@ -120,17 +125,40 @@ class Evaluations:
     def __init__(
         self, checkpoints: DeploymentHandle[Any], config: ServeConfig, settings: Settings
     ) -> None:
+        store = open_store(settings.store_url)
         engines = ServedEngines(checkpoints, config, settings.storage)
         runner = EvaluationRunner(
             config.evaluations,
             storage=settings.storage,
-            store=open_store(settings.store_url),
+            store=store,
             open_model=engines.open_model,
             judges=engines.judges,
         )
-        self._work = asyncio.get_running_loop().create_task(runner.run())
+        service = Service(
+            storage=settings.storage, store=store, engines=engines, judges=config.judges
+        )
+        # Batches are bounded by how many requests they have in hand, not by a queue.
+        limits = replace(config.limits, waiting=10**6, waiting_tokens=10**12, share=1.0)
+        admission = Admission(limits)
+        desk = Desk(
+            service,
+            admission,
+            restricted=config.restricted,
+            follows_schemas=config.checkpoints.engine == "vllm",
+            audit=Audit(settings.storage.audit),
+        )
+        batches = BatchRunner(
+            Files(settings.storage.files),
+            store,
+            Lines(service, desk, admission, config.moderation).answer,
+            config=config.evaluations,
+            most=config.limits.samples,
+        )
+        loop = asyncio.get_running_loop()
+        self._work = [loop.create_task(one.run()) for one in (runner, batches)]
 
     async def check_health(self) -> None:
-        if self._work.done():
-            self._work.result()
-            raise RuntimeError("the runner of evaluations has ended")
+        for work in self._work:
+            if work.done():
+                work.result()
+                raise RuntimeError("the runner of evaluations or batches has ended")

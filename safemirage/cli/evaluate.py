@@ -1,5 +1,6 @@
 """`safemirage evaluate`: models x suites, in this process or over a Ray cluster."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,6 +41,14 @@ def evaluate(  # noqa: PLR0913 - options of a command
         float | None,
         typer.Option("--gpus", help="With --ray: of each engine; default 1 where it uses one."),
     ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            help="Let a service of `safemirage serve` do it, with the token in SAFEMIRAGE_API_TOKEN: exports and suites go "
+            "by the names of their folders, judges by their titles.",
+        ),
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
     """Ask models every question of a suite, judge the answers, and print the rates.
@@ -54,8 +63,13 @@ def evaluate(  # noqa: PLR0913 - options of a command
 
     if not ray and (cpus is not None or gpus is not None):
         raise typer.BadParameter("needs --ray", param_hint="--cpus" if gpus is None else "--gpus")
+    if url is not None and ray:
+        raise typer.BadParameter("the service has a cluster of its own", param_hint="--ray")
     settings = read_settings()
     configs = load_configs(config, model or (), suite or (), overrides or (), settings)
+    if url is not None:
+        _evaluate_there(url, configs, json_path)
+        return
     with progress_bars() as bars:
 
         def on_progress_of(one: "EvaluateConfig") -> "OnProgress":
@@ -69,6 +83,32 @@ def evaluate(  # noqa: PLR0913 - options of a command
         else:
             outcomes = run_here(configs, on_progress_of=on_progress_of, settings=settings)
     _show(outcomes, json_path, as_list=bool(model or suite))
+
+
+def _evaluate_there(url: str, configs: "Sequence[EvaluateConfig]", json_path: Path | None) -> None:
+    """Submits each to a service and follows it; a second call finds what the first one made."""
+    from safemirage.config.evaluate import service_body
+    from safemirage.evaluation.reports.terminal import print_rates
+    from safemirage.evaluation.run.client import EvaluationClient
+    from safemirage.store.records import Row
+
+    token = os.environ.get("SAFEMIRAGE_API_TOKEN", "").split()
+    bodies = [service_body(config) for config in configs]
+    found = []
+    with EvaluationClient(url, token[-1] if token else None) as client, progress_bars() as bars:
+        for config, body in zip(configs, bodies, strict=True):
+            title = _title(config)
+            ended = client.run(
+                body,
+                on_progress=lambda seen, title=title: bars(  # type: ignore[misc]
+                    title, seen["progress"]["done"], seen["progress"]["total"]
+                ),
+                timeout_s=float("inf"),
+            )
+            found.append(ended)
+    rows = [Row(**row) for one in found for row in one["rows"]]
+    print_rates(tables(json_path), rows)
+    write_json(json_path, found[0] if len(found) == 1 else found)
 
 
 def _show(outcomes: "Sequence[Outcome]", json_path: Path | None, *, as_list: bool) -> None:

@@ -5,12 +5,18 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from safemirage.config.generators import DecodingConfig, GeneratorConfig
-from safemirage.config.judges import JudgeConfig, KeywordsJudgeConfig, check_judge_names
+from safemirage.config.generators import DecodingConfig, GeneratorConfig, OpenAIConfig
+from safemirage.config.judges import (
+    JudgeConfig,
+    KeywordsJudgeConfig,
+    check_judge_names,
+    judge_title,
+)
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.rates import ProtocolName
 from safemirage.config.sets import SetConfig
 from safemirage.config.types import Count, Share, Strict, check_name, data_path, not_identity
@@ -62,3 +68,35 @@ def suite_name(config: EvaluateConfig) -> str:
     if config.set is not None:
         return config.set.name
     return "vlguard" if config.suite is None else Path(config.suite).name
+
+
+def service_body(config: EvaluateConfig) -> dict[str, Any]:
+    """The same evaluation as a service takes it: exports and suites by the names of their folders, judges by their titles.
+
+    Raises:
+        ConfigError: it is of what a service does not have.
+    """
+    problems = []
+    if isinstance(config.model, OpenAIConfig):
+        problems.append("model: the service asks its own exports; name one by transformers or vllm")
+    if config.suite is None:
+        problems.append("suite: the service has suites of its storage only; write the set as one")
+    if config.sampling == "rows":
+        problems.append("sampling: the service draws whole questions")
+    if problems or isinstance(config.model, OpenAIConfig) or config.suite is None:
+        raise ConfigError("\n".join(problems))
+    decoding = config.decoding
+    return {
+        "model": Path(config.model.path).name,
+        "suite": Path(config.suite).name,
+        "judges": [judge_title(judge) for judge in config.judges],
+        "protocol": config.protocol,
+        "sample": config.sample,
+        "seed": config.seed,
+        "decoding": {
+            "max_new_tokens": decoding.max_new_tokens,
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "seed": decoding.seed,
+        },
+    }

@@ -16,12 +16,14 @@ from starlette.staticfiles import StaticFiles
 
 from safemirage.config.serve import LimitsConfig
 from serve_app.audit import Audit
+from serve_app.batches import Files
 from serve_app.http.admission import Admission
 from serve_app.http.auth import Authentication, Caller, Tokens, caller_of, needs
 from serve_app.http.bodies import BodyLimit, describe_bodies
 from serve_app.http.desk import Desk
 from serve_app.http.errors import install_error_handlers
 from serve_app.http.openai import ChatBody, CompletionBody, ModerationBody, ResponsesBody
+from serve_app.http.routes.batches import BatchBody, batch_routes
 from serve_app.http.routes.chat import chat_routes
 from serve_app.http.routes.evaluations import evaluation_routes
 from serve_app.http.routes.judgements import judgement_routes
@@ -33,6 +35,7 @@ from serve_app.resources import ModelCard
 from serve_app.service import Service
 
 BODIES = (
+    BatchBody,
     ChatBody,
     CompletionBody,
     ResponsesBody,
@@ -70,6 +73,8 @@ class ApiSettings:
     follows_schemas: bool = False
     """Whether the engine can be bound to a JSON schema."""
     audit: Audit = field(default_factory=lambda: Audit(None))
+    files: Files | None = None
+    """Where uploaded files and batches lie; None: there are no batches."""
     findings: Sequence[Finding] = ()
     """What the check at the start found, for /readyz."""
 
@@ -101,6 +106,7 @@ def create_api(service: Service, settings: ApiSettings) -> FastAPI:
         judgement_routes(service, admission, settings.moderation),
         evaluation_routes(service, admission, desk, settings.audit, settings.events_poll_s),
         study_routes(service),
+        *([batch_routes(settings.files, admission, settings.audit)] if settings.files else []),
     ):
         app.include_router(router, dependencies=secured)
     _add_catalogue(app, service, secured)

@@ -53,7 +53,9 @@ class BodyLimit:
         if self._is_over(Headers(scope=scope).get("content-length", "0")):
             await self.too_long().response()(scope, receive, send)
             return
-        body = _Body(self, receive)
+        # The lines of an uploaded file are each read by themselves.
+        is_form = Headers(scope=scope).get("content-type", "").startswith("multipart/")
+        body = _Body(self, receive, shaped=not is_form)
         try:
             await self.app(scope, body.receive, send)
         finally:
@@ -72,7 +74,8 @@ class BodyLimit:
 class _Body:
     """The body of one request on its way in."""
 
-    def __init__(self, limit: BodyLimit, receive: Receive) -> None:
+    def __init__(self, limit: BodyLimit, receive: Receive, *, shaped: bool) -> None:
+        self._shaped = shaped
         self._limit = limit
         self._receive = receive
         self._shape = BodyShape(limit.limits)
@@ -95,7 +98,7 @@ class _Body:
         self._limit.held += len(piece)
         self._complete = not message.get("more_body", False)
         self._check_size()
-        for start in range(0, len(piece), _SLICE_BYTES):
+        for start in range(0, len(piece) if self._shaped else 0, _SLICE_BYTES):
             self._shape.feed(piece[start : start + _SLICE_BYTES])
             if start + _SLICE_BYTES < len(piece):
                 await asyncio.sleep(0)

@@ -151,7 +151,7 @@ def _service(folder: Path, engine: Literal["transformers", "vllm"], batch: int) 
     environment = {
         **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
         "SAFEMIRAGE_STORAGE": str(folder / "storage"),
-        "SAFEMIRAGE_API_TOKEN": TOKEN,
+        "SAFEMIRAGE_API_TOKEN": f"chat,judge,evaluate,read,unredacted {TOKEN}",
     }
     command = [sys.executable, "-m", "safemirage.cli", "serve", str(file), "port=0"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:

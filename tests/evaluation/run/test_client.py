@@ -6,14 +6,20 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from safemirage.evaluation.run.client import EvaluationClient, EvaluationError
+from safemirage.evaluation.run.client import (
+    AsyncEvaluationClient,
+    EvaluationClient,
+    EvaluationError,
+)
 
 Handler = Callable[[httpx.Request], httpx.Response]
 BODY = {"model": "npo-1", "suite": "test", "judges": ["oracle"]}
 
 
 def client_of(handler: Handler) -> EvaluationClient:
-    return EvaluationClient("http://service", "secret", transport=httpx.MockTransport(handler))
+    return EvaluationClient(
+        "http://service", "secret", patience_s=5, transport=httpx.MockTransport(handler)
+    )
 
 
 def answering(*answers: httpx.Response) -> tuple[Handler, list[httpx.Request]]:
@@ -106,3 +112,66 @@ def test_client_answer_that_is_no_json_is_quoted() -> None:
     handler, _ = answering(httpx.Response(500, text="<html>oops</html>"))
     with client_of(handler) as client, pytest.raises(EvaluationError, match="500: <html>oops"):
         client.get("e1")
+
+
+def test_client_follows_events_through_a_stream_that_breaks_off() -> None:
+    def stream(*states: str) -> httpx.Response:
+        lines = [
+            f'event: progress\ndata: {{"id": "e1", "state": "{state}"}}\n\n' for state in states
+        ]
+        return httpx.Response(200, text="".join(lines))
+
+    handler, seen = answering(
+        evaluation("queued"),
+        stream("queued", "running"),
+        httpx.Response(503, headers={"Retry-After": "0"}),
+        evaluation("running"),
+        stream("running", "finished"),
+    )
+    with client_of(handler) as client:
+        states = [one["state"] for one in client.events("e1")]
+    assert states[-1] == "finished"
+    assert states.count("finished") == 1
+    assert [request.url.path[-6:] for request in seen] == [
+        "ons/e1",
+        "events",
+        "ons/e1",
+        "ons/e1",
+        "events",
+    ]
+
+
+def test_client_reads_all_samples_page_by_page_and_cancels() -> None:
+    def page(first: int, following: int | None) -> httpx.Response:
+        data = [{"position": first}, {"position": first + 1}]
+        return httpx.Response(200, json={"data": data, "next_offset": following})
+
+    handler, seen = answering(page(0, 2), page(2, None), evaluation("cancelled"))
+    with client_of(handler) as client:
+        assert [one["position"] for one in client.samples("e1", page=2)] == [0, 1, 2, 3]
+        assert client.cancel("e1")["state"] == "cancelled"
+    assert [request.method for request in seen] == ["GET", "GET", "DELETE"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_async_client_runs_to_the_end_and_the_plain_one_works_inside_a_loop() -> None:
+    handler, _ = answering(evaluation("queued"), evaluation("finished", rows=[]))
+    transport = httpx.MockTransport(handler)
+    async with AsyncEvaluationClient("http://service", transport=transport) as client:
+        assert (await client.run(BODY, poll_s=0))["state"] == "finished"
+    handler, _ = answering(evaluation("finished", rows=[]))
+    with client_of(handler) as plain:
+        assert plain.run(BODY)["state"] == "finished"
+
+
+def test_client_waits_for_a_service_no_longer_than_it_was_told() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    transport = httpx.MockTransport(handler)
+    with (
+        EvaluationClient("http://service", patience_s=0.1, transport=transport) as client,
+        pytest.raises(EvaluationError, match="POST /v1/evaluations: refused"),
+    ):
+        client.submit(BODY)

@@ -33,8 +33,10 @@ async def submit(http: httpx.AsyncClient, key: str | None = None, **options: Any
     return await http.post(PATH, json={**BODY, **options}, headers=headers)
 
 
-def put_samples(world: World, evaluation_id: str, count: int) -> None:
-    """What a worker stores: every second sample answers an unsafe question."""
+def put_samples(
+    world: World, evaluation_id: str, count: int, *, unsafe: str = "answer", safe: str = "answer"
+) -> None:
+    """What a worker stores: every second sample answers an unsafe question. Answers begin as given."""
     lease = world.store.leases.acquire(f"evaluation:{evaluation_id}")
     assert lease is not None
     with lease:
@@ -45,13 +47,13 @@ def put_samples(world: World, evaluation_id: str, count: int) -> None:
                 "condition": "unsafe_plain" if position % 2 else "safe_plain",
                 "subset": "unsafe" if position % 2 else "safe",
                 "question": f"question {position}",
-                "answer": f"answer {position}",
+                "answer": f"{unsafe if position % 2 else safe} {position}",
                 "verdicts": [
                     {
                         "judge": "keywords",
                         "label": "comply",
                         "score": None,
-                        "reason": f"says answer {position}",
+                        "reason": f"says {unsafe if position % 2 else safe} {position}",
                     }
                 ],
             }
