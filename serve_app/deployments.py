@@ -31,6 +31,7 @@ from serve_app.http.admission import Admission
 from serve_app.http.api import ApiSettings, create_api
 from serve_app.http.auth import Tokens
 from serve_app.http.desk import Desk
+from serve_app.http.observed import log_json
 from serve_app.http.routes.batches import Lines
 from serve_app.judges import Judges
 from serve_app.preflight import Finding
@@ -112,8 +113,14 @@ class Api:
             audit=Audit(settings.storage.audit),
             files=Files(settings.storage.files),
             findings=access.findings,
+            counts=self._counts,
         )
+        log_json()
         self._app = create_api(service, api)
+
+    async def _counts(self) -> dict[str, int]:
+        counts: dict[str, int] = await self.evaluations.counts.remote()
+        return counts
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
@@ -154,8 +161,13 @@ class Evaluations:
             config=config.evaluations,
             most=config.limits.samples,
         )
+        self._runner = runner
         loop = asyncio.get_running_loop()
         self._work = [loop.create_task(one.run()) for one in (runner, batches)]
+
+    async def counts(self) -> dict[str, int]:
+        """What was evaluated since this replica started, for /metrics."""
+        return self._runner.counts()
 
     async def check_health(self) -> None:
         for work in self._work:

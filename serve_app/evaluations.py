@@ -11,6 +11,7 @@ from typing import Any
 
 from safemirage.config.serve import EvaluationsConfig
 from safemirage.evaluation.generators import Generator
+from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.suites.folder import load_suite, sample_questions
 from safemirage.evaluation.types import ImageInput, Sample
@@ -43,6 +44,14 @@ class EvaluationRunner:
         self._open_model = open_model
         self._judges = judges
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._calls = ModelCalls()
+        self._samples_done = self._unscored = 0
+
+    def counts(self) -> dict[str, int]:
+        """Samples since the start: put to a model, known to the store already, left without a verdict by a judge."""
+        asked = self._calls.answers
+        known = max(0, self._samples_done - asked)
+        return {"asked": asked, "known": known, "unscored": self._unscored}
 
     async def run(self) -> None:
         """Runs until it is cancelled. An evaluation that goes wrong is recorded as failed and does not end the others."""
@@ -101,7 +110,10 @@ class EvaluationRunner:
             record=record,
         )
         # Errors from here on are recorded by `evaluate` itself.
-        await evaluate(spec, samples, generator, judges, store=self._store)
+        counted = self._calls.counted_answers(generator)
+        ended = await evaluate(spec, samples, counted, judges, store=self._store)
+        self._samples_done += ended.done
+        self._unscored += sum(row.unscored for row in ended.rows or ())
 
     def _samples(self, record: EvaluationRecord) -> list[Sample]:
         if record.suite is not None:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from safemirage.config.generators import DecodingConfig
 from safemirage.config.judges import (
     ASKING_JUDGES,
@@ -76,6 +78,25 @@ class Service:
             export = judge.model.id if isinstance(judge.model, ExportConfig) else None
             title = judge_title(judge)
             self._judges[title] = JudgeCard(name=title, kind="model", model=export)
+
+    async def is_ready(self) -> dict[str, bool]:
+        """Whether each part that requests need can be had."""
+
+        def store() -> bool:
+            try:
+                self._store.evaluations.list(limit=1)
+            except (SQLAlchemyError, OSError):
+                return False
+            return True
+
+        return {
+            "store": await asyncio.to_thread(store),
+            "storage": await asyncio.to_thread(self._storage.root.is_dir),
+        }
+
+    async def states(self) -> dict[str, int]:
+        """How many evaluations are in each state."""
+        return await asyncio.to_thread(self._store.evaluations.count_states)
 
     async def models(self) -> list[ModelCard]:
         return await asyncio.to_thread(list_models, self._storage)

@@ -13,7 +13,8 @@ a page to try calls on at `/docs`. [Serve and evaluate over HTTP](../guides/serv
 
 - Endpoints under `/v1` need the header `Authorization: Bearer TOKEN`, unless the service runs with `auth: none`.
 - Errors have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`. 401 and 403: no token, or not this one;
-  404: no such thing; 408: the request came in too slowly; 413: too large; 422: a key is wrong, `param` names it; 429: the
+  404: no such thing; 408: the request came in too slowly; 413: too large; 400, and 422 of endpoints that OpenAI has not: a
+  key is wrong, `param` names it; 429: the
   service is full, `Retry-After` says when to come back; 503: what is asked for cannot be had just now."""
 
 

@@ -88,7 +88,8 @@ def evaluate(  # noqa: PLR0913 - options of a command
 def _evaluate_there(url: str, configs: "Sequence[EvaluateConfig]", json_path: Path | None) -> None:
     """Submits each to a service and follows it; a second call finds what the first one made."""
     from safemirage.config.evaluate import service_body
-    from safemirage.evaluation.reports.terminal import print_rates
+    from safemirage.evaluation.reports.rates import rates_grid
+    from safemirage.evaluation.reports.terminal import print_grid
     from safemirage.evaluation.run.client import EvaluationClient
     from safemirage.store.records import Row
 
@@ -107,7 +108,7 @@ def _evaluate_there(url: str, configs: "Sequence[EvaluateConfig]", json_path: Pa
             )
             found.append(ended)
     rows = [Row(**row) for one in found for row in one["rows"]]
-    print_rates(tables(json_path), rows)
+    print_grid(tables(json_path), rates_grid(rows))
     write_json(json_path, found[0] if len(found) == 1 else found)
 
 

@@ -190,6 +190,13 @@ class Evaluations:
         conditions = [evaluations.c.state.in_(states)] if states else []
         return self._select(*conditions, limit=limit, offset=offset)
 
+    def count_states(self) -> dict[str, int]:
+        """How many evaluations are in each state."""
+        statement = select(evaluations.c.state, func.count()).group_by(evaluations.c.state)
+        with self._database.read() as connection:
+            found = {state: int(count) for state, count in connection.execute(statement)}
+        return {state: found.get(state, 0) for state in get_args(EvaluationState)}
+
     def cancel(self, evaluation_id: str) -> Evaluation | None:
         """Ends it: whoever works on it stops after the batch in hand. One that has ended stays as it is."""
         if self.get(evaluation_id) is None:

@@ -3,7 +3,7 @@
 Everything under /v1 needs a bearer token; /healthz, the pages and their scripts hold nothing secret and need none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +18,12 @@ from safemirage.config.serve import LimitsConfig
 from serve_app.audit import Audit
 from serve_app.batches import Files
 from serve_app.http.admission import Admission
+from serve_app.http.answers import describe
 from serve_app.http.auth import Authentication, Caller, Tokens, caller_of, needs
-from serve_app.http.bodies import BodyLimit, describe_bodies
+from serve_app.http.bodies import BodyLimit
 from serve_app.http.desk import Desk
 from serve_app.http.errors import install_error_handlers
+from serve_app.http.observed import Counts, Metrics, Observed, operator_routes
 from serve_app.http.openai import ChatBody, CompletionBody, ModerationBody, ResponsesBody
 from serve_app.http.routes.batches import BatchBody, batch_routes
 from serve_app.http.routes.chat import chat_routes
@@ -75,6 +77,8 @@ class ApiSettings:
     audit: Audit = field(default_factory=lambda: Audit(None))
     files: Files | None = None
     """Where uploaded files and batches lie; None: there are no batches."""
+    counts: Counts | None = None
+    """What the runner of evaluations counts."""
     findings: Sequence[Finding] = ()
     """What the check at the start found, for /readyz."""
 
@@ -89,13 +93,14 @@ def create_api(service: Service, settings: ApiSettings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    admission = Admission(settings.limits)
+    admission, metrics = Admission(settings.limits), Metrics()
     desk = Desk(
         service,
         admission,
         restricted=settings.restricted,
         follows_schemas=settings.follows_schemas,
         audit=settings.audit,
+        metrics=metrics,
     )
     secured = [
         Security(HTTPBearer(auto_error=False))
@@ -110,12 +115,38 @@ def create_api(service: Service, settings: ApiSettings) -> FastAPI:
     ):
         app.include_router(router, dependencies=secured)
     _add_catalogue(app, service, secured)
+    app.include_router(
+        operator_routes(
+            metrics,
+            settings.tokens,
+            settings.findings,
+            lambda: service.is_ready(),
+            _gauges(metrics, admission, service, settings.counts),
+        )
+    )
     _add_pages(app, settings.instance)
-    describe_bodies(app, BODIES)
+    describe(app, BODIES)
     install_error_handlers(app)
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Authentication, tokens=settings.tokens, audit=settings.audit)
+    app.add_middleware(Observed, metrics=metrics)
     return app
+
+
+def _gauges(
+    metrics: Metrics, admission: Admission, service: Service, counts: Counts | None
+) -> Callable[[], Awaitable[None]]:
+    """Brings up to date what is not counted as it happens."""
+
+    async def update() -> None:
+        metrics.queue_requests.set(admission.requests)
+        metrics.queue_tokens.set(admission.tokens)
+        for state, count in (await service.states()).items():
+            metrics.evaluations.labels(state).set(count)
+        for kind, value in (await counts() if counts else {}).items():
+            metrics.samples.labels(kind).set(value)
+
+    return update
 
 
 def _add_catalogue(app: FastAPI, service: Service, secured: list[Any]) -> None:

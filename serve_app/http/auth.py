@@ -158,7 +158,7 @@ class Authentication:
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/v1"):
             try:
-                caller = self._caller(Headers(scope=scope))
+                caller = bearer(Headers(scope=scope), self.tokens)
             except ApiError as error:
                 self.audit.write("refused", None, path=scope["path"], why=error.message)
                 await error.response()(scope, receive, send)
@@ -166,14 +166,16 @@ class Authentication:
             scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)
 
-    def _caller(self, headers: Headers) -> Caller:
-        if self.tokens is None:
-            _check_host(headers.get("host", ""))
-            return ANYONE
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise _unauthorised("no bearer token; send the header Authorization: Bearer TOKEN")
-        return self.tokens.caller(token.strip())
+
+def bearer(headers: Headers, tokens: Tokens | None) -> Caller:
+    """Who sent these headers. Raises ApiError (401, 403)."""
+    if tokens is None:
+        _check_host(headers.get("host", ""))
+        return ANYONE
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise _unauthorised("no bearer token; send the header Authorization: Bearer TOKEN")
+    return tokens.caller(token.strip())
 
 
 def _check_host(host: str) -> None:

@@ -7,9 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from pydantic.json_schema import models_json_schema
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
@@ -227,20 +226,6 @@ def takes(body: type[BaseModel]) -> dict[str, Any]:
     """`openapi_extra` of a route that reads its body by `parse`."""
     schema = {"$ref": _SCHEMAS.format(model=body.__name__)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def describe_bodies(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:
-    """Adds the schemas of bodies, which FastAPI does not see, to the app's OpenAPI page."""
-    inputs = [(body, "validation") for body in bodies]
-    _, described = models_json_schema(inputs, ref_template=_SCHEMAS)  # type: ignore[arg-type]
-    drawn = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        schema = drawn()
-        schema.setdefault("components", {}).setdefault("schemas", {}).update(described["$defs"])
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def parse_now(data: bytes, body: type[BodyT], limits: LimitsConfig, status: int = 400) -> BodyT:

@@ -20,6 +20,7 @@ from serve_app.http.admission import Admission
 from serve_app.http.auth import Caller, is_restricted
 from serve_app.http.errors import ApiError
 from serve_app.http.images import read_image
+from serve_app.http.observed import Metrics
 from serve_app.http.openai import InputItem, Message
 from serve_app.http.schemas import ImagePart, Part, TextPart
 from serve_app.service import Service
@@ -51,7 +52,9 @@ class Desk:
         restricted: Sequence[str],
         follows_schemas: bool,
         audit: Audit,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics
         self._service = service
         self._admission = admission
         self._restricted = tuple(restricted)
@@ -76,10 +79,12 @@ class Desk:
                 for one in questions
             ]
             try:
-                return list(await asyncio.gather(*asked))
+                answers = list(await asyncio.gather(*asked))
             finally:
                 for one in asked:
                     one.cancel()
+        self._count(answers)
+        return answers
 
     async def stream(
         self, model: str, questions: Sequence[Question], caller: Caller
@@ -108,13 +113,24 @@ class Desk:
                         number, said = await told.get()
                     if isinstance(said, Exception):
                         raise said
-                    open_answers -= said.finish_reason is not None
+                    if said.finish_reason is not None:
+                        open_answers -= 1
+                        self._count([said])
                     yield number, said
             finally:
                 for task in tasks:
                     task.cancel()
                 with suppress(asyncio.CancelledError):
                     await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _count(self, ended: Sequence[ChatAnswer | Delta]) -> None:
+        if self._metrics is None:
+            return
+        for one in ended:
+            self._metrics.tokens.labels("prompt").inc(one.prompt_tokens)
+            self._metrics.tokens.labels("answer").inc(one.completion_tokens)
+            if one.rows:
+                self._metrics.rows.observe(one.rows)
 
     def _check(self, model: str, questions: Sequence[Question], caller: Caller) -> None:
         """Raises ApiError: 403 where the caller may not, 400 where the engine cannot."""

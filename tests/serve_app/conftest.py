@@ -1,16 +1,20 @@
 """The API in this process, over a real storage and store; only the answers are scripted."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 
 from safemirage.config.serve import LimitsConfig, ServedJudgeConfig
 from safemirage.settings import Settings
 from safemirage.store import open_store
+from serve_app.batches import Files
 from serve_app.http.api import ApiSettings, create_api
 from serve_app.service import Service
 from tests.serve_app.world import READER, Scripted, World, tokens_of, write_export, write_suite
@@ -29,6 +33,32 @@ def world(tmp_path: Path) -> Iterator[World]:
     write_suite(storage)
     with open_store(settings.store_url) as store:
         yield World(storage, store, Scripted())
+
+
+@cache
+def documented() -> Any:
+    """The OpenAPI schema of the whole API."""
+    service: Any = None
+    return create_api(service, ApiSettings(files=Files(Path("none")))).openapi()
+
+
+async def check_documented(response: httpx.Response) -> None:
+    """Every answer that a test meets has a status and a body that the OpenAPI page tells of."""
+    await response.aread()
+    schema = documented()
+    path, method = response.request.url.path, response.request.method.lower()
+    for pattern, calls in schema["paths"].items():
+        regex = re.sub(r"\\{[^}]+\\}", "[^/]+", re.escape(pattern))
+        if method in calls and re.fullmatch(regex, path):
+            told = calls[method]["responses"]
+            assert str(response.status_code) in told, (method, pattern, response.status_code)
+            content = told[str(response.status_code)].get("content", {})
+            kind = response.headers.get("content-type", "").partition(";")[0]
+            assert kind in content, (method, pattern, kind)
+            if found := content[kind].get("schema"):
+                whole = {**found, "components": schema["components"]}
+                jsonschema.validate(response.json(), whole)
+            return
 
 
 Client = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -54,7 +84,10 @@ def client(world: World) -> Client:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://localhost", headers=headers
+            transport=transport,
+            base_url="http://localhost",
+            headers=headers,
+            event_hooks={"response": [check_documented]},
         ) as http:
             yield http
 

@@ -250,10 +250,11 @@ class LiveTransformers:
 
     def _tell(self, rows: Sequence[_Asked]) -> None:
         """Tells callers what is new: at every step where they want to hear it, else at the end."""
+        size = len(self._running)
         for asked in rows:
             assert asked.speech is not None, "set as it is prepared"
             if asked.streamed or asked.speech.finish_reason is not None:
-                _say(asked, asked.speech.tell())
+                _say(asked, asked.speech.tell(size))
         self._running = [
             one for one in self._running if one.speech and one.speech.finish_reason is None
         ]

@@ -4,7 +4,7 @@ Both engines of the service speak through it, so that a stream, joined, is the t
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from safemirage.evaluation.types import Generation
@@ -35,6 +35,8 @@ class Delta:
     """Tokens of the answer so far."""
     finish_reason: Finish | None = None
     """Set in the last one."""
+    rows: int = 0
+    """Answers in the making beside it, itself included; 0 where the engine does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class ChatAnswer(Generation):
     """A whole answer, with the chances of its tokens where they were asked for."""
 
     chances: tuple[Chance, ...] = ()
+    rows: int = field(default=0, compare=False)
+    """Answers in the making as it ended, itself included; 0 where the engine does not tell."""
 
     @property
     def generation(self) -> Generation:
@@ -65,6 +69,7 @@ def whole(deltas: Iterable[Delta]) -> ChatAnswer:
         prompt_tokens=last.prompt_tokens,
         completion_tokens=last.completion_tokens,
         finish_reason=last.finish_reason,
+        rows=last.rows,
     )
 
 
@@ -112,7 +117,7 @@ class Speech:
         """The engine itself ended the answer."""
         self.finish_reason = self.finish_reason or reason
 
-    def tell(self) -> Delta:
+    def tell(self, rows: int = 0) -> Delta:
         """What is new since the last time: text that no further token can change, and at the end all of it."""
         if not self._cut():
             self._text = self._decode(self._ids)
@@ -129,6 +134,7 @@ class Speech:
             prompt_tokens=self._prompt_tokens,
             completion_tokens=len(self._ids),
             finish_reason=self.finish_reason,
+            rows=rows,
         )
 
     def _cut(self) -> bool:

@@ -174,6 +174,11 @@ class VLLMGenerator:
         }
         return [answers[place] for place in range(len(requests))]
 
+    @property
+    def running(self) -> int:
+        """Calls that the engine works on."""
+        return self._engine.running
+
     async def answer(self, request: Request, decoding: DecodingConfig) -> ChatAnswer:
         """The whole answer. A caller that is cancelled leaves the engine. Raises RequestRejected."""
         return whole([delta async for delta in self._deltas(request, decoding, streamed=False)])
@@ -355,7 +360,9 @@ class _Heard:
             speech.end(_FINISH_REASONS[said.finish_reason])
         ended = speech.finish_reason is not None
         if (self._streamed or ended) and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.told.put_nowait, speech.tell())
+            self._loop.call_soon_threadsafe(
+                self.told.put_nowait, speech.tell(self._generator.running)
+            )
         return ended
 
     def told_of(self, _call: "asyncio.Future[list[Any]]") -> None:

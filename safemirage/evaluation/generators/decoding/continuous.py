@@ -34,6 +34,11 @@ class Engine:
         self._thread = Thread(target=self._run, name="vllm", daemon=True)
         self._thread.start()
 
+    @property
+    def running(self) -> int:
+        """Calls in the engine."""
+        return len(self._running)
+
     async def answers(self, enqueue: Enqueue, hear: Hear | None = None) -> list[Any]:
         """vLLM's output for each prompt, in order. What `enqueue` raises is raised here; a call that is cancelled
         leaves the engine."""
