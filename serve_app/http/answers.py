@@ -349,7 +349,7 @@ def describe(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:
         *((body, "validation") for body in bodies),
         *((one, "serialization") for one in told),
     ]
-    _, described = models_json_schema(models, ref_template=_SCHEMAS)  # type: ignore[arg-type]
+    _, described = models_json_schema(models, ref_template=_SCHEMAS)
     drawn = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -66,7 +66,10 @@ def address(project: Path, cluster: ClusterAddress) -> Iterator[str]:
     copy, start, *_ = of("serve.md")
     run_block(copy, project, {})
     (port,) = free_ports(1)
-    text = start.text.replace("$(python -c 'import secrets; print(secrets.token_hex(32))')", TOKEN)
+    scopes = "chat,judge,evaluate,read,unredacted"
+    made = f"$(safemirage token create me --scopes {scopes})"
+    assert made in start.text
+    text = start.text.replace(made, f"'{scopes} {TOKEN}'")
     text = text.replace("configs:serve/local.yaml", f"configs:serve/local.yaml port={port}")
     log = (project / "serve.log").open("wb")
     process = subprocess.Popen(
