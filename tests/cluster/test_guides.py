@@ -97,6 +97,7 @@ def test_serve(project: Path, address: str) -> None:
     here = {"127.0.0.1:8000": address}
     listed = json.loads(run_block(models, project, here, SAFEMIRAGE_API_TOKEN=TOKEN))
     assert NPO in {card["id"] for card in listed["data"]}
-    assert run_block(chat, project, here, SAFEMIRAGE_API_TOKEN=TOKEN).strip()
+    # What a model of random weights says may be blank; that the client is answered is what counts.
+    assert run_block(chat, project, here, SAFEMIRAGE_API_TOKEN=TOKEN).endswith("\n")
     rows = run_block(evaluate, project, here, SAFEMIRAGE_API_TOKEN=TOKEN).splitlines()
     assert any(row.startswith("keywords unsafe_plain asr ") for row in rows)
