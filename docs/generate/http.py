@@ -12,10 +12,8 @@ Every endpoint of the service, made from its OpenAPI schema. A running service g
 a page to try calls on at `/docs`. [Serve and evaluate over HTTP](../guides/serve.md) is the guide.
 
 - Endpoints under `/v1` need the header `Authorization: Bearer TOKEN`, unless the service runs with `auth: none`.
-- Errors have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`. 401 and 403: no token, or not this one;
-  404: no such thing; 408: the request came in too slowly; 413: too large; 400, and 422 of endpoints that OpenAI has not: a
-  key is wrong, `param` names it; 429: the
-  service is full, `Retry-After` says when to come back; 503: what is asked for cannot be had just now."""
+- Errors have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+- In the bodies below, a key without a text means what it means in OpenAI's API."""
 
 
 def http_page() -> str:
@@ -41,6 +39,8 @@ def http_page() -> str:
     return page(
         HEAD,
         overview,
+        "## Statuses",
+        table(["status", "what it means"], statuses(call for *_, call in calls)),
         *(_call_section(*call) for call in calls),
         "## Bodies",
         *(_body_section(name, body) for name, body in bodies),
@@ -58,15 +58,18 @@ def _anchor(method: str, path: str) -> str:
 
 def _call_section(method: str, path: str, call: Mapping[str, Any]) -> str:
     body = call.get("requestBody", {}).get("content", {}).get("application/json", {})
+    done = next(said for status, said in call["responses"].items() if status.startswith("2"))
+    answer = done.get("content", {}).get("application/json", {})
     return page(
         f"## {method} {path} {{#{_anchor(method, path)}}}",
         _text(call),
         f"Body: {_kind(body['schema'])}." if body else "",
+        f"Answer: {_kind(answer['schema'])}." if answer.get("schema") else "",
         table(
             ["parameter", "where", "type", "default", "what it is"],
             [_parameter_row(one) for one in call.get("parameters", ())],
         ),
-        table(["status", "what it means"], _statuses(call["responses"])),
+        f"Statuses: {', '.join(call['responses'])}.",
     ).rstrip()
 
 
@@ -77,16 +80,13 @@ def _parameter_row(one: Mapping[str, Any]) -> list[str]:
     return [code(one["name"]), one["in"], _kind(schema), default, text]
 
 
-def _statuses(responses: Mapping[str, Any]) -> Iterable[list[str]]:
-    return (
-        [
-            status,
-            escape(
-                "Done." if said["description"] == "Successful Response" else said["description"]
-            ),
-        ]
-        for status, said in responses.items()
-    )
+def statuses(calls: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """Every status that any call may end with; each means the same for all of them."""
+    found: dict[str, str] = {}
+    for call in calls:
+        for status, said in call["responses"].items():
+            found.setdefault(status, said["description"])
+    return [[status, escape(found[status])] for status in sorted(found)]
 
 
 def _body_section(name: str, schema: Mapping[str, Any]) -> str:
