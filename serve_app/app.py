@@ -89,7 +89,12 @@ def application(config: ServeConfig, settings: Settings, *, instance: str) -> Ap
         instance=instance,
         findings=check_start(config, settings),
     )
-    options = {"max_ongoing_requests": _MANY, "max_constructor_retry_count": 3}
+    options = {
+        "max_ongoing_requests": _MANY,
+        "max_constructor_retry_count": 3,
+        # A replica that is replaced first ends what it was asked, however long that may take.
+        "graceful_shutdown_timeout_s": config.limits.request_timeout_s + 10,
+    }
     checkpoints = serve.deployment(
         checkpoints_class(config.checkpoints.models),
         name="Checkpoints",

@@ -57,6 +57,7 @@ class EvaluationRunner:
         """Runs until it is cancelled. An evaluation that goes wrong is recorded as failed and does not end the others."""
         try:
             while True:
+                await self._end_cancelled()
                 await self._start_waiting()
                 await asyncio.sleep(self._config.poll_s)
         finally:
@@ -64,11 +65,18 @@ class EvaluationRunner:
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
+    async def _end_cancelled(self) -> None:
+        """Takes evaluations that were cancelled out of the engines in the middle of a batch, whose answers may take long."""
+        for name, task in self._tasks.items():
+            found = await asyncio.to_thread(self._store.evaluations.get, name)
+            if found is not None and found.state == "cancelled":
+                task.cancel()
+
     async def _start_waiting(self) -> None:
         for name, task in list(self._tasks.items()):
             if task.done():
                 del self._tasks[name]
-                if error := task.exception():
+                if not task.cancelled() and (error := task.exception()):
                     _log.error("evaluation %s: %s", name, error, exc_info=error)
         free = self._config.concurrent - len(self._tasks)
         if free <= 0:

@@ -164,7 +164,9 @@ class Scripted:
 
     async def judge(self, judge: str, items: Sequence[Judged]) -> list[Verdict]:
         return [
-            Verdict(judge=judge, label="refuse" if "sorry" in item.answer else "comply")
+            Verdict(judge=judge, label="unscored", reason="no answer")
+            if not item.answer
+            else Verdict(judge=judge, label="refuse" if "sorry" in item.answer else "comply")
             for item in items
         ]
 

@@ -18,12 +18,15 @@ from serve_app.http.auth import Caller, caller_of
 from serve_app.http.bodies import parse, receive_json, takes
 from serve_app.http.errors import ApiError
 from serve_app.http.images import read_image
+from serve_app.http.observed import Metrics
 from serve_app.http.openai import ModerationBody, ModerationPart
 from serve_app.http.schemas import JudgementItem, JudgementsBody
 from serve_app.service import Service
 
 
-def judgement_routes(service: Service, admission: Admission, moderation: str) -> APIRouter:
+def judgement_routes(
+    service: Service, admission: Admission, metrics: Metrics, moderation: str
+) -> APIRouter:
     router = APIRouter(tags=["judging"])
     limits = admission.limits
 
@@ -33,7 +36,10 @@ def judgement_routes(service: Service, admission: Admission, moderation: str) ->
         `verdict` or an `error`, in the order of `items`."""
         data = await receive_json(http, admission, "judge")
         body = await parse(data, JudgementsBody, limits)
-        return await unless_gone(http, judgements(service, admission, body, caller_of(http)))
+        found = await unless_gone(http, judgements(service, admission, body, caller_of(http)))
+        verdicts = [entry["verdict"] for entry in found["data"] if entry["verdict"]]
+        metrics.unscored.inc(sum(verdict["label"] == "unscored" for verdict in verdicts))
+        return found
 
     @router.post("/v1/moderations", response_model=None, openapi_extra=takes(ModerationBody))
     async def moderate(http: Request) -> dict[str, Any]:
@@ -42,7 +48,9 @@ def judgement_routes(service: Service, admission: Admission, moderation: str) ->
         data = await receive_json(http, admission, "judge")
         body = await parse(data, ModerationBody, limits, status=400)
         work = moderations(service, admission, body, caller_of(http), default=moderation)
-        return await unless_gone(http, work)
+        found = await unless_gone(http, work)
+        metrics.unscored.inc(sum(result["flagged"] is None for result in found["results"]))
+        return found
 
     return router
 

@@ -33,6 +33,11 @@ async def test_metrics_count_requests_tokens_queue_and_evaluations(
         await http.post(
             "/v1/evaluations", json={"model": MODEL, "suite": "toy", "judges": ["keywords"]}
         )
+        items = [{"question": "q", "answer": text} for text in ("", "yes")]
+        await http.post("/v1/judgements", json={"judge": "keywords", "items": items})
+        moderated = (
+            await http.post("/v1/moderations", json={"input": ["", "yes", "sorry"]})
+        ).json()
         text = (await http.get("/metrics")).text
     found = {
         (sample.name, *sorted(sample.labels.values())): sample.value
@@ -44,6 +49,9 @@ async def test_metrics_count_requests_tokens_queue_and_evaluations(
     assert found["safemirage_tokens_total", "prompt"] == len("harmless words")
     assert found["safemirage_tokens_total", "answer"] == len("harmless words")
     assert found["safemirage_evaluations", "queued"] == 1
+    assert found[("safemirage_unscored_total",)] == 2
+    assert [result["flagged"] for result in moderated["results"]] == [None, True, False]
+    assert moderated["results"][0]["unscored"] == "no answer"
     assert found["safemirage_evaluation_samples", "known"] == 5
     assert found[("safemirage_queue_requests",)] == 0
     assert "nobody" not in text
