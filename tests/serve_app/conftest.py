@@ -1,6 +1,8 @@
 """The API in this process, over a real storage and store; only the answers are scripted."""
 
 import re
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
@@ -10,6 +12,7 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
+import uvicorn
 
 from safemirage.config.serve import LimitsConfig, ServedJudgeConfig
 from safemirage.settings import Settings
@@ -92,3 +95,19 @@ def client(world: World) -> Client:
             yield http
 
     return connect
+
+
+@pytest.fixture
+def url(world: World) -> Iterator[str]:
+    """The API over a real socket."""
+    service = Service(storage=world.storage, store=world.store, engines=world.engines)
+    app = create_api(service, ApiSettings(tokens=tokens_of(world.storage)))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()

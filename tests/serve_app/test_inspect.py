@@ -1,39 +1,18 @@
 """Inspect's own evaluations, unchanged, against the API over a real socket: images, several turns, log-probabilities."""
 
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from inspect_ai import Task, eval
 from inspect_ai.dataset import Sample
 from inspect_ai.model import ChatMessageUser, ContentImage, ContentText, GenerateConfig
 from inspect_ai.scorer import includes
 from inspect_ai.solver import generate, self_critique
 
-from serve_app.http.api import ApiSettings, create_api
-from serve_app.service import Service
-from tests.serve_app.world import MODEL, READER, World, data_uri, png, tokens_of
+from tests.serve_app.world import MODEL, READER, World, data_uri, png
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def url(world: World) -> Iterator[str]:
-    service = Service(storage=world.storage, store=world.store, engines=world.engines)
-    app = create_api(service, ApiSettings(tokens=tokens_of(world.storage)))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-    server.should_exit = True
-    thread.join()
 
 
 def test_inspect_evaluates_with_images_turns_choices_and_logprobs(
@@ -49,7 +28,7 @@ def test_inspect_evaluates_with_images_turns_choices_and_logprobs(
         scorer=includes(),
     )
     options: dict[str, Any] = {
-        "model_base_url": url,
+        "model_base_url": f"{url}/v1",
         "log_dir": str(tmp_path),
         "display": "none",
     }
