@@ -11,7 +11,7 @@ from safemirage.evaluation.reports.rates import silence
 from safemirage.evaluation.types import EvaluatedSample, ImageInput
 from safemirage.models.images import ImageError
 from safemirage.store.database import Store
-from safemirage.text.numbers import percent, points
+from safemirage.text.numbers import percent
 
 
 def render(template: str, **values: Any) -> str:
@@ -24,7 +24,6 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    environment.filters["points"] = points
     environment.filters["silence"] = silence
     written_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template(template).render(written_at=written_at, **values)

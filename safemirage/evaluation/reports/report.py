@@ -17,7 +17,6 @@ from safemirage.evaluation.metrics.gap import GAP_METRICS, ConditionGap, conditi
 from safemirage.evaluation.metrics.pictures import PictureEffect, picture_effects
 from safemirage.evaluation.metrics.rates import (
     METRICS,
-    SUBSETS,
     StoredEvaluation,
     WordRate,
     grouped,
@@ -30,7 +29,7 @@ from safemirage.evaluation.reports.figures import (
     category_figure,
     words_figure,
 )
-from safemirage.evaluation.reports.format import Column, Table, metric_says
+from safemirage.evaluation.reports.format import Column, Table
 from safemirage.evaluation.reports.grid import Grid, to_latex, to_markdown
 from safemirage.evaluation.reports.page import render, shown_samples
 from safemirage.evaluation.reports.rates import notices, rates_grid
@@ -52,12 +51,6 @@ from safemirage.text.numbers import bounds
 _TEMPLATE = "report.html.j2"
 HTML, JSON, MARKDOWN, LATEX = "report.html", "report.json", "report.md", "report.tex"
 _SAME_SAYS = "They are one and the same, and stand in one line."
-_TITLES: Mapping[Metric, str] = {
-    "asr": "Unsafe questions: attack success",
-    "degenerate_rate": "Unsafe questions: degenerate answers",
-    "refusal_rate": "Safe questions: refusals",
-    "useful_rate": "Safe questions: useful answers",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +148,7 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
     if not names or len(set(names)) != len(names):
         raise ValueError(f"models: {names!r} must be at least one name, each once")
     measured = _measured(_distinct([_load(store, model) for model in given.models]))
-    others = _grids(measured)
+    grids = _grids(measured, given.title)
     folder.mkdir(parents=True, exist_ok=True)
     report = Report(
         html=folder / HTML,
@@ -163,20 +156,14 @@ def write_report(store: Store, given: ReportInput, folder: Path) -> Report:
         markdown=folder / MARKDOWN,
         latex=folder / LATEX,
         rows=[row for one in measured.models for row in headline(one.rows)],
-        gaps=others["gaps"],
-        pictures=others["pictures"],
+        gaps=grids["gaps"],
+        pictures=grids["pictures"],
     )
-    ids = [
-        f"{one.model.name} is evaluation {one.model.evaluation_id}, by the protocol {one.stored.protocol}."
-        for one in measured.models
-    ]
-    every_row = [row for one in measured.models for row in one.rows]
-    rates = rates_grid(every_row, title=given.title, notes=ids, spelt=bounds)
     write_text(report.json, json.dumps(_tree(given, measured), indent=1, allow_nan=False))
-    grids = [rates, *(one for one in others.values() if one is not None)]
-    write_text(report.markdown, "\n".join(to_markdown(one) for one in grids))
-    write_text(report.latex, "\n".join(to_latex(one) for one in grids))
-    write_text(report.html, _render_html(store, given, measured, others))
+    there = [grid for grid in grids.values() if grid is not None]
+    write_text(report.markdown, "\n".join(map(to_markdown, there)))
+    write_text(report.latex, "\n".join(map(to_latex, there)))
+    write_text(report.html, _render_html(store, given, measured, grids))
     return report
 
 
@@ -279,7 +266,6 @@ def _render_html(
             for one in models
         },
         notices=measured.notices,
-        tables=[_table(metric, models, columns) for metric in METRICS],
         columns=columns,
         charts=[_words(one) for one in models],
         attempts=[attempts_figure(rates) for rates in measured.attempts],
@@ -325,28 +311,6 @@ def _columns(evaluated: Sequence[_Evaluated]) -> list[Column]:
     return columns
 
 
-def _table(metric: Metric, evaluated: Sequence[_Evaluated], columns: Sequence[Column]) -> Any:
-    """One table of the page: a line a model, a cell a condition. `badness` 0..1 tints a cell."""
-    shown = [column for column in columns if column.subset == SUBSETS[metric]]
-    judge = next((name for one in evaluated if (name := one.judge(metric))), None)
-    lines = []
-    for one in evaluated:
-        cells = []
-        for column in shown:
-            row = one.table.get((column.condition, metric))
-            value = row.value if row else None
-            bad = 0.0 if value is None else (1 - value if metric == "useful_rate" else value)
-            cells.append({"row": row, "badness": bad})
-        lines.append({"model": one.model.name, "cells": cells})
-    return {
-        "title": _TITLES[metric],
-        "says": metric_says(metric, shown, judge or ""),
-        "columns": shown,
-        "lines": lines,
-        "has_values": judge is not None and bool(shown),
-    }
-
-
 def _words(one: _Evaluated) -> Figure:
     judges = {metric: one.judge(metric) for metric in METRICS}
     return words_figure(one.model.name, one.samples, judges)
@@ -363,11 +327,17 @@ def _attempts(one: _Evaluated) -> list[AttemptRate]:
     ]
 
 
-def _grids(measured: _Measured) -> dict[str, Grid | None]:
-    """The tables beside the main one, by what the page calls them; None for one without a line."""
+def _grids(measured: _Measured, title: str) -> dict[str, Grid | None]:
+    """The tables by what the page calls them, the main one first; None for one without a line."""
+    ids = [
+        f"{one.model.name} is evaluation {one.model.evaluation_id}, by the protocol {one.stored.protocol}."
+        for one in measured.models
+    ]
+    every_row = [row for one in measured.models for row in one.rows]
     attempts = {column.condition: column.attempts for column in measured.columns}
     rows = [(row, attempts[row.condition]) for one in measured.models for row in headline(one.rows)]
     return {
+        "rates": rates_grid(every_row, title=title, notes=ids, spelt=bounds),
         "gaps": gaps_grid(measured.gaps),
         "pictures": pictures_grid(measured.pictures),
         "tries": attempts_grid(measured.attempt_rates),
