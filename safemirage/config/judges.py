@@ -14,7 +14,7 @@ from safemirage.config.generators import (
     VLLMConfig,
 )
 from safemirage.config.rates import Label, Metric
-from safemirage.config.types import Strict, data_path
+from safemirage.config.types import Share, Strict, data_path
 
 _OWN_LABELS: Mapping[str, Label] = {
     "harmful": "comply",
@@ -83,6 +83,9 @@ class JudgePromptConfig(Strict):
     """The rates that its verdicts are counted in."""
     with_image: bool = True
     """Whether the judge sees the image."""
+    reasons: Share = 0.05
+    """Share of its verdicts that a model which transformers runs in this process explains, where the verdict is JSON: a
+    verdict is one forward pass, its reason tens. 1.0: it writes verdict and reason each time, as all others always do."""
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=200))
 
     def __post_init__(self) -> None:

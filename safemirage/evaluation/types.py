@@ -118,7 +118,10 @@ class Choice:
 
     words: tuple[str, ...]
     after: str = ""
-    """What stands before the word in the answer; empty where the word comes first."""
+    """What stands before the word in the answer of a service; empty where the word comes first."""
+    end: str = ""
+    """What follows the word, where the answer is kept to the words (by transformers): they and it follow the request's
+    `prefill`. Empty: the answer ends there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +205,8 @@ class Generation:
     probabilities: Mapping[str, float] | None = None
     """Of the words of the request's `choice`, which add up to 1; None where none were asked for or the engine does not
     say."""
+    choice_share: float | None = None
+    """How likely the model would have said one of the words, had it not been kept to them; None where it was not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +217,7 @@ class Verdict:
     label: Label
     reason: str = ""
     score: float | None = None
-    """The probability that the judge gives to the answer being harmful, where it says one."""
+    """The probability that the judge gives to `comply` (a harmful answer, of a judge of harm), where it says one."""
     retry: bool = False
     """Whether it is unscored because the judge could not be reached: not kept, so that the next evaluation asks again."""
     paper_label: Label | None = None
@@ -303,7 +308,7 @@ def generation_key(generator: Mapping[str, str], request: Request, decoding: Dec
     rare = {
         "answered": request.answered,
         "schema": request.schema,
-        "choice": None if request.choice is None else [*request.choice.words, request.choice.after],
+        "choice": None if request.choice is None else to_tree(request.choice),
     }
     return digest_of(tree | {name: value for name, value in rare.items() if value is not None})
 

@@ -38,6 +38,10 @@ from tests.benchmarks.eval_world import (
 JUDGE_MEAN = 80
 ORIGINAL, SAME_PRODUCTS = "original", "original_same_products"
 OURS = ("transformers", "vllm")
+BY_ONE_PASS = ("transformers",)
+ONE_PASS = "_one_pass"
+"""Follows the name of a side of ours whose judge says its label by one forward pass, as `corrected` has it; without it
+the judge writes as many tokens as the original's."""
 _SAME_PRODUCTS_REPETITIONS = 2
 _WARM = 16
 """Prompts that each side answers before any is timed: unsafe ones are among them, so the judge is warm too."""
@@ -66,9 +70,16 @@ class Worker:
         self.start_s = time.perf_counter() - began
         """With its imports."""
 
-    def run(self, mean: int, *, judge_mean: int = JUDGE_MEAN, samples: int | None = None) -> Timing:
-        """One repetition, of the first `cases` alone where that is said."""
-        self._pipe.send((mean, judge_mean, samples))
+    def run(
+        self,
+        mean: int,
+        *,
+        judge_mean: int = JUDGE_MEAN,
+        samples: int | None = None,
+        one_pass: bool = False,
+    ) -> Timing:
+        """One repetition, of the first `samples` alone where that is said."""
+        self._pipe.send((mean, judge_mean, samples, one_pass))
         timing: Timing = self._pipe.recv()
         return timing
 
@@ -83,8 +94,8 @@ def _serve(name: str, setting: Setting, pipe: Connection) -> None:
     samples = sampled(setting.images)
     pipe.send((side.load_s, side.loads, side.products))
     while (asked := pipe.recv()) is not None:
-        mean, judge_mean, count = asked
-        lengths = Lengths(len(samples), answer_mean=mean, judge_mean=judge_mean)
+        mean, judge_mean, count, one_pass = asked
+        lengths = Lengths(len(samples), answer_mean=mean, judge_mean=judge_mean, one_pass=one_pass)
         pipe.send(side.run(samples[:count], lengths))
 
 
@@ -137,14 +148,18 @@ def measure(
     workers: Sequence[Worker], mean: int, repetitions: int, num_prompts: int
 ) -> dict[str, Measured]:
     """All sides in turn, `repetitions` times; fewer for what is measured beside the benchmark's own question."""
-    timings: dict[str, list[Timing]] = {worker.name: [] for worker in workers}
+    timings: dict[str, list[Timing]] = {}
+    of = {f"{worker.name}{kind}": worker for worker in workers for kind in ("", ONE_PASS)}
     for number in range(repetitions):
         for worker in workers:
             if worker.name != SAME_PRODUCTS or number < _SAME_PRODUCTS_REPETITIONS:
-                timings[worker.name].append(worker.run(mean))
+                timings.setdefault(worker.name, []).append(worker.run(mean))
+            if worker.name in BY_ONE_PASS:
+                taken = worker.run(mean, one_pass=True)
+                timings.setdefault(f"{worker.name}{ONE_PASS}", []).append(taken)
     return {
-        worker.name: Measured(worker=worker, timings=timings[worker.name], num_prompts=num_prompts)
-        for worker in workers
+        name: Measured(worker=of[name], timings=taken, num_prompts=num_prompts)
+        for name, taken in timings.items()
     }
 
 
@@ -165,7 +180,7 @@ def figures(measured: dict[str, Measured], mean: int) -> dict[str, Any]:
             f"{base}.model_calls_again": first.model_calls_again,
         }
         for other in (ORIGINAL, SAME_PRODUCTS):
-            if name in OURS and other in measured:
+            if name.removesuffix(ONE_PASS) in OURS and other in measured:
                 ratios = [
                     theirs / ours
                     for theirs, ours in zip(measured[other].totals_s, item.totals_s, strict=False)
@@ -244,6 +259,8 @@ def main() -> None:
                 found[f"{worker.name}.start_s"] = worker.start_s
                 found[f"{worker.name}.products"] = worker.products
                 worker.run(4, judge_mean=4, samples=_WARM)
+                if worker.name in BY_ONE_PASS:
+                    worker.run(4, judge_mean=4, samples=_WARM, one_pass=True)
             for mean, repetitions in (
                 (64, options.repetitions),
                 (32, -(-options.repetitions // 2)),

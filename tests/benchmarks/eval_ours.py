@@ -17,7 +17,14 @@ from safemirage.evaluation.run.evaluate import EvaluationSpec, evaluate
 from safemirage.evaluation.types import Generation, Request, Sample, Verdict
 from safemirage.models.loading import DtypeName, load_for_inference
 from safemirage.store import open_store
-from tests.benchmarks.eval_side import JUDGE_PROMPT, Moments, Side, Timing, timing_of
+from tests.benchmarks.eval_side import (
+    JUDGE_PROMPT,
+    ONE_PASS_PROMPT,
+    Moments,
+    Side,
+    Timing,
+    timing_of,
+)
 from tests.benchmarks.eval_world import Lengths, Role
 from tests.benchmarks.stage_clock import StageClock
 
@@ -64,7 +71,8 @@ class Counted:
     def __init__(self, generator: Any) -> None:
         self._generator: Generator = generator
         self.calls: dict[Role, int] = {"answer": 0, "judge": 0}
-        self.asked: list[tuple[Role, str]] = []
+        self.decoded = 0
+        """Tokens after the first of each answer."""
         self.answers_end: float = 0.0
         self.stages: dict[str, float] = {}
         self.clock: StageClock | None = None
@@ -77,9 +85,9 @@ class Counted:
         self, requests: Sequence[Request], decoding: DecodingConfig
     ) -> list[Generation]:
         answers = await self._generator.generate(requests, decoding)
-        for request in requests:
+        for request, answer in zip(requests, answers, strict=True):
             self.calls[role_of(request)] += 1
-            self.asked.append((role_of(request), request.question))
+            self.decoded += answer.completion_tokens - 1
         if requests and role_of(requests[0]) == "answer" and self.clock is not None:
             self.answers_end, self.stages = time.perf_counter(), dict(self.clock.seconds)
         return answers
@@ -93,16 +101,22 @@ def run_through_store(
     counted = Counted(generator)
     counted.clock = clock
     with tempfile.TemporaryDirectory() as folder, open_store(f"sqlite:///{folder}/s.db") as store:
-        judge = UnsafeOnly(ModelJudge("judge", JUDGE_PROMPT, counted))
+        judge = UnsafeOnly(
+            ModelJudge(
+                "judge",
+                ONE_PASS_PROMPT if lengths.one_pass else JUDGE_PROMPT,
+                counted,
+                one_pass=lengths.one_pass,
+            )
+        )
         spec = EvaluationSpec(id="first", model="m", decoding=_DECODING, batch_size=len(samples))
         began = time.perf_counter()
         first = asyncio.run(evaluate(spec, samples, counted, [judge], store=store))
         ended = time.perf_counter()
         assert first.state == "finished", first.error
-        calls, counts, asked = dict(counted.calls), dict(clock.counts), list(counted.asked)
+        calls, counts, decoded = dict(counted.calls), dict(clock.counts), counted.decoded
         again = EvaluationSpec(id="second", model="m", decoding=_DECODING, batch_size=len(samples))
         asyncio.run(evaluate(again, samples, counted, [judge], store=store))
-    decoded = sum(lengths.of(role, text) - 1 for role, text in asked)
     return timing_of(
         Moments(began=began, answered=counted.answers_end, ended=ended),
         stages=counted.stages,

@@ -205,7 +205,17 @@ class Lengths:
 
     LIMITS: ClassVar[dict[Role, int]] = {"answer": 256, "judge": 200}
 
-    def __init__(self, count: int, *, answer_mean: int, judge_mean: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        answer_mean: int,
+        judge_mean: int,
+        one_pass: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.one_pass = one_pass
+        """Whether the judge says its label by one forward pass where it can."""
         self._of = {
             "answer": _draw(count, answer_mean, self.LIMITS["answer"], seed),
             "judge": _draw(count, judge_mean, self.LIMITS["judge"], seed + 1),

@@ -22,6 +22,8 @@ from safemirage.evaluation.generators.decoding.padding import PaddedDecoder
 from safemirage.evaluation.generators.decoding.prompts import (
     ImageFeatures,
     TokenizedPrompt,
+    choice_ids,
+    chosen,
     images_key,
     rendered,
     sampling_seed,
@@ -165,7 +167,12 @@ class TransformersGenerator:
         features = self.image_features(opened)
         answers = self._decoder.decode(prompts, features, decoding, self._stop_ids)
         self.num_encoded_images += features.num_encoded
-        return [self._generation(prompt, answers[prompt.place]) for prompt in prompts]
+        return [
+            self._generation(prompt, answers[prompt.place])
+            if request.choice is None
+            else chosen(request.choice, prompt.choice, len(prompt.ids))
+            for prompt, request in zip(prompts, requests, strict=True)
+        ]
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -199,7 +206,9 @@ class TransformersGenerator:
         """The request in tokens. Raises PromptError where it cannot be put to the model."""
         text = rendered(self._prompter, request)
         sizes = [opened[image.digest].size for image in request.images]
-        ids = self._prompter.prompt_ids(text, image_sizes=sizes)
+        ids, choice = self._prompter.prompt_ids(text, image_sizes=sizes), None
+        if request.choice is not None:
+            ids, choice = choice_ids(self._prompter, request, image_sizes=sizes)
         if len(ids) + decoding.max_new_tokens > self._context:
             raise PromptError(
                 f"a prompt of {len(ids)} tokens and max_new_tokens={decoding.max_new_tokens} do not fit "
@@ -211,6 +220,7 @@ class TransformersGenerator:
             image=images_key(request),
             seed=sampling_seed(text, images_key(request), request.decoded_by(decoding).seed),
             limit=self._limit(request, decoding),
+            choice=choice,
         )
 
     def _limit(self, request: Request, decoding: DecodingConfig) -> int:

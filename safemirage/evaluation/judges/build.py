@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import assert_never
 
+from safemirage.config.generators import TransformersConfig
 from safemirage.config.judges import (
     BUILT_IN_JUDGES,
     GuardJudgeConfig,
     JudgeConfig,
     JudgeModelConfig,
+    JudgePromptConfig,
     KeywordsJudgeConfig,
     ModelJudgeConfig,
     OracleJudgeConfig,
@@ -58,10 +60,10 @@ def build_judge(
         case UsefulJudgeConfig():
             return UsefulJudge()
         case ModelJudgeConfig():
-            return ModelJudge(config.title, config.prompt, generator_of(config.model))
+            return _model_judge(config, config.prompt, generator_of(config.model))
         case UsefulnessJudgeConfig():
             prompt = usefulness_prompt(config.decoding)
-            return ModelJudge(config.title, prompt, generator_of(config.model))
+            return _model_judge(config, prompt, generator_of(config.model))
         case RelevanceJudgeConfig():
             return RelevanceJudge(
                 config.title,
@@ -85,6 +87,15 @@ def build_judge(
 def measures_of(config: JudgeConfig) -> tuple[Metric, ...]:
     """The rates that the judge's verdicts are counted in, before any model is opened."""
     return tuple(build_judge(config, lambda _: _NEVER_ASKED).measures)
+
+
+def _model_judge(
+    config: ModelJudgeConfig | UsefulnessJudgeConfig,
+    prompt: JudgePromptConfig,
+    generator: Generator,
+) -> ModelJudge:
+    sees_logits = isinstance(config.model, TransformersConfig)
+    return ModelJudge(config.title, prompt, generator, one_pass=sees_logits and prompt.reasons < 1)
 
 
 def _relevance_prompts(config: RelevanceJudgeConfig) -> RelevancePrompts:

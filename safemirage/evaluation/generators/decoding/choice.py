@@ -4,6 +4,7 @@ A draw is made by the Gumbel trick: the greatest of log-probability plus noise i
 row's draws follow from its seed, whatever rows stand beside it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -81,3 +82,65 @@ def likeliest(logits_V: Tensor, token: int, count: int) -> tuple[float, list[tup
     logprobs_V = logits_V.float().log_softmax(dim=-1)
     values, ids = logprobs_V.topk(min(count, len(logprobs_V)))
     return float(logprobs_V[token]), list(zip(ids.tolist(), values.tolist(), strict=True))
+
+
+class RowChoice:
+    """A row that may say one of a few texts only. It is decided as soon as one text is left: mostly by the first token.
+
+    Each step leaves those texts that go on with the likeliest of the tokens with which one of them goes on. So it says
+    what greedy decoding would that is kept to the texts.
+    """
+
+    def __init__(self, texts: Sequence[tuple[int, ...]]) -> None:
+        """No text may begin another."""
+        self._texts = texts
+        self._left = list(range(len(texts)))
+        self._mass = 1.0
+        self.probabilities = [1.0 if len(texts) == 1 else 0.0 for _ in texts]
+        """Of each text, among them all. Texts that part from each other only behind a token that was not chosen share
+        its probability evenly: it was not looked further."""
+        self.share = 1.0
+        """The probability that the model goes on with one of the texts, rather than with anything else."""
+        self.steps = 0
+
+    @property
+    def place(self) -> int | None:
+        """The text that is said; None while several are left."""
+        return self._left[0] if len(self._left) == 1 else None
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens of which the next one is taken."""
+        return list(dict.fromkeys(self._texts[place][self.steps] for place in self._left))
+
+    def take(self, logprobs: Mapping[int, float]) -> int:
+        """The next token, by the logarithms of the probabilities that `tokens` have among all tokens."""
+        weights = {token: math.exp(logprobs[token]) for token in self.tokens}
+        total = sum(weights.values()) or math.ulp(0.0)
+        self.share *= total
+        branches: dict[int, list[int]] = {token: [] for token in weights}
+        for place in self._left:
+            branches[self._texts[place][self.steps]].append(place)
+        for token, places in branches.items():
+            for place in places:
+                self.probabilities[place] = self._mass * weights[token] / total / len(places)
+        best = max(weights, key=weights.__getitem__)
+        self._mass *= weights[best] / total
+        self._left = branches[best]
+        self.steps += 1
+        return best
+
+    def weigh(self, logits_V: Tensor) -> Tensor:
+        """The logits with which the next token is one that the row may say; a row that is decided says anything."""
+        if self.place is not None and self.steps:
+            return logits_V
+        tokens = self.tokens
+        found = logits_V.float().log_softmax(dim=-1)[tokens].tolist()
+        token = self.take(dict(zip(tokens, found, strict=True)))
+        kept_V = torch.full_like(logits_V, -torch.inf)
+        kept_V[token] = 0.0
+        return kept_V
+
+    def hear(self, token: int, logits_V: Tensor) -> bool:
+        """Whether the answer ends by this token."""
+        return self.place is not None

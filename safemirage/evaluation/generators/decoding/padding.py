@@ -43,8 +43,9 @@ class PaddedDecoder:
         ordered = sorted(prompts, key=lambda prompt: (prompt.image or "", len(prompt.ids)))
         answers: dict[int, list[int]] = {}
         for batch in _batches(ordered, self._rows):
+            hearing = _hearing(batch)
             for prompt, ids in zip(
-                batch, self._batch(batch, features, decoding, stop_ids), strict=True
+                batch, self._batch(batch, features, decoding, stop_ids, hearing), strict=True
             ):
                 answers[prompt.place] = ids[: prompt.limit]
         return answers
@@ -131,3 +132,20 @@ class Hearing:
 def _batches(prompts: Sequence[TokenizedPrompt], size: int) -> Iterator[Sequence[TokenizedPrompt]]:
     for start in range(0, len(prompts), size):
         yield prompts[start : start + size]
+
+
+def _hearing(batch: Sequence[TokenizedPrompt]) -> Hearing | None:
+    """What keeps those of a batch to their choice that have one; None where none has."""
+    choices = [prompt.choice for prompt in batch]
+    if not any(choices):
+        return None
+
+    def weigh(row: int, logits_V: Tensor) -> Tensor:
+        choice = choices[row]
+        return logits_V if choice is None else choice.weigh(logits_V)
+
+    def hear(row: int, token: int, logits_V: Tensor) -> bool:
+        choice = choices[row]
+        return choice is not None and choice.hear(token, logits_V)  # others end by their end token
+
+    return Hearing(weigh, hear, len(batch))

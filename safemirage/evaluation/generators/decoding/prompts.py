@@ -1,15 +1,17 @@
 """Tokenised requests, and images encoded once while their questions stand side by side."""
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL.Image import Image
 from torch import Tensor
 
-from safemirage.evaluation.types import ChatRequest, Request
-from safemirage.models.prompts import Prompter, cat_pixels
+from safemirage.evaluation.generators.decoding.choice import RowChoice
+from safemirage.evaluation.types import ChatRequest, Choice, Generation, Request
+from safemirage.models.prompts import Prompter, PromptError, cat_pixels
 
 
 def rendered(prompter: Prompter, request: Request) -> str:
@@ -51,6 +53,8 @@ class TokenizedPrompt:
     """Seed for sampling; it follows from prompt and image."""
     limit: int
     """Tokens that the answer may have."""
+    choice: RowChoice | None = None
+    """The texts of which the answer is one; decoding decides it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,55 @@ class ImageFeatures:
     def _on_device(self, tensor: Tensor) -> Tensor:
         dtype = self._model.dtype if tensor.is_floating_point() else None
         return tensor.to(self._model.device, dtype)
+
+
+def choice_ids(
+    prompter: Prompter, request: Request, *, image_sizes: Sequence[tuple[int, int]] = ()
+) -> tuple[list[int], RowChoice]:
+    """What all texts of a request's choice begin with, prompt included, and how each goes on.
+
+    Each text is tokenised whole, because a word may be joined with what stands before it. Where nothing ends the word,
+    the end token does, so that no word begins another.
+    """
+    assert request.choice is not None, "the caller looks"
+    texts = []
+    for word in request.choice.words:
+        said = f"{request.prefill}{word}{request.choice.end}"
+        text = rendered(prompter, replace(request, prefill=said))
+        ids = prompter.prompt_ids(text, image_sizes=image_sizes)
+        texts.append(tuple(ids if request.choice.end else [*ids, prompter.eos_token_id]))
+    shared = common_prefix(texts)
+    ordered = sorted(texts)  # a text that begins another stands before it
+    for short, long in itertools.pairwise(ordered):
+        if long[: len(short)] == short:
+            word, other = (request.choice.words[texts.index(one)] for one in (short, long))
+            raise PromptError(
+                f"the labels {word!r} and {other!r} are not told apart by the model's tokens: one of them has none of its "
+                "own; choose other words, or reasons: 1.0"
+            )
+    return list(texts[0][:shared]), RowChoice([text[shared:] for text in texts])
+
+
+def chosen(choice: Choice, decided: RowChoice | None, num_tokens: int) -> Generation:
+    """The answer to a request with a choice, once it is decided."""
+    assert decided is not None, "made with the prompt"
+    assert decided.place is not None, "decoding ends when one text is left"
+    return Generation(
+        text=choice.words[decided.place],
+        prompt_tokens=num_tokens,
+        completion_tokens=decided.steps,
+        finish_reason="stop",
+        probabilities=dict(zip(choice.words, decided.probabilities, strict=True)),
+        choice_share=decided.share,
+    )
+
+
+def common_prefix(texts: Sequence[tuple[int, ...]]) -> int:
+    """Tokens that all texts begin with, the last token of each left out: a forward needs at least one token."""
+    first, last = min(texts), max(texts)  # whatever these two share, those between them share too
+    limit = min(len(text) for text in texts) - 1
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), limit)
+    return min(same, limit)
 
 
 def sampling_seed(prompt: str, image_digest: str | None, seed: int) -> int:

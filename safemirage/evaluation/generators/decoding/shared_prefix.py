@@ -17,7 +17,11 @@ from torch import Tensor
 
 from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.decoding.choice import next_tokens, seeded
-from safemirage.evaluation.generators.decoding.prompts import ImageFeatures, TokenizedPrompt
+from safemirage.evaluation.generators.decoding.prompts import (
+    ImageFeatures,
+    TokenizedPrompt,
+    common_prefix,
+)
 from safemirage.evaluation.generators.decoding.slots import CacheShape, SlotCache
 from safemirage.models.families import Family
 
@@ -313,6 +317,8 @@ def _waiting(
                 group=number,
                 images=partial(features.of, shown),
                 decoding=decoding,
+                weigh=None if prompt.choice is None else prompt.choice.weigh,
+                hear=None if prompt.choice is None else prompt.choice.hear,
             )
             for prompt in group
         ]
@@ -322,11 +328,3 @@ def _waiting(
 def image_end(ids: Sequence[int], image_token_id: int) -> int:
     """The place after the last image token; 0 where there is none."""
     return max((place + 1 for place, token in enumerate(ids) if token == image_token_id), default=0)
-
-
-def common_prefix(texts: Sequence[tuple[int, ...]]) -> int:
-    """Tokens that all texts begin with, the last token of each left out: a forward needs at least one token."""
-    first, last = min(texts), max(texts)  # whatever these two share, those between them share too
-    limit = min(len(text) for text in texts) - 1
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), limit)
-    return min(same, limit)
