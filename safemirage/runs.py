@@ -92,6 +92,26 @@ class TrialResult(Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeedRates(Strict):
+    """The objectives and the rates of constraints of a point at one seed."""
+
+    seed: int
+    objectives: dict[str, float]
+    constraints: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitScore(Strict):
+    """What the chosen point came to on the test split. Result of a run of kind `test`."""
+
+    suite: str
+    """Digest of the suite's samples."""
+    earlier: int
+    """Points that searches had scored on this suite before: with each that one looks at, the next number tells less."""
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialOutcome(Strict):
     """One point: what it was, and what it came to."""
 
@@ -105,6 +125,14 @@ class TrialOutcome(Strict):
     objectives: dict[str, float] | None
     error: str | None
     constraints: dict[str, float] = field(default_factory=dict)
+    bands: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Objective -> bounds of its 95 % interval, of the worst condition and seed."""
+    hours: float = 0.0
+    """Hours that the trial took; next to none where its training was there already."""
+    at_seeds: tuple[SeedRates, ...] = ()
+    """Every seed of a point that was repeated at `front_seeds`."""
+    repeat_error: str | None = None
+    """Why the point came to nothing at one of them."""
     train_run_id: str | None
     export: str | None
     """Folder of the trained model."""
@@ -126,6 +154,8 @@ class SearchOutcome(Strict):
     `safemirage.evaluation.metrics.pareto.knee`."""
     hypervolume: float
     """Share of the unit box of all objectives that the front dominates."""
+    test: SplitScore | None = None
+    """The chosen point on the test split, where the search names one."""
 
     @property
     def knee_trial(self) -> TrialOutcome:

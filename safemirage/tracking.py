@@ -1,4 +1,4 @@
-"""Experiment tracking by MLflow. The only module that imports mlflow.
+"""Experiment tracking by MLflow, and the same curves for TensorBoard. The only module that imports mlflow.
 
     tracker = open_tracker(storage, "safemirage")
     tracker.start("npo-12ab", name="npo", config=tree)
@@ -9,6 +9,7 @@ Runs are found by their tag `safemirage.run_id`, so the curves of a run that is 
 
 import json
 import logging
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +21,14 @@ from safemirage.databases import creation_turn
 from safemirage.settings import Settings
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from mlflow.tracking import MlflowClient
+    from tensorboardX import SummaryWriter
 
 RUN_TAG = "safemirage.run_id"
 PARENT_TAG = "mlflow.parentRunId"
+SEARCHES_TAG = "safemirage.searches"
+"""Tag of a training: the searches that came to it, by their ids."""
 CONFIG_FILE = "config.yaml"
 _SERVER_FAULT = 500
 _BATCH = 1000
@@ -35,16 +40,19 @@ _PARAM_LENGTH = 6000
 class Tracker:
     """Runs of one MLflow experiment. One process writes a run at a time; reading is free."""
 
-    def __init__(self, uri: str, *, experiment: str, artifacts: Path | None) -> None:
+    def __init__(self, uri: str, *, experiment: str, artifacts: Path | None, boards: Path) -> None:
         """
         Args:
             uri: tracking server or database.
+            boards: folder of TensorBoard's files, which hold the same metrics: a folder a run.
             artifacts: folder of the experiment's files; None leaves it to the server. A database's own default would
                 be relative to whatever folder a process happens to run in.
         """
         self._client = _client(uri)
         self._experiment_id = self._find_experiment(experiment, artifacts)
         self._ids: dict[str, str] = {}
+        self._boards = boards
+        self._open_boards: dict[str, SummaryWriter] = {}
 
     def start(
         self, run_id: str, *, name: str, config: Mapping[str, Any], parent_id: str | None = None
@@ -66,9 +74,12 @@ class Tracker:
 
     def nest(self, run_id: str, *, parent_id: str, name: str) -> None:
         """Shows a run below another, under a name that tells it from the others there. A run has one parent: of several
-        searches that came to the same training, the last has it."""
+        searches that came to the same training, the last has it, and a tag names them all."""
+        found, parent = self._client.get_run(self._id(run_id)), self._id(parent_id)
+        searches = found.data.tags.get(SEARCHES_TAG, "").split()
         self._client.update_run(self._id(run_id), name=name)
-        self.set_tags(run_id, {PARENT_TAG: self._id(parent_id)})
+        tags = {PARENT_TAG: parent, SEARCHES_TAG: " ".join(dict.fromkeys([*searches, parent_id]))}
+        self.set_tags(run_id, tags)
 
     def log_steps(self, run_id: str, steps: Sequence[Mapping[str, float]]) -> None:
         """Metrics by name; each step has its number, from 1 on, under `step`."""
@@ -83,6 +94,10 @@ class Tracker:
         ]
         for start in range(0, len(metrics), _BATCH):
             self._client.log_batch(self._id(run_id), metrics=metrics[start : start + _BATCH])
+        board = self._board(run_id)
+        for metric in metrics:
+            board.add_scalar(metric.key, metric.value, metric.step)
+        board.flush()
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Metrics of the run as a whole."""
@@ -97,6 +112,17 @@ class Tracker:
         tag = json.dumps([{"path": file, "type": "json"}])
         self.set_tags(run_id, {"mlflow.loggedArtifacts": tag})
 
+    def log_figure(self, run_id: str, file: str, figure: "Figure") -> None:
+        """A picture of the run, which replaces an earlier one of that name."""
+        self._client.log_figure(self._id(run_id), figure, file)
+
+    def log_text(self, run_id: str, file: str, text: str) -> None:
+        self._client.log_text(self._id(run_id), text, file)
+
+    def id_of(self, run_id: str) -> str | None:
+        """MLflow's own id of a run; None for one that is not tracked."""
+        return self._find(run_id)
+
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
@@ -108,7 +134,19 @@ class Tracker:
         return max((metric.step for metric in history), default=0)
 
     def finish(self, run_id: str, *, failed: bool = False) -> None:
+        if (board := self._open_boards.pop(run_id, None)) is not None:
+            board.close()
         self._client.set_terminated(self._id(run_id), status="FAILED" if failed else "FINISHED")
+
+    def _board(self, run_id: str) -> "SummaryWriter":
+        from tensorboardX import SummaryWriter  # on use: a driver that tracks nothing needs it not
+
+        if run_id not in self._open_boards:
+            # A file of its own for each writer: the name holds the second alone, and another would overwrite it.
+            self._open_boards[run_id] = SummaryWriter(
+                str(self._boards / run_id), filename_suffix=f".{secrets.token_hex(4)}"
+            )
+        return self._open_boards[run_id]
 
     def _find_experiment(self, name: str, artifacts: Path | None) -> str:
         from mlflow.exceptions import MlflowException
@@ -162,7 +200,8 @@ def open_tracker(settings: Settings, experiment: str) -> Tracker:
     uri = settings.tracking_uri
     remote = uri.startswith(("http://", "https://", "databricks"))
     artifacts = None if remote else _folder(settings, experiment)
-    return Tracker(uri, experiment=experiment, artifacts=artifacts)
+    boards = settings.storage.root / "tensorboard"
+    return Tracker(uri, experiment=experiment, artifacts=artifacts, boards=boards)
 
 
 def _folder(settings: Settings, experiment: str) -> Path:

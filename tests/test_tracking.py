@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
+from tensorboardX.proto.event_pb2 import Event
 
 from safemirage.settings import Settings
 from safemirage.tracking import (
     CONFIG_FILE,
     PARENT_TAG,
     RUN_TAG,
+    SEARCHES_TAG,
     flatten,
     open_tracker,
 )
@@ -71,7 +73,23 @@ def test_tracker_started_again_goes_on_with_the_same_run(settings: Settings) -> 
     (run,) = runs(settings)
     assert run.info.status == "FINISHED"
     history = MlflowClient(settings.tracking_uri).get_metric_history(run.info.run_id, "loss")
-    assert [(metric.step, metric.value) for metric in history] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    curve = [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert [(metric.step, metric.value) for metric in history] == curve
+    assert board_of(settings, "a") == [("loss", *point) for point in curve]
+
+
+def board_of(settings: Settings, run_id: str) -> list[tuple[str, int, float]]:
+    """The scalars that TensorBoard would show of a run, by step. Its files are records of a length, a checksum, an event,
+    another checksum."""
+    found = []
+    for file in (settings.storage.root / "tensorboard" / run_id).iterdir():
+        data = file.read_bytes()
+        while data:
+            end = 12 + int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12:end])
+            found += [(one.tag, event.step, one.simple_value) for one in event.summary.value]
+            data = data[end + 4 :]
+    return sorted(found, key=lambda item: item[1])
 
 
 def test_tracker_child_names_its_parent_whichever_comes_first(settings: Settings) -> None:
@@ -104,10 +122,12 @@ def test_tracker_shows_a_run_of_before_below_a_new_parent(settings: Settings) ->
     tracker.start("first", name="betas", config={})
     tracker.start("trained", name="npo", config={}, parent_id="first")
     tracker.start("second", name="betas", config={})
+    tracker.nest("trained", parent_id="first", name="method.beta=0.1")
     tracker.nest("trained", parent_id="second", name="method.beta=0.1")
     by_id = {run.data.tags[RUN_TAG]: run for run in runs(settings)}
     trained = by_id["trained"]
     assert trained.data.tags["mlflow.parentRunId"] == by_id["second"].info.run_id
+    assert trained.data.tags[SEARCHES_TAG] == "first second"
     assert trained.info.run_name == "method.beta=0.1"
 
 

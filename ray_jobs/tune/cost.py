@@ -89,7 +89,7 @@ def missing_of_plan(plan: SearchPlan, settings: Settings) -> list[str]:
     """A line for each thing that is missing on this machine: inputs, weights, packages, workers, judges' models."""
     located = settings.located
     problems = preflight(located(plan.base), nodes=[local_node()])
-    return problems + missing_of(located(plan.config).selection, key="selection")
+    return problems + missing_of(located(plan.config))
 
 
 def trial_cost(plan: SearchPlan) -> TrialCost | None:

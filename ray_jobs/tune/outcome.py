@@ -2,19 +2,30 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from safemirage.config.loading.load import ConfigError
+from ray_jobs.cluster.failures import Failure
+from safemirage.config.loading.load import ConfigError, to_tree
 from safemirage.config.plan import point_overrides
-from safemirage.config.search import RateConfig, SearchConfig
+from safemirage.config.search import ObjectiveConfig, RateConfig, SearchConfig
 from safemirage.evaluation.metrics.pareto import hypervolume, knee, pareto_front
 from safemirage.evaluation.metrics.rates import headline
 from safemirage.evaluation.reports.grid import Grid
-from safemirage.runs import SearchOutcome, TrialOutcome, costs_of, excess_of
+from safemirage.runs import (
+    SearchOutcome,
+    SeedRates,
+    SeedResult,
+    TrialOutcome,
+    TrialResult,
+    costs_of,
+    excess_of,
+)
 from safemirage.store.records import Row
+from safemirage.text.numbers import percent
 
 
 class ObjectiveError(ConfigError):
@@ -75,6 +86,23 @@ def objective_values(
     return result
 
 
+def bands_of(
+    found: Sequence[SeedResult], objectives: Sequence[ObjectiveConfig]
+) -> dict[str, tuple[float, float]]:
+    """Bounds of each objective: what the bounds of its rates come to, on the worst seed. Taking the largest, the smallest or
+    the mean keeps the order of bounds, so that they hold the objective."""
+    sides: list[dict[str, float]] = []
+    for side in ("low", "high"):
+        rows = [
+            [{**to_tree(row), "value": getattr(row, side)} for row in one.rows] for one in found
+        ]
+        sides.append(
+            worst_objectives([objective_values(one, objectives) for one in rows], objectives)
+        )
+    low, high = sides
+    return {name: (low[name], high[name]) for name in low}
+
+
 def worst_objectives(
     found: Sequence[Mapping[str, float]], wanted: Sequence[RateConfig]
 ) -> dict[str, float]:
@@ -96,6 +124,12 @@ def most_degenerate(rows: Iterable[Row]) -> float | None:
     )
 
 
+def rates_by_condition(rows: Iterable[Row]) -> dict[str, float]:
+    """`condition/metric` -> rate; where judges share a rate the first one counts."""
+    found = headline(list(rows))
+    return {f"{row.condition}/{row.metric}": row.value for row in found if row.value is not None}
+
+
 def outcome_grid(outcome: SearchOutcome) -> Grid:
     """The table of trials, a line each: the front is marked `*`, the knee `>`."""
     rates = [{**(one.objectives or {}), **one.constraints} for one in outcome.trials]
@@ -108,7 +142,7 @@ def outcome_grid(outcome: SearchOutcome) -> Grid:
             [
                 ">" if trial.number == outcome.knee else mark,
                 str(trial.number),
-                *(f"{values[name]:.4f}" if name in values else "" for name in names),
+                *(_shown(name, values, trial.at_seeds) for name in names),
                 "" if trial.degenerate is None else f"{trial.degenerate:.4f}",
                 " ".join(point_overrides(trial.overrides)) + (failed and f" failed: {failed}"),
             ]
@@ -121,9 +155,32 @@ def outcome_grid(outcome: SearchOutcome) -> Grid:
             "degenerate: the largest share of degenerate answers to unsafe questions in any condition, which no low ASR makes safe. "
             "*: on the front; >: its knee.",
             f"chosen: {' '.join(outcome.knee_overrides)}",
+            *_test_notes(outcome),
         ],
         keys=2,
     )
+
+
+def _test_notes(outcome: SearchOutcome) -> list[str]:
+    if outcome.test is None:
+        return []
+    rates = [
+        f"{row.condition} {row.metric} {percent(row.value)} (n={row.n})"
+        for row in headline(outcome.test.rows)
+        if row.value is not None
+    ]
+    before = f"; {outcome.test.earlier} points were scored on it before" * (
+        outcome.test.earlier > 0
+    )
+    return [f"the chosen point on the test split: {', '.join(rates)}{before}"]
+
+
+def _shown(name: str, values: Mapping[str, float], at_seeds: Sequence[SeedRates]) -> str:
+    """A rate, with its smallest and largest over the seeds where the point was repeated."""
+    if name not in values:
+        return ""
+    every = [one.objectives.get(name, one.constraints.get(name, 0.0)) for one in at_seeds]
+    return f"{values[name]:.4f}" + (f" ({min(every):.4f} to {max(every):.4f})" if every else "")
 
 
 def judge_trials(
@@ -151,17 +208,70 @@ def judge_trials(
             f"{nearest.number} with {nearest.constraints}: {' '.join(point_overrides(nearest.overrides))}; widen the space, "
             "give more trials, or loosen a bound (what was trained is not trained again)"
         )
-    costs = costs_of([trial.objectives or {} for trial in candidates], objectives)
-    ideal = costs_of([{item.name: item.ideal for item in objectives}], objectives)[0]
+    points = [trial.objectives or {} for trial in candidates]
+    costs = costs_of(points, objectives)
     worst = costs_of([{item.name: 1 - item.ideal for item in objectives}], objectives)[0]
-    weights = np.array([config.weights.get(item.name, 1.0) for item in objectives])
     return SearchOutcome(
         run_id=run_id,
         trials=tuple(trials),
         front=tuple(candidates[index].number for index in pareto_front(costs)),
-        knee=candidates[knee(costs * weights, (ideal * weights).tolist())].number,
+        knee=candidates[_nearest(points, config)].number,
         hypervolume=hypervolume(costs, worst.tolist()),
     )
+
+
+def choose_again(
+    outcome: SearchOutcome, repeats: Mapping[int, TrialResult | Failure], config: SearchConfig
+) -> SearchOutcome:
+    """The outcome with the front's points at further seeds, and one of them chosen by its mean over all seeds.
+
+    Args:
+        repeats: number of a trial of the front -> what came of it at `front_seeds`.
+
+    Raises:
+        SearchFailed: each point failed at one of these seeds, or its mean is beyond a bound.
+    """
+    trials, means = [], {}
+    for trial in outcome.trials:
+        again = repeats.get(trial.number)
+        if isinstance(again, Failure):
+            trials.append(replace(trial, repeat_error=again.reason))
+        elif again is None:
+            trials.append(trial)
+        else:
+            found = (*trial.at_seeds, *rates_at_seeds(again))
+            trials.append(replace(trial, at_seeds=found))
+            bounds = _mean(one.constraints for one in found)
+            if not excess_of(bounds, config.constraints):
+                means[trial.number] = _mean(one.objectives for one in found)
+    if not means:
+        raise SearchFailed(
+            f"search {outcome.run_id}: none of the {len(repeats)} points of the front holds at front_seeds "
+            f"{list(config.front_seeds)}: each fails there, or is beyond a bound in the mean"
+        )
+    chosen = list(means)[_nearest(list(means.values()), config)]
+    return replace(outcome, trials=tuple(trials), knee=chosen)
+
+
+def rates_at_seeds(result: TrialResult) -> tuple[SeedRates, ...]:
+    """What a point came to at each seed, without the rows."""
+    return tuple(
+        SeedRates(seed=one.seed, objectives=one.objectives, constraints=one.constraints)
+        for one in result.at_seeds
+    )
+
+
+def _mean(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    rates = list(found)
+    return {name: fmean(one[name] for one in rates) for name in rates[0]}
+
+
+def _nearest(points: Sequence[Mapping[str, float]], config: SearchConfig) -> int:
+    """Index of the point nearest to the ideal, each objective's distance times its weight."""
+    objectives = config.objectives
+    weights = np.array([config.weights.get(item.name, 1.0) for item in objectives])
+    ideal = costs_of([{item.name: item.ideal for item in objectives}], objectives)[0]
+    return knee(costs_of(points, objectives) * weights, (ideal * weights).tolist())
 
 
 def _rate(rates: Mapping[tuple[str, str], Any], condition: str, wanted: RateConfig) -> float:

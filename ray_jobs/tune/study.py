@@ -54,6 +54,8 @@ _HOURS = "hours"
 _RUN = "run_id"
 """Attribute that names the trial's run in our store, for whoever looks at the study in optuna-dashboard."""
 _BUSY_TIMEOUT_S = 60
+_FEWEST_FOR_IMPORTANCES = 8
+"""Trials below which what is important would be chance."""
 _MOST_FOR_GP = 100
 """Trials up to which `auto` takes the Gaussian process, whose proposals take longer with each."""
 
@@ -85,6 +87,8 @@ class Proposal:
     values: tuple[float, ...] | None
     failure: Failure | None
     """Why it failed; None for a point that did not."""
+    hours: float
+    """Hours that its last try took; 0 until it has ended."""
 
     @property
     def is_settled(self) -> bool:
@@ -159,9 +163,29 @@ class Study:
                 state=trial.state,
                 values=tuple(trial.values) if trial.state == TrialState.COMPLETE else None,
                 failure=_failure(trial),
+                hours=0.0 if trial.duration is None else trial.duration.total_seconds() / 3600,
             )
             for trial in self._counted()
         ]
+
+    def importances(self) -> dict[str, dict[str, float]]:
+        """Objective -> path -> how much of what sets the best trials apart it explains, by Optuna's PED-ANOVA; empty where
+        too few trials have ended. Paths that do not apply to every trial are left out."""
+        done = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if len(done) < _FEWEST_FOR_IMPORTANCES or not set.intersection(
+            *(set(t.params) for t in done)
+        ):
+            return {}
+        found = {}
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            for index, item in enumerate(self.config.objectives):
+                # PED-ANOVA takes small values for good ones, and warns that it does.
+                sign = 1.0 if item.direction == "min" else -1.0
+                found[item.name] = optuna.importance.get_param_importances(
+                    self._study,
+                    target=lambda trial, index=index, sign=sign: sign * trial.values[index],
+                )
+        return found
 
     def ask(self) -> tuple[optuna.Trial, dict[str, Value]]:
         """The next point: from the queue, else from the sampler."""

@@ -8,19 +8,19 @@ Both are looked up by what they are made of, so that a point that was tried befo
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_jobs.cluster.capacity import worker_resources
-from ray_jobs.cluster.failures import failure_of
+from ray_jobs.cluster.failures import Failure, failure_of
 from ray_jobs.cluster.nodes import say_if_busy
 from ray_jobs.train import run_training
-from ray_jobs.tune.outcome import objective_values, worst_objectives
+from ray_jobs.tune.outcome import objective_values, rates_by_condition, worst_objectives
 from ray_jobs.tune.study import failure_result, objective_key, trial_run_id
 from safemirage.config.evaluate import EvaluateConfig
 from safemirage.config.generators import TransformersConfig
@@ -29,7 +29,6 @@ from safemirage.config.plan import SearchPlan, point_overrides
 from safemirage.config.search import Point
 from safemirage.config.train import TrainConfig
 from safemirage.config.world import is_miniature
-from safemirage.evaluation.metrics.rates import headline
 from safemirage.evaluation.run.process import run_evaluation
 from safemirage.runs import SeedResult, TrainResult, TrialConfig, TrialResult, read_record
 from safemirage.settings import Settings
@@ -74,28 +73,51 @@ def run_trial(config: Mapping[str, Any], *, setting: TrialSetting) -> dict[str, 
 
 
 def _objectives(point: Point, setting: TrialSetting) -> dict[str, float]:
-    setting.settings.secrets.install()
-    with open_store(setting.settings.store_url) as store:
-        # The same point may be proposed twice, or again after a restart: it is trained once.
-        record = run_once(
-            store,
-            run_id=trial_run_id(setting.search_id, point),
-            name=setting.plan.config.name,
-            kind="trial",
-            config=to_tree(TrialConfig(overrides=dict(point))),
-            work=partial(_work, point=point, setting=setting),
-            parent_id=setting.search_id,
-        )
-    result = read_record(TrialResult, record.result, of=record.id)
+    result = _point_result(point, setting, kind="trial", seeds=setting.plan.seeds)
     rates = {**result.objectives, **result.constraints}
     return {objective_key(name): value for name, value in rates.items()}
 
 
-def _work(handle: RunHandle, *, point: Point, setting: TrialSetting) -> dict[str, Any]:
+def repeat_point(point: Point, setting: TrialSetting) -> TrialResult | Failure:
+    """A point of the front at `front_seeds`, or how it failed there. A Ray task beside others.
+
+    Raises:
+        Exception: the machine is at fault; Ray tries it again.
+    """
+    try:
+        return _point_result(point, setting, kind="repeat", seeds=setting.plan.config.front_seeds)
+    except Exception as error:
+        if (failure := failure_of(error)).cause == "machine":
+            raise
+        return failure
+
+
+def _point_result(
+    point: Point, setting: TrialSetting, *, kind: Literal["trial", "repeat"], seeds: Sequence[int]
+) -> TrialResult:
+    setting.settings.secrets.install()
+    run_id = trial_run_id(setting.search_id, point)
+    with open_store(setting.settings.store_url) as store:
+        # The same point may be proposed twice, or again after a restart: it is trained once.
+        record = run_once(
+            store,
+            run_id=run_id if kind == "trial" else f"{run_id}-{kind}",
+            name=setting.plan.config.name,
+            kind=kind,
+            config=to_tree(TrialConfig(overrides=dict(point))),
+            work=partial(_work, point=point, setting=setting, seeds=seeds),
+            parent_id=setting.search_id,
+        )
+    return read_record(TrialResult, record.result, of=record.id)
+
+
+def _work(
+    handle: RunHandle, *, point: Point, setting: TrialSetting, seeds: Sequence[int]
+) -> dict[str, Any]:
     plan = setting.plan
     at_seeds = tuple(
-        _at_seed(handle, train, point=point, setting=setting)
-        for train in plan.runs(plan.trial(point))
+        _at_seed(handle, replace(plan.trial(point), seed=seed), point=point, setting=setting)
+        for seed in seeds
     )
     # The worst of the seeds, so that a point that works by luck at one of them is not chosen.
     config = plan.config
@@ -113,16 +135,15 @@ def _at_seed(
 ) -> SeedResult:
     plan = setting.plan
     handle.progress({"stage": "training"})
-    title = " ".join(
-        [*point_overrides(point), *([f"seed={train.seed}"] if plan.config.seeds else [])]
-    )
+    several = plan.seeds != (train.seed,)
+    title = " ".join([*point_overrides(point), *([f"seed={train.seed}"] if several else [])])
     # A run of its own with its own identity, so that a point that another search trained is taken over.
     run = run_training(train, settings=setting.settings, parent_run=handle.id, title=title)
     trained = read_record(TrainResult, run.result, of=run.id)
     handle.progress({"stage": "judging", "train_run_id": run.id})
-    name = f"{handle.id}-seed-{train.seed}" if plan.config.seeds else handle.id
+    name = f"{handle.id}-seed-{train.seed}" if several else handle.id
     suite = selection_suite(plan, seed=train.seed, storage=setting.settings.storage)
-    rows = _judge(plan, trained.export, name=name, suite=suite, setting=setting)
+    rows = judge(plan, trained.export, name=name, suite=suite, setting=setting)
     # The trial in MLflow is its training, which has the search for its parent.
     tracker = open_tracker(setting.settings, plan.base.tracking.experiment)
     found = SeedResult(
@@ -135,33 +156,29 @@ def _at_seed(
     )
     # A point that another search has trained is shown here too.
     tracker.nest(run.id, parent_id=setting.search_id, name=title)
-    tracker.log_metrics(run.id, _selection_metrics(found))
+    rates = {**rates_by_condition(found.rows), **found.objectives, **found.constraints}
+    tracker.log_metrics(run.id, {f"selection/{name}": value for name, value in rates.items()})
     return found
-
-
-def _selection_metrics(found: SeedResult) -> dict[str, float]:
-    """The objectives, and every rate that they are made of by condition; where judges share a rate the first one counts."""
-    rates = {
-        f"selection/{row.condition}/{row.metric}": row.value
-        for row in headline(found.rows)
-        if row.value is not None
-    }
-    return {**rates, **{f"selection/{name}": value for name, value in found.objectives.items()}}
 
 
 def selection_suite(plan: SearchPlan, *, seed: int, storage: Storage) -> str:
     """The folder of the selection suite; each seed has one of its own where it is a miniature's."""
-    suite = plan.config.selection.suite
-    if is_miniature(suite):
+    return real_path("selection.suite", plan.config.selection.suite, seed=seed, storage=storage)
+
+
+def real_path(key: str, path: str, *, seed: int, storage: Storage) -> str:
+    """The path, also where it is a part of a seed's miniature world."""
+    if is_miniature(path):
         from ray_jobs.worker.miniature import world_path  # on use: it needs torch
 
-        return world_path("selection.suite", suite, seed=seed, storage=storage)
-    return suite
+        return world_path(key, path, seed=seed, storage=storage)
+    return path
 
 
-def _judge(
+def judge(
     plan: SearchPlan, export: str, *, name: str, suite: str, setting: TrialSetting
 ) -> list[dict[str, Any]]:
+    """The rows of a model on a suite, by the search's judges, measured where the cluster has room for one worker."""
     workers = plan.base.workers
     selection = replace(plan.config.selection, suite=suite)
     model = TransformersConfig(

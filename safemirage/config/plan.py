@@ -41,9 +41,10 @@ class SearchPlan:
         """The train config of one point, at the first of the seeds."""
         return train_config(self.base, point)
 
-    def runs(self, config: TrainConfig) -> list[TrainConfig]:
-        """A train config at each seed of the search."""
-        return [replace(config, seed=seed) for seed in self.config.seeds or (config.seed,)]
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that every point is trained at."""
+        return self.config.seeds or (self.base.seed,)
 
     def point(self, choose: Choose) -> dict[str, Value]:
         """A point: in the space's order, a value for each path that applies with the values before it."""

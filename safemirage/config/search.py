@@ -334,6 +334,9 @@ class SearchConfig(Strict):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Seeds that each point is trained at, in the train file's place; each objective is then the worst over them, so
     that no draw of one seed is chosen. Empty: the train file's own seed alone."""
+    front_seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Further seeds that the front's points are trained at when all trials are done; one of them is then chosen by its mean
+    over all seeds, so that a point which was lucky once is not."""
     sampler: SamplerConfig = field(default_factory=TPEConfig)
     warm_start: tuple[dict[str, Value], ...] = ()
     """Points to try first, each with a value for every path of `space` that applies to it."""
@@ -344,6 +347,10 @@ class SearchConfig(Strict):
     """How often a trial whose process, node or connection was lost is tried again. One that diverges or does not fit
     the device is a result, and is not."""
     selection: SelectionConfig
+    """How trials are judged, and on what."""
+    test: str | None = data_path(None)
+    """Folder of the test split: the chosen point is scored on it, once. It shares no picture with the selection split or the
+    training files."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -363,8 +370,12 @@ class SearchConfig(Strict):
             )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)!r} holds one seed twice")
-        if self.seeds and "seed" in self.space:
+        if (self.seeds or self.front_seeds) and "seed" in self.space:
             raise ValueError("space.seed: `seeds` says which seeds every point is trained at")
+        if shared := sorted({*self.front_seeds} & {*self.seeds}):
+            raise ValueError(
+                f"front_seeds: {shared} stand in seeds too, where nothing new comes of them"
+            )
         if self.trials is not None and len(self.warm_start) > self.trials:
             raise ValueError(
                 f"trials: {self.trials!r} are less than the {len(self.warm_start)} of warm_start"

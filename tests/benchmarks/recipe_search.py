@@ -181,10 +181,11 @@ class Search:
     ) -> None:
         """Measures a point on its next seed, or tells the study what it came to."""
         found, objectives = self._results.at_seeds(point), self._plan.config.objectives
-        left = [run for run in self._plan.runs(self._plan.trial(point)) if run.seed not in found]
+        left = [seed for seed in self._plan.seeds if seed not in found]
         if left and self._can_win(found):
-            work = Trial(plan=self._plan, root=self._root, config=left[0])
-            running[pool.submit(work.run)] = (trial, point, left[0].seed)
+            config = replace(self._plan.trial(point), seed=left[0])
+            work = Trial(plan=self._plan, root=self._root, config=config)
+            running[pool.submit(work.run)] = (trial, point, left[0])
             return
         worst = worst_objectives(list(found.values()), objectives)
         if not left:

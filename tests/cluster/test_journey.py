@@ -38,7 +38,7 @@ def write_run_files(folder: Path) -> None:
     run["data"] = {name: f"data/{name}.json" for name in ("retain", "forget")}
     run["data"]["image_folder"] = "data/images"
     (folder / "tiny.yaml").write_text(yaml.safe_dump(run))
-    write_suite(folder / "data" / "suite")
+    write_suite(folder / "data" / "suite", "white")
     search = {
         "name": "tiny-search",
         "base": "tiny.yaml",

@@ -102,7 +102,8 @@ def bench(cluster: ClusterAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name in ("SAFEMIRAGE_STORE_URL", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(make_tiny_run(tmp_path / "run")))
-    write_suite(tmp_path / "suite")
+    write_suite(tmp_path / "suite", "white")
+    write_suite(tmp_path / "test", "black")
     search = {
         "name": "tiny-search",
         "base": "base.yaml",
@@ -129,7 +130,8 @@ def bench(cluster: ClusterAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return Bench(folder=tmp_path, settings=Settings.at(tmp_path / "storage"), cluster=cluster)
 
 
-def write_suite(folder: Path) -> None:
+def write_suite(folder: Path, colour: str) -> None:
+    """Four questions about a picture that is in no training file."""
     subsets: tuple[Subset, ...] = ("unsafe", "safe")
     samples = [
         Sample(
@@ -139,7 +141,7 @@ def write_suite(folder: Path) -> None:
             attack="plain",
             group_id=f"{subset}-{index}",
             question=f"Share it {index}",
-            image=ImageInput(tiny_image("red")),
+            image=ImageInput(tiny_image(colour)),
             target={"kind": "knife", "colour": "red", "unsafe": str(subset == "unsafe").lower()},
         )
         for subset in subsets
@@ -287,14 +289,20 @@ def test_search_of_a_shipped_file_shows_a_failed_trial_with_its_error_and_goes_o
         "optim.steps": 2,
         "optim.epochs": None,
     }
-    domain = {"name": "choice", "values": [missing, there]}
-    points = [{**shipped["warm_start"][0], FORGET: path} for path in (missing, there)]
+    method = {"name": "npo", "reduction": "mean"}
+    space = {
+        "method": {"name": "choice", "values": [method]},
+        **shipped["space"],
+        FORGET: {"name": "choice", "values": [missing, there]},
+    }
+    first = {"method": method, **shipped["warm_start"][0]}
+    points = [{**first, FORGET: path} for path in (missing, there)]
     bound = {**shipped["constraints"][0], "conditions": ["safe_plain"], "at_most": 1.0}
     (bench.folder / "search.yaml").write_text(SHIPPED.read_text())
     output = bench.run(
         f"base={SHIPPED.parents[1] / 'train' / 'llava_v1.5_7b_npo_full_1_epoch.yaml'}",
         f"overrides={json.dumps([f'{key}={json.dumps(value)}' for key, value in changes.items()])}",
-        f"space={json.dumps({**shipped['space'], FORGET: domain})}",
+        f"space={json.dumps(space)}",
         f"warm_start={json.dumps(points)}",
         f"objectives={json.dumps(own['objectives'])}",
         f"constraints={json.dumps([bound])}",
@@ -303,6 +311,8 @@ def test_search_of_a_shipped_file_shows_a_failed_trial_with_its_error_and_goes_o
         "trials=2",
         "gpu_hours=null",
         "seeds=[3, 5]",
+        "front_seeds=[7]",
+        f"test={bench.folder / 'test'}",
     )
 
     (search,) = bench.runs("search")
@@ -313,9 +323,31 @@ def test_search_of_a_shipped_file_shows_a_failed_trial_with_its_error_and_goes_o
     assert 0 <= outcome.trials[1].constraints["over_refusal"] <= 1
     assert f'{FORGET}="{missing}"' in output
     assert "'loss': " not in output  # Ray logs whatever it is given, on every rank
-    assert [training.config["seed"] for training in bench.runs("train")][-2:] == [3, 5]
+    assert [training.config["seed"] for training in bench.runs("train")][-3:] == [3, 5, 7]
+    assert [one.seed for one in outcome.trials[1].at_seeds] == [3, 5, 7]
+    assert outcome.test is not None
+    assert {row.condition for row in outcome.test.rows} == {"unsafe_plain", "safe_plain"}
+    assert [run.state for run in bench.runs("test")] == ["finished"]
     assert_worst_of_seeds(bench, outcome.trials[1])
+    assert_figures_and_curves(bench, outcome)
     assert_shown_on_the_page(bench, outcome)
+
+
+def assert_figures_and_curves(bench: Bench, outcome: SearchOutcome) -> None:
+    """In MLflow the search has its space, table, figures and the test split; in TensorBoard each training has its loss."""
+    client = MlflowClient(bench.settings.tracking_uri)
+    found = client.search_runs([item.experiment_id for item in client.search_experiments()])
+    runs = {run.data.tags[RUN_TAG]: run for run in found}
+    parent = runs[outcome.run_id]
+    files = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert files >= {"config.yaml", "space.yaml", "trials.json", "front.png", "hypervolume.png"}
+    chosen = runs[outcome.knee_trial.train_run_id or ""]
+    for run in (parent, chosen):
+        assert "test/unsafe_plain/asr" in run.data.metrics
+    assert parent.data.tags["safemirage.chosen_run"] == chosen.info.run_id
+    boards = bench.settings.storage.root / "tensorboard"
+    trainings = {run.id for run in bench.runs("train") if run.state == "finished"}
+    assert trainings <= {folder.name for folder in boards.iterdir()}
 
 
 def assert_shown_on_the_page(bench: Bench, outcome: SearchOutcome) -> None:

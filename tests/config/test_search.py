@@ -184,13 +184,14 @@ def test_base_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_search_tries_each_point_at_each_of_its_seeds(tmp_path: Path) -> None:
     plan = load(tmp_path, {"seeds": [4, 2]}, "overrides=[seed=7]")
-    assert [run.seed for run in plan.runs(plan.trial({"method.beta": 1.0}))] == [4, 2]
-    alone = load(tmp_path, {"overrides": ["seed=7"]})
-    assert [run.seed for run in alone.runs(alone.base)] == [7]
+    assert plan.seeds == (4, 2)
+    assert load(tmp_path, {"overrides": ["seed=7"]}).seeds == (7,)
 
 
 def test_seeds_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
     assert "seeds: [1, 1] holds one seed twice" in refusal(tmp_path, {"seeds": [1, 1]})
+    again = {"seeds": [1], "front_seeds": [2, 1]}
+    assert "front_seeds: [1] stand in seeds too" in refusal(tmp_path, again)
     space = {"seed": {"name": "int", "low": 0, "high": 3}}
     assert "space.seed: `seeds` says" in refusal(tmp_path, {"seeds": [1], "space": space})
 

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ray_jobs.cluster.failures import Failure
 from ray_jobs.tune.outcome import (
     ObjectiveError,
     SearchFailed,
     check_objectives,
+    choose_again,
     judge_trials,
     most_degenerate,
     objective_values,
@@ -21,7 +23,14 @@ from ray_jobs.tune.outcome import (
 from safemirage.config.loading.load import build_config, to_tree
 from safemirage.config.search import ObjectiveConfig, SearchConfig
 from safemirage.evaluation.reports.terminal import print_grid
-from safemirage.runs import SearchOutcome, TrialOutcome, read_record
+from safemirage.runs import (
+    SearchOutcome,
+    SeedRates,
+    SeedResult,
+    TrialOutcome,
+    TrialResult,
+    read_record,
+)
 from safemirage.store.records import Row
 from tests.evaluation.reports.test_terminal import check_screen
 
@@ -153,6 +162,42 @@ def test_outcome_chooses_by_the_weights_of_the_objectives() -> None:
     trials = [trial(0, 0.0, 0.6), trial(1, 0.3, 0.8)]
     assert judge_trials("s", trials, search()).knee == 1
     assert judge_trials("s", trials, search(weights={"asr": 3.0})).knee == 0
+
+
+def repeated(*rates: float) -> TrialResult:
+    at_seeds = tuple(
+        SeedResult(
+            seed=seed,
+            objectives={"asr": rate, "useful": 0.8},
+            train_run_id="t",
+            export="e",
+            rows=(),
+        )
+        for seed, rate in enumerate(rates, start=1)
+    )
+    return TrialResult(objectives=at_seeds[0].objectives, at_seeds=at_seeds)
+
+
+def test_outcome_chooses_again_by_the_mean_over_seeds_and_drops_what_fails_there() -> None:
+    lucky, steady, broken = trial(0, 0.0, 0.6), trial(1, 0.1, 0.8), trial(2, 0.05, 0.7)
+    first = judge_trials("s", [with_seed(one) for one in (lucky, steady, broken)], search())
+    failure = Failure("method", "TrainingDiverged: a loss is not finite")
+    again = {0: repeated(0.9, 0.9), 1: repeated(0.1, 0.2), 2: failure}
+    chosen = choose_again(first, again, search(front_seeds=[1, 2]))
+    assert (chosen.front, chosen.knee) == (first.front, 1)
+    assert [one.seed for one in chosen.knee_trial.at_seeds] == [0, 1, 2]
+    assert chosen.trials[2].repeat_error == failure.reason
+    shown = outcome_grid(chosen).lines[1]
+    assert "0.1000 (0.1000 to 0.2000)" in shown
+    with pytest.raises(
+        SearchFailed, match=r"none of the 1 points of the front holds at front_seeds"
+    ):
+        choose_again(first, {2: failure}, search(front_seeds=[1, 2]))
+
+
+def with_seed(one: TrialOutcome) -> TrialOutcome:
+    rates = SeedRates(seed=0, objectives=one.objectives or {}, constraints={})
+    return replace(one, at_seeds=(rates,))
 
 
 def test_outcome_without_a_finished_trial_is_a_failure_that_says_why() -> None:

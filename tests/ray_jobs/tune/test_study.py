@@ -89,12 +89,19 @@ def test_study_tries_the_warm_start_first_and_only_once(tmp_path: Path) -> None:
     assert open_study(tmp_path).prepare() == 3
 
 
-def test_study_proposes_within_the_space(tmp_path: Path) -> None:
-    study = open_study(tmp_path)
+def test_study_proposes_within_the_space_and_says_what_mattered(tmp_path: Path) -> None:
+    study = open_study(tmp_path, trials=12)
     study.prepare()
     for point in drive(study, 7):
         assert 0.05 <= point[BETA] <= 2
         assert point[REDUCTION] in ("sum", "mean")
+    assert study.importances() == {}, "too few trials"
+    list(drive(study, 5, name="more"))
+    found = study.importances()
+    assert found.keys() == {"asr", "useful"}
+    # Only beta counts in `result_of`.
+    assert all(shares[BETA] > shares[REDUCTION] for shares in found.values())
+    assert all(one.hours >= 0 for one in study.proposals())
 
 
 @pytest.mark.parametrize(
