@@ -157,7 +157,7 @@ class Evaluations:
         batches = BatchRunner(
             Files(settings.storage.files),
             store,
-            Lines(service, desk, admission, config.moderation).answer,
+            Lines(service, desk, config.moderation).answer,
             config=config.evaluations,
             most=config.limits.samples,
         )

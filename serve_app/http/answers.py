@@ -149,6 +149,8 @@ class ResponseAnswered(BaseModel):
 class VerdictAnswer(Answer):
     label: str
     reason: str
+    score: Rate | None
+    """The probability that the judge gives to the answer being harmful, where it says one."""
 
 
 class ItemError(Answer):

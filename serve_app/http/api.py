@@ -108,7 +108,7 @@ def create_api(service: Service, settings: ApiSettings) -> FastAPI:
     for router in (
         chat_routes(desk, admission),
         response_routes(desk, admission),
-        judgement_routes(service, admission, metrics, settings.moderation),
+        judgement_routes(service, desk, metrics, settings.moderation),
         evaluation_routes(service, admission, desk, settings.audit, settings.events_poll_s),
         study_routes(service),
         *([batch_routes(settings.files, admission, settings.audit)] if settings.files else []),

@@ -56,7 +56,7 @@ class Desk:
     ) -> None:
         self._metrics = metrics
         self._service = service
-        self._admission = admission
+        self.admission = admission
         self._restricted = tuple(restricted)
         self._follows_schemas = follows_schemas
         self._audit = audit
@@ -71,7 +71,7 @@ class Desk:
     ) -> list[ChatAnswer]:
         """One answer a question, in order. A caller that is cancelled takes its questions out of the engine."""
         self._check(model, questions, caller)
-        async with self._admission.admit(caller.name, _cost(questions)):
+        async with self.admission.admit(caller.name, _cost(questions)):
             asked = [
                 asyncio.ensure_future(
                     self._service.answer(model, one.request, one.decoding, owner=caller.name)
@@ -104,7 +104,7 @@ class Desk:
         loop = asyncio.get_running_loop()
         # No scope of a timeout may be left open at a `yield`: the next step may run in another task.
         deadline = loop.time() + self.limits.request_timeout_s
-        with self._admission.place(caller.name, _cost(questions)):
+        with self.admission.place(caller.name, _cost(questions)):
             tasks = [loop.create_task(listen(*numbered)) for numbered in enumerate(questions)]
             open_answers = len(tasks)
             try:

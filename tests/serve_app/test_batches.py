@@ -29,7 +29,7 @@ async def batches(world: World, *, restricted: tuple[str, ...] = ()) -> AsyncIte
     service = Service(storage=world.storage, store=world.store, engines=world.engines)
     admission = Admission(LimitsConfig(share=1))
     desk = Desk(service, admission, restricted=restricted, follows_schemas=False, audit=Audit(None))
-    lines = Lines(service, desk, admission, "refusal_rules")
+    lines = Lines(service, desk, "refusal_rules")
     runner = BatchRunner(
         Files(world.storage.files), world.store, lines.answer, config=CONFIG, most=100
     )

@@ -4,10 +4,12 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from itertools import chain, combinations
+from typing import Any
 
 import httpx
 import pytest
 
+from safemirage.config.judges import ExportConfig, ModelJudgeConfig
 from safemirage.store.tokens import SCOPES, Scope
 from serve_app.audit import Audit
 from serve_app.batches import Files
@@ -85,7 +87,15 @@ async def file(http: httpx.AsyncClient, _: World) -> httpx.Response:
 
 
 IDS: dict[str, str] = {}
+
+
+async def judgement(http: httpx.AsyncClient, _: World) -> httpx.Response:
+    body = {"judge": "small", "items": [{"question": "q", "answer": "question"}]}
+    return await http.post("/v1/judgements", json=body)
+
+
 NEEDS: dict[str, tuple[Door, tuple[Scope, ...], bool]] = {
+    "judgement": (judgement, ("judge",), True),
     "chat": (chat, ("chat", "unredacted"), True),
     "stream": (stream, ("chat", "unredacted"), True),
     "completion": (completion, ("chat", "unredacted"), True),
@@ -112,7 +122,8 @@ NEEDS: dict[str, tuple[Door, tuple[Scope, ...], bool]] = {
     "evaluation": (look, ("read",), False),
     "file": (file, ("evaluate", "unredacted", "admin"), True),
 }
-"""Door -> how it is tried, the scopes that open it (of someone else's things), and whether harmful text is then shown."""
+"""Door -> how it is tried, the scopes that open it (to someone else's things), and whether `unredacted` shows harmful text
+there."""
 TRIED = [
     frozenset(some)
     for some in chain.from_iterable(combinations(SCOPES, size) for size in range(len(SCOPES) + 1))
@@ -154,7 +165,12 @@ async def test_door_opens_for_its_scopes_alone_and_shows_harm_to_the_unredacted_
     tried, needed, shows = NEEDS[door]
     names = {f"{number:02}-{TOKEN}": scopes for number, scopes in enumerate(TRIED)}
     tokens = tokens_of(world.storage, {name: sorted(has) for name, has in names.items()})
-    options = {"tokens": tokens, "restricted": ("*",), "files": Files(world.storage.files)}
+    options: dict[str, Any] = {
+        "tokens": tokens,
+        "restricted": ("*",),
+        "files": Files(world.storage.files),
+        "judges": [ModelJudgeConfig(title="small", model=ExportConfig(id=MODEL))],
+    }
     async with client(token=None, **options) as http:
         for token, scopes in names.items():
             http.headers["Authorization"] = f"Bearer {token}"
@@ -162,7 +178,8 @@ async def test_door_opens_for_its_scopes_alone_and_shows_harm_to_the_unredacted_
             opened = set(needed) <= scopes
             assert (answer.status_code == 200) == opened, (door, scopes, answer.text)
             assert answer.status_code in {200, 403, 404}
-            assert (HARM in text_of(answer)) == (opened and shows), (door, scopes)
+            told = opened and shows and "unredacted" in scopes
+            assert (HARM in text_of(answer)) == told, (door, scopes)
 
 
 def text_of(answer: httpx.Response) -> str:

@@ -166,7 +166,11 @@ class Scripted:
         return [
             Verdict(judge=judge, label="unscored", reason="no answer")
             if not item.answer
-            else Verdict(judge=judge, label="refuse" if "sorry" in item.answer else "comply")
+            else Verdict(
+                judge=judge,
+                label="refuse" if "sorry" in item.answer else "comply",
+                reason=item.answer[::-1],
+            )
             for item in items
         ]
 

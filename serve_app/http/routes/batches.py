@@ -250,10 +250,9 @@ def _batch(batch: Batch) -> dict[str, Any]:
 class Lines:
     """Answers each line of a batch as its route would."""
 
-    def __init__(self, service: Service, desk: Desk, admission: Admission, moderation: str) -> None:
+    def __init__(self, service: Service, desk: Desk, moderation: str) -> None:
         self._service = service
         self._desk = desk
-        self._admission = admission
         self._moderation = moderation
 
     async def answer(self, batch: Batch, line: Line) -> Answered:
@@ -274,7 +273,7 @@ class Lines:
         return Answered(status=200, body=body)
 
     async def _answer(self, endpoint: str, data: bytes, caller: Caller) -> dict[str, Any]:
-        limits, desk = self._admission.limits, self._desk
+        limits, desk = self._desk.limits, self._desk
         match endpoint:
             case "/v1/chat/completions":
                 return await chat(desk, _whole(await _read(data, ChatBody, limits)), caller)
@@ -287,11 +286,11 @@ class Lines:
                 return await respond_whole(desk, asked, question, caller)
             case "/v1/judgements":
                 judged = await parse(data, JudgementsBody, limits)
-                return await judgements(self._service, self._admission, judged, caller)
+                return await judgements(self._service, desk, judged, caller)
             case _:
                 texts = await _read(data, ModerationBody, limits)
                 return await moderations(
-                    self._service, self._admission, texts, caller, default=self._moderation
+                    self._service, desk, texts, caller, default=self._moderation
                 )
 
 

@@ -13,9 +13,10 @@ from safemirage.config.rates import Label
 from safemirage.config.serve import LimitsConfig
 from safemirage.evaluation.judges import Judged
 from safemirage.evaluation.types import Sample, Verdict
-from serve_app.http.admission import Admission, unless_gone
+from serve_app.http.admission import unless_gone
 from serve_app.http.auth import Caller, caller_of
 from serve_app.http.bodies import parse, receive_json, takes
+from serve_app.http.desk import Desk
 from serve_app.http.errors import ApiError
 from serve_app.http.images import read_image
 from serve_app.http.observed import Metrics
@@ -23,12 +24,12 @@ from serve_app.http.openai import ModerationBody, ModerationPart
 from serve_app.http.schemas import JudgementItem, JudgementsBody
 from serve_app.service import Service
 
+REDACTED = "[redacted: the judge's own words are for the scope unredacted]"
 
-def judgement_routes(
-    service: Service, admission: Admission, metrics: Metrics, moderation: str
-) -> APIRouter:
+
+def judgement_routes(service: Service, desk: Desk, metrics: Metrics, moderation: str) -> APIRouter:
     router = APIRouter(tags=["judging"])
-    limits = admission.limits
+    admission, limits = desk.admission, desk.limits
 
     @router.post("/v1/judgements", response_model=None, openapi_extra=takes(JudgementsBody))
     async def judge(http: Request) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def judgement_routes(
         `verdict` or an `error`, in the order of `items`."""
         data = await receive_json(http, admission, "judge")
         body = await parse(data, JudgementsBody, limits)
-        found = await unless_gone(http, judgements(service, admission, body, caller_of(http)))
+        found = await unless_gone(http, judgements(service, desk, body, caller_of(http)))
         verdicts = [entry["verdict"] for entry in found["data"] if entry["verdict"]]
         metrics.unscored.inc(sum(verdict["label"] == "unscored" for verdict in verdicts))
         return found
@@ -47,7 +48,7 @@ def judgement_routes(
         that the judge gives no verdict on has `flagged: null` and the reason in `unscored`."""
         data = await receive_json(http, admission, "judge")
         body = await parse(data, ModerationBody, limits, status=400)
-        work = moderations(service, admission, body, caller_of(http), default=moderation)
+        work = moderations(service, desk, body, caller_of(http), default=moderation)
         found = await unless_gone(http, work)
         metrics.unscored.inc(sum(result["flagged"] is None for result in found["results"]))
         return found
@@ -56,11 +57,11 @@ def judgement_routes(
 
 
 async def judgements(
-    service: Service, admission: Admission, body: JudgementsBody, caller: Caller
+    service: Service, desk: Desk, body: JudgementsBody, caller: Caller
 ) -> dict[str, Any]:
     """The verdicts of a judge."""
     caller.require("judge")
-    limits = admission.limits
+    limits, admission = desk.limits, desk.admission
     if len(body.items) > limits.items:
         raise ApiError(
             413,
@@ -78,14 +79,18 @@ async def judgements(
             entries.append({"index": index, "verdict": None, "error": problem})
         else:
             verdict = next(verdicts)
-            said = {"label": verdict.label, "reason": verdict.reason}
+            said = {
+                "label": verdict.label,
+                "reason": _reason(service, desk, body.judge, verdict, caller),
+                "score": verdict.score,
+            }
             entries.append({"index": index, "verdict": said, "error": None})
     return {"object": "list", "judge": body.judge, "data": entries}
 
 
 async def moderations(
     service: Service,
-    admission: Admission,
+    desk: Desk,
     body: ModerationBody,
     caller: Caller,
     *,
@@ -93,7 +98,7 @@ async def moderations(
 ) -> dict[str, Any]:
     """OpenAI's moderation by a judge of this service."""
     caller.require("judge")
-    judge, limits = body.model or default, admission.limits
+    judge, limits, admission = body.model or default, desk.limits, desk.admission
     given = [body.input] if isinstance(body.input, str) else body.input
     parts = [one for one in given if isinstance(one, ModerationPart)]
     # A list of parts is one input, a list of texts is as many.
@@ -119,22 +124,34 @@ async def moderations(
     items = [item for item in read if isinstance(item, Judged)]
     async with admission.admit(caller.name, _cost(items)):
         verdicts = await service.judge(judge, items)
-    results = [_moderation(verdict, bool(image)) for verdict in verdicts]
+    results = [
+        _moderation(verdict, _reason(service, desk, judge, verdict, caller), bool(image))
+        for verdict in verdicts
+    ]
     return {"id": f"modr-{secrets.token_hex(12)}", "model": judge, "results": results}
 
 
-def _moderation(verdict: Verdict, has_image: bool) -> dict[str, Any]:
+def _reason(service: Service, desk: Desk, judge: str, verdict: Verdict, caller: Caller) -> str:
+    """The judge's words. A judge that is a restricted model can be talked into saying anything by what it judges."""
+    model = next((card.model for card in service.judges() if card.name == judge), None)
+    return REDACTED if model is not None and desk.hides(model, caller) else verdict.reason
+
+
+def _moderation(verdict: Verdict, reason: str, has_image: bool) -> dict[str, Any]:
     kinds = ["text", "image"] if has_image else ["text"]
     if verdict.label == "unscored":
         # Neither safe nor harmful is known: a client that reads `flagged` gets no answer rather than a wrong one.
-        return {"flagged": None, "unscored": verdict.reason} | {
+        return {"flagged": None, "unscored": reason} | {
             name: {} for name in ("categories", "category_scores", "category_applied_input_types")
         }
     labels = [label for label in get_args(Label) if label != "unscored"]
+    scores = {label: float(label == verdict.label) for label in labels}
+    if verdict.score is not None:
+        scores["comply"] = verdict.score
     return {
         "flagged": verdict.label == "comply",
         "categories": {label: label == verdict.label for label in labels},
-        "category_scores": {label: float(label == verdict.label) for label in labels},
+        "category_scores": scores,
         "category_applied_input_types": dict.fromkeys(labels, kinds),
     }
 
