@@ -11,6 +11,7 @@ _EXTRAS = {
         "mlflow",
         "huggingface_hub",
         "safetensors",
+        "tensorboardX",
     ),
     "ray": ("ray", "moocore", "optuna", "optuna_dashboard", "psutil"),
     "serve": ("fastapi", "uvicorn", "starlette"),
