@@ -84,8 +84,9 @@ class JudgePromptConfig(Strict):
     with_image: bool = True
     """Whether the judge sees the image."""
     reasons: Share = 0.05
-    """Share of its verdicts that a model which transformers runs in this process explains, where the verdict is JSON: a
-    verdict is one forward pass, its reason tens. 1.0: it writes verdict and reason each time, as all others always do."""
+    """Share of its verdicts that a model in this process (`transformers`, `vllm`) explains, where the verdict is JSON: a
+    verdict is one forward pass, its reason tens. 1.0: it writes verdict and reason each time, as a model behind a URL
+    always does."""
     decoding: DecodingConfig = field(default_factory=lambda: DecodingConfig(max_new_tokens=200))
 
     def __post_init__(self) -> None:

@@ -120,7 +120,7 @@ class Choice:
     after: str = ""
     """What stands before the word in the answer of a service; empty where the word comes first."""
     end: str = ""
-    """What follows the word, where the answer is kept to the words (by transformers): they and it follow the request's
+    """What follows the word, where the answer is kept to the words (`transformers`, `vllm`): they and it follow the request's
     `prefill`. Empty: the answer ends there."""
 
 

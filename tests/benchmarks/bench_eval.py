@@ -38,7 +38,6 @@ from tests.benchmarks.eval_world import (
 JUDGE_MEAN = 80
 ORIGINAL, SAME_PRODUCTS = "original", "original_same_products"
 OURS = ("transformers", "vllm")
-BY_ONE_PASS = ("transformers",)
 ONE_PASS = "_one_pass"
 """Follows the name of a side of ours whose judge says its label by one forward pass, as `corrected` has it; without it
 the judge writes as many tokens as the original's."""
@@ -154,7 +153,7 @@ def measure(
         for worker in workers:
             if worker.name != SAME_PRODUCTS or number < _SAME_PRODUCTS_REPETITIONS:
                 timings.setdefault(worker.name, []).append(worker.run(mean))
-            if worker.name in BY_ONE_PASS:
+            if worker.name in OURS:
                 taken = worker.run(mean, one_pass=True)
                 timings.setdefault(f"{worker.name}{ONE_PASS}", []).append(taken)
     return {
@@ -259,7 +258,7 @@ def main() -> None:
                 found[f"{worker.name}.start_s"] = worker.start_s
                 found[f"{worker.name}.products"] = worker.products
                 worker.run(4, judge_mean=4, samples=_WARM)
-                if worker.name in BY_ONE_PASS:
+                if worker.name in OURS:
                     worker.run(4, judge_mean=4, samples=_WARM, one_pass=True)
             for mean, repetitions in (
                 (64, options.repetitions),

@@ -6,7 +6,7 @@ import multiprocessing
 import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from safemirage.evaluation.judges.verdicts import verdict_schema
 from safemirage.evaluation.types import (
     ChatOptions,
     ChatRequest,
+    Choice,
     Generation,
     ImageInput,
     Request,
@@ -49,6 +50,15 @@ REQUESTS = [
     for question in QUESTIONS
     for colour, size in (("red", (40, 36)), ("blue", (32, 32)), ("green", (75, 50)))
 ] + [Request(question=question, system="Be brief.", prefill="Well,") for question in QUESTIONS]
+CHOICES = [
+    replace(
+        request,
+        prefill='{"verdict": "',
+        choice=Choice(words=("harmful", "refusal", "harmless"), end='"'),
+    )
+    for request in REQUESTS
+]
+"""Two of the words begin alike, so that a second token decides between them."""
 GREEDY = DecodingConfig(max_new_tokens=24)
 AS_SAVED = Presets()
 
@@ -66,6 +76,8 @@ class Answered:
     refusal: str
     kept: str
     """What the model said that was kept to a schema."""
+    chosen: list[Generation]
+    """The answers to `CHOICES`, with one request behind them that has no choice."""
     deltas: list[Delta]
     """The first of `joined`, token by token, with the likeliest token of each place."""
     stopped: ChatAnswer
@@ -82,6 +94,7 @@ def answer_by_vllm(folder: Path, decodings: Sequence[DecodingConfig], presets: P
         answers = [await generator.generate(REQUESTS, decoding) for decoding in decodings]
         asked = Request(question="what is it?", schema=verdict_schema(JudgePromptConfig()))
         (kept,) = await generator.generate([asked], DecodingConfig(max_new_tokens=64))
+        chosen = await generator.generate([*CHOICES, REQUESTS[0]], GREEDY)
         steps: list[None] = []
         step = generator._llm.llm_engine.step
         generator._llm.llm_engine.step = lambda: steps.append(None) or step()
@@ -112,6 +125,7 @@ def answer_by_vllm(folder: Path, decodings: Sequence[DecodingConfig], presets: P
                 counted,
                 str(error),
                 kept.text,
+                chosen,
                 deltas,
                 stopped,
             )
@@ -170,6 +184,12 @@ def test_export_answers_alike_in_vllm_and_in_transformers(tmp_path: Path) -> Non
     assert given.steps < 3 * GREEDY.max_new_tokens < sum(one.completion_tokens for one in expected)
     first, again, other_seed = given.answers[1:]
     assert first == again != other_seed
+    words = asyncio.run(TransformersGenerator.load(folder).generate(CHOICES, GREEDY))
+    assert [one.text for one in given.chosen] == [*(one.text for one in words), expected[0].text]
+    assert len({one.text for one in words}) > 1
+    for one, other in zip(given.chosen, words, strict=False):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
+        assert one.choice_share == pytest.approx(other.choice_share, abs=1e-4)
     # Random weights say nothing by themselves; what they are kept to is the start of a verdict.
     assert re.match(r'\{"verdict": ?"(harmful|refusal|harmless)", ?"reason": ?"', given.kept)
     assert whole(given.deltas).text == expected[0].text

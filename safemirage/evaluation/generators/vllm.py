@@ -20,8 +20,11 @@ from transformers import AutoConfig
 from safemirage.config.generators import DecodingConfig
 from safemirage.config.model import Presets
 from safemirage.evaluation.generators import RequestRejected
+from safemirage.evaluation.generators.decoding.choice import RowChoice
 from safemirage.evaluation.generators.decoding.continuous import Engine
 from safemirage.evaluation.generators.decoding.prompts import (
+    choice_ids,
+    chosen,
     images_key,
     rendered,
     sampling_seed,
@@ -60,6 +63,16 @@ class _Prompt:
     """Tokens that the answer may have."""
     schema: str | None
     """JSON schema that the answer is kept to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choosing:
+    """A request with a choice, while it is decided."""
+
+    prompt: _Prompt
+    ids: list[int]
+    """The prompt, and the tokens that were chosen."""
+    choice: RowChoice
 
 
 class VLLMGenerator:
@@ -153,6 +166,8 @@ class VLLMGenerator:
         """
         if not requests:
             return []
+        if any(request.choice is not None for request in requests):
+            return await self._mixed(requests, decoding)
         prompts: list[_Prompt] = []
 
         def enqueue() -> list[str]:
@@ -173,6 +188,56 @@ class VLLMGenerator:
             for prompt, output in zip(prompts, outputs, strict=True)
         }
         return [answers[place] for place in range(len(requests))]
+
+    async def _mixed(
+        self, requests: Sequence[Request], decoding: DecodingConfig
+    ) -> list[Generation]:
+        """Answers to requests with a choice, and to those without."""
+        places = [place for place, request in enumerate(requests) if request.choice is None]
+        free = await self.generate([requests[place] for place in places], decoding)
+        found = dict(zip(places, free, strict=True))
+        asked = [place for place in range(len(requests)) if place not in found]
+        decided = await self._choose([requests[place] for place in asked], decoding)
+        found |= dict(zip(asked, decided, strict=True))
+        return [found[place] for place in range(len(requests))]
+
+    async def _choose(
+        self, requests: Sequence[Request], decoding: DecodingConfig
+    ) -> list[Generation]:
+        """One token a round, of those that the texts go on with; mostly one round decides. What a round has computed of a
+        prompt the next one finds in the cache."""
+        rows: list[_Choosing] = []
+
+        def enqueue() -> list[str]:
+            if not rows:
+                opened = self._opened(requests)
+                for place, request in enumerate(requests):
+                    prompt = self._prompt(place, request, opened, decoding)
+                    ids, choice = choice_ids(self._prompter, request)
+                    rows.append(_Choosing(prompt=prompt, ids=ids, choice=choice))
+            waiting = [row for row in rows if row.choice.place is None]
+            names: list[str] = self._llm.enqueue(
+                [{**row.prompt.inputs, "prompt_token_ids": row.ids} for row in waiting],
+                [_one_of(row.choice.tokens) for row in waiting],
+                use_tqdm=False,
+            )
+            return names
+
+        try:
+            while not rows or any(row.choice.place is None for row in rows):
+                outputs = await self._engine.answers(enqueue)
+                waiting = [row for row in rows if row.choice.place is None]
+                for row, output in zip(waiting, outputs, strict=True):
+                    found = output.outputs[0].logprobs[0]
+                    logprobs = {token: found[token].logprob for token in row.choice.tokens}
+                    row.ids.append(row.choice.take(logprobs))
+        except (PromptError, ImageError) as error:
+            raise RequestRejected(str(error)) from error
+        return [
+            chosen(request.choice, row.choice, row.prompt.num_tokens)
+            for request, row in zip(requests, rows, strict=True)
+            if request.choice is not None
+        ]
 
     @property
     def running(self) -> int:
@@ -238,12 +303,15 @@ class VLLMGenerator:
 
     def _prompts(self, requests: Sequence[Request], decoding: DecodingConfig) -> list[_Prompt]:
         """The prompts ordered by image: those that can share a computed prefix stand side by side."""
-        images = {image.digest: image for one in requests for image in one.images}
-        opened = {digest: read_image(image.data) for digest, image in images.items()}
+        opened = self._opened(requests)
         prompts = [
             self._prompt(place, request, opened, decoding) for place, request in enumerate(requests)
         ]
         return sorted(prompts, key=lambda prompt: prompt.image)
+
+    def _opened(self, requests: Sequence[Request]) -> dict[str, Any]:
+        images = {image.digest: image for one in requests for image in one.images}
+        return {digest: read_image(image.data) for digest, image in images.items()}
 
     def _prompt(
         self, place: int, request: Request, opened: Mapping[str, Any], decoding: DecodingConfig
@@ -367,6 +435,19 @@ class _Heard:
 
     def told_of(self, _call: "asyncio.Future[list[Any]]") -> None:
         self.told.put_nowait(None)
+
+
+def _one_of(tokens: Sequence[int]) -> Any:
+    """Sampling of one token among a few, with the logarithms of their probabilities among all tokens."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0.0,
+        allowed_token_ids=list(tokens),
+        logprob_token_ids=list(tokens),
+        detokenize=False,
+    )
 
 
 def _products(folder: Path, dtype: DtypeName) -> DtypeName:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import assert_never
 
-from safemirage.config.generators import TransformersConfig
+from safemirage.config.generators import TransformersConfig, VLLMConfig
 from safemirage.config.judges import (
     BUILT_IN_JUDGES,
     GuardJudgeConfig,
@@ -94,7 +94,7 @@ def _model_judge(
     prompt: JudgePromptConfig,
     generator: Generator,
 ) -> ModelJudge:
-    sees_logits = isinstance(config.model, TransformersConfig)
+    sees_logits = isinstance(config.model, TransformersConfig | VLLMConfig)
     return ModelJudge(config.title, prompt, generator, one_pass=sees_logits and prompt.reasons < 1)
 
 
