@@ -1,9 +1,10 @@
-"""`safemirage train | search | reproduce | serve | demo`: what runs on Ray.
+"""`safemirage train | search | reproduce | serve | demo`: what runs on Ray, and `job-env`, what a submitted job needs.
 
 Their code lies in `ray_jobs` and `serve_app`, which import this package. It is therefore loaded by name, and only when a
 command is called: `JOBS` is the one place that knows these names.
 """
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any
@@ -92,3 +93,16 @@ def demo(
 ) -> None:
     """Show a safety mirage and its repair in a small world, on a Ray cluster of its own. Needs no data and no GPU."""
     _run("demo", overrides or (), seed=seed, keep=keep)
+
+
+def job_env() -> None:
+    """Print the runtime environment that makes a job work with this shell's settings; of secrets, nothing.
+
+    ray job submit --working-dir . --runtime-env-json "$(safemirage job-env)" -- ...
+    """
+    import json
+
+    from safemirage.settings import read_settings
+
+    json.dump({"env_vars": read_settings().job_variables()}, sys.stdout)
+    sys.stdout.write("\n")

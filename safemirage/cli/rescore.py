@@ -6,6 +6,7 @@ import typer
 
 from safemirage.cli.output import JsonOption, tables, write_json
 from safemirage.cli.progress import progress_bars
+from safemirage.config.rates import ProtocolName
 
 
 def rescore(
@@ -15,14 +16,13 @@ def rescore(
         typer.Option("--judge", help="A built-in judge's name, or a YAML file; repeatable."),
     ],
     protocol: Annotated[
-        str, typer.Option("--protocol", help="Whose rules count: corrected or paper.")
+        ProtocolName, typer.Option("--protocol", help="Whose rules count.")
     ] = "corrected",
     json_path: JsonOption = None,
 ) -> None:
     """Judge the answers of a finished evaluation again. The evaluated model is not asked."""
     import asyncio
 
-    from safemirage.config.rates import check_protocol
     from safemirage.evaluation.generators.asking import ModelCalls
     from safemirage.evaluation.reports.terminal import finished_result, print_results
     from safemirage.evaluation.run.archive import find_evaluation, load_evaluation
@@ -34,10 +34,6 @@ def rescore(
 
     judges = read_judges(judge)
     require(judges, key="judges")
-    try:
-        counted_by = check_protocol(protocol)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--protocol") from error
     calls = ModelCalls()
     settings = read_settings()
     with open_store(settings.store_url) as store, progress_bars() as on_progress:
@@ -47,7 +43,7 @@ def rescore(
                 original,
                 judges,
                 store=store,
-                protocol=counted_by,
+                protocol=protocol,
                 on_progress=lambda done, total: on_progress(original.name, done, total),
                 calls=calls,
             )

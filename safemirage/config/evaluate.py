@@ -63,6 +63,17 @@ class EvaluateConfig(Strict):
         check_judge_names(self.judges)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RescoreConfig(Strict):
+    """Judging stored answers again: each judge is written as in an evaluation's config."""
+
+    judges: Annotated[tuple[JudgeConfig, ...], Field(min_length=1)]
+    """A rate that several judges measure is reported by the first of them in the main table."""
+
+    def __post_init__(self) -> None:
+        check_judge_names(self.judges)
+
+
 def suite_name(config: EvaluateConfig) -> str:
     """What tables and progress call the suite."""
     if config.set is not None:

@@ -6,12 +6,12 @@ from contextlib import AsyncExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 
+from safemirage.config.evaluate import RescoreConfig
 from safemirage.config.generators import DecodingConfig
 from safemirage.config.judges import JudgeConfig
 from safemirage.config.loading.identity import identity_tree
 from safemirage.config.loading.load import build_config, read_tree
 from safemirage.config.rates import ProtocolName
-from safemirage.config.rescore import RescoreConfig
 from safemirage.evaluation.errors import EvaluationError
 from safemirage.evaluation.generators.asking import ModelCalls
 from safemirage.evaluation.judges import Judge
