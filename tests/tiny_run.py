@@ -1,16 +1,21 @@
 """A training run on the tiny LLaVA: model, images and LLaVA files in a folder, and the config tree that names them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import nn
 
 from safemirage.config.loading.load import build_config
 from safemirage.config.train import TrainConfig
 from safemirage.data.llava import to_llava
+from safemirage.methods.forward import inference
 from safemirage.training.job import Report, StepMetrics, TrainJob
 from safemirage.training.loop import train
 from tests.tiny import make_tiny_llava, tiny_image
 
+T = TypeVar("T")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan")
 
 
@@ -87,3 +92,13 @@ def train_tiny(
     )
     train(job, report=report)
     return steps
+
+
+def inferring(model: nn.Module) -> Callable[[Callable[[nn.Module], T]], T]:
+    """What an engine's `infer` does, without an engine."""
+
+    def infer(compute: Callable[[nn.Module], T]) -> T:
+        with inference(model):
+            return compute(model)
+
+    return infer

@@ -78,6 +78,10 @@ class Method(Protocol):
     def prepare(self, model: nn.Module, *, seed: int) -> None:
         """Called once, with the initial weights in the model and before an engine takes it."""
 
+    @property
+    def frozen(self) -> Sequence[nn.Module]:
+        """Copies of modules that `prepare` made, without children; an engine that parts weights parts theirs too."""
+
     def loss(self, model: nn.Module, batch: StepBatch) -> LossOutput:
         """This worker's share. `model` is the module inside the engine (a PEFT model under LoRA)."""
 

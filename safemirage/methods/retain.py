@@ -29,8 +29,8 @@ class ReferenceModel:
     """The model with the weights it had at the start, without gradient and without dropout.
 
     Under LoRA it is the model itself with its adapter off, a projector trained by `modules_to_save` included: no copy.
-    With full parameters it holds frozen copies of the modules that own a trained tensor, whole on every worker (ZeRO
-    does not share them out); modules with nothing trained, such as the vision tower, are the model's own.
+    With full parameters it holds frozen copies of the modules that own a trained tensor, parted among the workers where
+    ZeRO-3 parts the model's; modules with nothing trained, such as the vision tower, are the model's own.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -39,6 +39,11 @@ class ReferenceModel:
         self._base = base_model(model)
         allow_views(self._base)
         self._frozen = {} if self._adapter is not None else frozen_copies(self._base)
+
+    @property
+    def frozen(self) -> list[nn.Module]:
+        """The copies that are held beside the model."""
+        return list(self._frozen.values())
 
     def logits(self, batch: Batch) -> Tensor:
         """(B, K, V): logits at the batch's supervised positions."""
@@ -70,6 +75,10 @@ class RetainTerms:
         """Keeps the initial weights where the KL term needs them. Call before an engine takes the model."""
         if self._config.kl_weight > 0:
             self._reference = ReferenceModel(model)
+
+    @property
+    def frozen(self) -> list[nn.Module]:
+        return [] if self._reference is None else self._reference.frozen
 
     def terms(self, model: nn.Module, batch: StepBatch) -> list[Term]:
         """The terms of this worker's retain and decouple batches."""
@@ -122,6 +131,10 @@ class BesideRetain(Generic[ConfigT]):
 
     def prepare(self, model: nn.Module, *, seed: int) -> None:
         self._retain.prepare(model)
+
+    @property
+    def frozen(self) -> list[nn.Module]:
+        return self._retain.frozen
 
     def output(
         self,

@@ -41,6 +41,10 @@ class RMU:
         length = config.steering_coefficient if config.adaptive_scale is None else 1.0
         self._control_H = control_vector(self._views.hidden_size, coefficient=length, seed=seed)
 
+    @property
+    def frozen(self) -> list[nn.Module]:
+        return [] if self._views is None else self._views.frozen
+
     def loss(self, model: nn.Module, batch: StepBatch) -> LossOutput:
         terms: list[Term] = []
         if self.config.forget_weight > 0:

@@ -25,6 +25,7 @@ from transformers.utils.output_capturing import maybe_install_capturing_hooks
 from safemirage.config.loading.load import ConfigError
 from safemirage.methods.forward import base_model, inference, supervised_positions
 from safemirage.methods.method import Batch
+from safemirage.models.adapter import gathered
 
 
 def replace_modules(root: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
@@ -70,7 +71,7 @@ def allow_views(model: PreTrainedModel) -> None:
 def frozen_copies(root: nn.Module, *, left_out: tuple[str, ...] = ()) -> dict[str, nn.Module]:
     """Copies of the modules that own a trained tensor, by path, without those whose path starts with one left out.
 
-    A copy holds tensors of its own where the module does; the module's children stay the model's. Tied tensors stay tied.
+    A copy holds tensors of its own where the module does, and no children. Tied tensors stay tied.
     """
     memo: dict[int, Any] = {}
     return {
@@ -83,8 +84,15 @@ def frozen_copies(root: nn.Module, *, left_out: tuple[str, ...] = ()) -> dict[st
 
 def _frozen_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     alone = _shallow(module, children_of=None)
-    frozen = copy.deepcopy(alone, memo).requires_grad_(False).eval()
-    return _shallow(frozen, children_of=module)
+    parameters = list(alone.parameters())
+    with gathered(parameters):
+        frozen = copy.deepcopy(alone, memo).requires_grad_(False).eval()
+    # Where ZeRO-3 has parted the model, a copy is parted like it as soon as it is made.
+    parted: list[Any] = [p for p in parameters if hasattr(p, "ds_id")]
+    whole = [p for p in frozen.parameters() if not hasattr(p, "ds_id")]
+    if parted and whole:
+        parted[0].convert_to_zero_parameters(param_list=whole)
+    return frozen
 
 
 def with_copies(
@@ -93,10 +101,18 @@ def with_copies(
     """A view of `root` with frozen copies in place, their tensors moved to `device`."""
     for module in copies.values():
         for parameter in module.parameters(recurse=False):
-            parameter.data = parameter.data.to(device)
+            if not hasattr(parameter, "ds_id"):  # else an engine moves it
+                parameter.data = parameter.data.to(device)
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, buffer.to(device))
-    return replace_modules(root, copies)
+    # Made anew for each use: an engine puts its marks onto the copies after they were made.
+    return replace_modules(
+        root,
+        {
+            path: _shallow(module, children_of=root.get_submodule(path))
+            for path, module in copies.items()
+        },
+    )
 
 
 def decoder_part(decoder: nn.Module, start: int, stop: int | None) -> nn.Module:
@@ -179,11 +195,15 @@ class LayerViews:
         return int(self._base.get_decoder().config.get_text_config().hidden_size)
 
     @property
+    def frozen(self) -> list[nn.Module]:
+        """The copies that are held beside the model."""
+        head = [] if self._frozen_head is None else [self._frozen_head]
+        return [*self._frozen.values(), *head]
+
+    @property
     def reference_bytes(self) -> int:
         """What the initial values that are held beside the model take."""
-        head = [] if self._frozen_head is None else [self._frozen_head]
-        held = [*self._frozen.values(), *head]
-        return sum(p.nbytes for module in held for p in module.parameters(recurse=False))
+        return sum(p.nbytes for module in self.frozen for p in module.parameters(recurse=False))
 
     def lower(self, inputs: Mapping[str, Tensor]) -> Lower:
         """Everything below the first trained decoder layer. Without gradient where nothing of it is trained."""
@@ -214,7 +234,8 @@ class LayerViews:
         with self._initial(lower.hidden_BTH.device) as inner:
             decoder, lower = self._reference_start(inner, lower)
             hidden_BTH = self._to_hook(decoder, lower.call, lower.hidden_BTH)
-            head = head.to(hidden_BTH.device)
+            if not any(hasattr(p, "ds_id") for p in head.parameters()):
+                head = head.to(hidden_BTH.device)
             return hidden_BTH, self._finish(decoder, head, lower.call, hidden_BTH, batch)
 
     def logits(self, lower: Lower, hidden_BTH: Tensor, batch: Batch) -> Tensor:

@@ -1,7 +1,9 @@
 """Low-rank adapters: put on a model to be trained, or taken at part of their strength."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -13,6 +15,22 @@ from transformers import PreTrainedModel
 
 from safemirage.config.model import LoraConfig
 from safemirage.models.families import Family
+
+
+@contextmanager
+def gathered(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Runs its body with parameters whole that ZeRO-3 has parted; others are so anyhow. Collective.
+
+    The calls are those that DeepSpeed gives each parameter that it parts, as it has them in 0.19.8.
+    """
+    parted: list[Any] = [p for p in parameters if hasattr(p, "ds_id")]
+    if parted:
+        parted[0].all_gather(param_list=parted)
+    try:
+        yield
+    finally:
+        if parted:
+            parted[0].partition(param_list=parted)
 
 
 def with_adapters(
@@ -35,7 +53,10 @@ def with_adapters(
         # As part of the adapter the original projector stays at hand: the adapter switched off is the base.
         modules_to_save=[family.projector] if lora.train_projector else None,
     )
-    return get_peft_model(model, config)
+    # PEFT copies the projector, which ZeRO-3 may have parted already: it is made whole for that moment.
+    parted = [p for n, p in model.named_parameters() if n.startswith(f"{family.projector}.")]
+    with gathered(parted):
+        return get_peft_model(model, config)
 
 
 def lora_targets(family: Family, leaves: Sequence[str]) -> str:

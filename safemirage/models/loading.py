@@ -2,16 +2,24 @@
 
 import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import init_empty_weights
 from huggingface_hub import snapshot_download
 from peft import PeftModel
-from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    PreTrainedModel,
+)
 
 from safemirage.config.loading.identity import is_local
 from safemirage.config.loading.load import ConfigError
@@ -69,8 +77,16 @@ class _Weights:
     digest: str
 
 
-def load_for_training(config: ModelConfig) -> LoadedModel:
+Take = Callable[[nn.Parameter, Callable[[], Tensor]], None]
+"""Takes a parameter that has no memory yet, and what reads its value; called for one after the other."""
+
+
+def load_for_training(config: ModelConfig, *, take: Take | None = None) -> LoadedModel:
     """The model in train mode on the CPU, with gradients required just where it is to be trained.
+
+    Args:
+        take: given, the model is never whole: it is made without memory, and each of its parameters is handed over.
+            An adapter's export is merged first, and must be whole for it.
 
     Raises:
         ConfigError: nothing at `path`, or a `trainable` pattern that fits no parameter.
@@ -83,7 +99,10 @@ def load_for_training(config: ModelConfig) -> LoadedModel:
         )
     attention = choose_attention(config.attention, config.dtype, on_cuda=torch.cuda.is_available())
     folder = resolve_model(config.path, config.revision)
-    weights = _load_weights(folder, config.dtype, attention)
+    if take is None or is_adapter(folder):
+        weights = _load_weights(folder, config.dtype, attention)
+    else:
+        weights = _load_in_parts(folder, config.dtype, attention, take)
     family = family_of(weights.model.config)
     # Keys and values are of no use in training, and would be kept for every layer.
     weights.model.config.get_text_config().use_cache = False
@@ -186,6 +205,45 @@ def _load_weights(folder: Path, dtype: DtypeName, attention: Attention) -> _Weig
     # Verified above, so the weights need not be read for their digests again.
     known = manifest.files if manifest is not None else None
     return _Weights(model=model, digest=weights_digest(folder, known=known))
+
+
+def _load_in_parts(folder: Path, dtype: DtypeName, attention: Attention, take: Take) -> _Weights:
+    """The weights of a folder, one parameter in memory at a time.
+
+    transformers can do so as well (HfDeepSpeedConfig), but then each worker of a node holds a whole copy of the files.
+    """
+    manifest = verify_export(folder) if (folder / MANIFEST_NAME).is_file() else None
+    # Buffers are computed from the config, not loaded: they are made with their values. What is drawn for weights that
+    # have no memory must not change what is drawn for new adapters.
+    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+        model = AutoModelForImageTextToText.from_config(
+            AutoConfig.from_pretrained(folder), dtype=_DTYPES[dtype], attn_implementation=attention
+        )
+    model.tie_weights()
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    stored = _stored_tensors(folder, family_of(model.config))
+    for name, parameter in model.named_parameters():
+        if name not in stored:
+            raise ExportError(f"{folder}: holds no weight {name!r}")
+        take(parameter, partial(_read_tensor, *stored[name], parameter.dtype))
+    known = manifest.files if manifest is not None else None
+    return _Weights(model=model, digest=weights_digest(folder, known=known))
+
+
+def _stored_tensors(folder: Path, family: Family) -> dict[str, tuple[Path, str]]:
+    """The file of each weight and its name there, by its name in the model."""
+    found: dict[str, tuple[Path, str]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            found |= {family.loaded_name(key): (file, key) for key in tensors.keys()}  # noqa: SIM118
+    return found
+
+
+def _read_tensor(file: Path, key: str, dtype: torch.dtype) -> Tensor:
+    with safe_open(file, framework="pt") as tensors:
+        tensor: Tensor = tensors.get_tensor(key)
+    return tensor.to(dtype)
 
 
 def _load_scaled(

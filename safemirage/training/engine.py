@@ -111,10 +111,19 @@ class TorchEngine:
 
 
 def build_engine(
-    module: nn.Module, config: TrainConfig, *, projector: str, device: torch.device
+    module: nn.Module,
+    config: TrainConfig,
+    *,
+    projector: str,
+    device: torch.device,
+    frozen: Sequence[nn.Module] = (),
 ) -> Engine:
-    """The engine that the config names, around a module that holds its initial weights."""
+    """The engine that the config names, around a module that holds its initial weights.
+
+    Args:
+        frozen: what a method holds beside the module.
+    """
     groups = parameter_groups(module, config.optim, projector=projector)
     if isinstance(config.engine, DeepSpeedEngineConfig):
-        return DeepSpeedEngine(module, groups, config, device)
+        return DeepSpeedEngine(module, groups, config, device, frozen)
     return TorchEngine(module, groups, config.optim, device)

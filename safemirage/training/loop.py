@@ -37,6 +37,7 @@ from safemirage.training.saving.result import RunExport
 from safemirage.training.saving.saver import RunState, Saver, seed_everything
 from safemirage.training.schedule import rate_factor, total_steps
 from safemirage.training.workers import rank, sum_over_workers
+from safemirage.training.zero import parting
 
 _REFERENCE_BATCH = 8
 
@@ -65,18 +66,24 @@ def train(job: TrainJob, *, report: Callable[[Report], None]) -> TrainSummary:
     # Before the model is loaded: new adapter weights are drawn, and must be the same on every worker.
     seed_everything(config.seed, rank=rank())
     device = _device(config)
-    loaded = load_for_training(config.model)
+    loaded = load_for_training(config.model, take=parting(config, device))
     # After the model: samples are made of token ids and pixels, which depend on its processor.
     sets = read_sets(config, loaded)
     method = build_method(config.method)
-    # Before an engine takes the model: ZeRO-3 cuts the weights up, and the method keeps copies of whole ones.
+    # Before an engine takes the model, because the engine takes the method's copies of it too.
     method.prepare(loaded.model, seed=config.seed)
+    engine = build_engine(
+        loaded.model,
+        config,
+        projector=loaded.family.projector,
+        device=device,
+        frozen=method.frozen,
+    )
     # The reference is the model as it is now, so its log-probabilities are taken before the first step.
     for name in method.reference_sets:
         sets.reference_logps[name] = reference_logps(
-            loaded.model, sets.by_name[name], _reference_pass(job, loaded, device)
+            engine.infer, sets.by_name[name], _reference_pass(job, loaded, device)
         )
-    engine = build_engine(loaded.model, config, projector=loaded.family.projector, device=device)
     export = RunExport(job, loaded=loaded, engine=engine, sets=sets)
     loop = _Loop(job, engine=engine, method=method, sets=sets, export=export, report=report)
     history = loop.run()

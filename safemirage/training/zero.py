@@ -33,9 +33,11 @@ class _Root(nn.Module):
     """What DeepSpeed wraps: its forward is one whole computation, so that ZeRO-3 sees one trace however many partial
     forwards a method makes."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: nn.Module, frozen: Sequence[nn.Module]) -> None:
         super().__init__()
         self.inner = inner
+        # Inside what DeepSpeed wraps, so that ZeRO-3 gathers their weights too when they run.
+        self.frozen = nn.ModuleList(frozen)
 
     def forward(self, compute: Callable[[nn.Module], T]) -> T:
         return compute(self.inner)
@@ -53,6 +55,7 @@ class DeepSpeedEngine:
         groups: Sequence[dict[str, Any]],
         config: TrainConfig,
         device: torch.device,
+        frozen: Sequence[nn.Module] = (),
     ) -> None:
         assert isinstance(config.engine, DeepSpeedEngineConfig)
         # In this order: each step needs what the one before has set up.
@@ -68,7 +71,7 @@ class DeepSpeedEngine:
         self._accumulation = config.optim.accumulation
         self._engine, *_ = deepspeed.initialize(
             # It is given no scheduler: `step` sets the learning rates itself.
-            model=_Root(module),
+            model=_Root(module, frozen if config.engine.stage == 3 else ()),
             model_parameters=list(groups),
             config=deepspeed_config(config, world_size=self.world_size),
             dist_init_required=False if _deepspeed_is_initialized() else None,
@@ -206,7 +209,41 @@ class DeepSpeedEngine:
         if state is None:
             return None
         # `inner` is the attribute of `_Root`, which an export must not know.
-        return {name.removeprefix("inner."): value.detach().cpu() for name, value in state.items()}
+        return {
+            name.removeprefix("inner."): value.detach().cpu()
+            for name, value in state.items()
+            if name.startswith("inner.")
+        }
+
+
+def parting(config: TrainConfig, device: torch.device) -> Callable[..., None] | None:
+    """Under ZeRO-3 what parts a parameter among the workers as soon as it is read, so that no worker ever holds the
+    model whole; None under other engines. Collective, as each of its calls."""
+    if not isinstance(config.engine, DeepSpeedEngineConfig) or config.engine.stage != 3:
+        return None
+    _prepare_process(device)
+    import deepspeed
+
+    if not _deepspeed_is_initialized():
+        deepspeed.init_distributed(dist_backend=dist.get_backend())
+    settings = deepspeed_config(config, world_size=dist.get_world_size())
+    first: list[Any] = []
+
+    def take(parameter: nn.Parameter, read: Callable[[], Tensor]) -> None:
+        # DeepSpeed gives all workers the first one's numbers, so that alone reads the files.
+        value = torch.empty_like(parameter, device="cpu") if dist.get_rank() else read()
+        real = nn.Parameter(value, requires_grad=parameter.requires_grad)
+        # In place, because tied weights are one parameter in two modules.
+        torch.utils.swap_tensors(parameter, real)
+        if first:
+            first[0].convert_to_zero_parameters(param_list=[parameter])
+            return
+        holder = nn.Module()
+        holder.register_parameter("only", parameter)
+        deepspeed.zero.Init(module=holder, config_dict_or_path=settings, dtype=parameter.dtype)
+        first.append(parameter)
+
+    return take
 
 
 def _whole_pieces(optimizer: Any, trained: Mapping[str, nn.Parameter]) -> list[Piece]:

@@ -23,6 +23,7 @@ from safemirage.training.reference import ReferencePass, reference_logps
 from safemirage.training.schedule import parameter_groups
 from tests.benchmarks.train_original import OriginalLoss, Terms, npo_terms, rmu_terms
 from tests.benchmarks.train_world import FAMILY, Samples, Shape, build_model
+from tests.tiny_run import inferring
 
 _OPTIM = OptimConfig(learning_rate=1e-5, max_grad_norm=1.0, steps=1)
 _NUM_SAMPLES = 8
@@ -224,7 +225,7 @@ def _references(
                 cache=Path(folder), device=device, batch_size=_LOG_BATCH, model_key={}
             )
             for name in method.reference_sets:
-                known[name] = reference_logps(model, sets[name], how)  # type: ignore[arg-type]
+                known[name] = reference_logps(inferring(model), sets[name], how)  # type: ignore[arg-type]
         if not known:
             return {}, 0.0
         del repeat

@@ -1,8 +1,10 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from safemirage.config.loading.load import ConfigError
 from safemirage.config.model import LoraConfig, ModelConfig
@@ -11,10 +13,10 @@ from safemirage.models.loading import (
     choose_attention,
     load_for_inference,
     load_for_training,
-    load_processor,
 )
+from safemirage.models.processor import load_processor
 from tests.tiny import make_tiny_llava, tiny_config
-from tests.tiny_families import make_tiny_member
+from tests.tiny_families import TINY_MEMBERS, make_tiny_member
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +198,28 @@ def test_processor_from_before_it_held_patches_takes_them_from_the_model(tmp_pat
     folder = _changed(make_tiny_member(tmp_path / "model", "llava"), dict.fromkeys(names))
     processor = load_for_inference(folder).processor
     assert [getattr(processor, name) for name in names] == [8, "default", 1]
+
+
+@pytest.mark.parametrize("family", TINY_MEMBERS)
+def test_loading_in_parts_gives_the_model_that_is_loaded_whole(family: str, tmp_path: Path) -> None:
+    """The parameters are handed over one by one; nothing else of a parameter was in memory before."""
+    config = ModelConfig(path=str(make_tiny_member(tmp_path / "model", family)))
+    taken: list[int] = []
+
+    def take(parameter: nn.Parameter, read: Callable[[], Tensor]) -> None:
+        assert parameter.is_meta
+        torch.utils.swap_tensors(parameter, nn.Parameter(read()))
+        taken.append(parameter.numel())
+
+    whole, parts = load_for_training(config), load_for_training(config, take=take)
+    assert parts.model.state_dict().keys() == whole.model.state_dict().keys()
+    for (name, one), (_, other) in zip(
+        whole.model.named_parameters(), parts.model.named_parameters(), strict=True
+    ):
+        assert torch.equal(one, other), name
+        assert one.requires_grad == other.requires_grad
+    for one, other in zip(whole.model.buffers(), parts.model.buffers(), strict=True):
+        assert torch.equal(one, other)
+    assert sum(taken) == sum(p.numel() for p in whole.model.parameters())
+    assert parts.model.config.to_dict() == whole.model.config.to_dict()
+    assert parts.model.generation_config.to_dict() == whole.model.generation_config.to_dict()

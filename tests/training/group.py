@@ -7,6 +7,7 @@ As a module it is one worker of such a group; the first argument names the folde
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -95,9 +96,12 @@ def work(folder: Path, rank: int, world: int) -> None:
             cache=folder / "cache",
             checkpoints=place / "checkpoints",
         )
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         summary = train(job, report=report)
         if rank == 0:
             (place / "resumed_from").write_text(str(summary.resumed_from))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        (place / f"peak-bytes-{rank}").write_text(f"{before} {peak}")
     if world > 1:
         # A process that exits with its group open may be aborted by gloo's threads.
         dist.barrier()

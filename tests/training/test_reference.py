@@ -16,7 +16,7 @@ from safemirage.training.job import TrainJob
 from safemirage.training.loop import train
 from safemirage.training.reference import ReferencePass, reference_logps
 from safemirage.training.samples.sets import TrainingSets, read_sets
-from tests.tiny_run import make_tiny_run, tiny_train_config
+from tests.tiny_run import inferring, make_tiny_run, tiny_train_config
 
 LORA = {"rank": 4, "alpha": 8.0, "dropout": 0.3}
 MODELS: dict[str, dict[str, Any]] = {
@@ -88,10 +88,10 @@ def test_cached_adapter_off_and_second_copy_references_agree(
     world = build(trained)
     model = world.loaded.model
     how = reference_pass(tmp_path)
-    reference_logps(model, world.sets.by_name[name], how)
+    reference_logps(inferring(model), world.sets.by_name[name], how)
     nudge(model)
     # Computed from the initial weights, read after they have moved.
-    cached = reference_logps(model, world.sets.by_name[name], how)
+    cached = reference_logps(inferring(model), world.sets.by_name[name], how)
     second_copy = load_for_inference(world.config.model.path).model
     torch.testing.assert_close(cached, logps_now(second_copy, world, name), rtol=1e-5, atol=1e-4)
     assert (cached - logps_now(model, world, name)).abs().max() > 0.1
@@ -107,10 +107,10 @@ def test_reference_does_not_depend_on_how_the_set_is_cut(
     world = build("full")
     samples = world.sets.by_name["forget"]
     alone = reference_logps(
-        world.loaded.model, samples, reference_pass(tmp_path / "1", batch_size=1)
+        inferring(world.loaded.model), samples, reference_pass(tmp_path / "1", batch_size=1)
     )
     together = reference_logps(
-        world.loaded.model, samples, reference_pass(tmp_path / "8", batch_size=8)
+        inferring(world.loaded.model), samples, reference_pass(tmp_path / "8", batch_size=8)
     )
     torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-4)
 
@@ -127,7 +127,7 @@ def test_reference_batches_hold_samples_of_like_length(
 
     world.loaded.model.register_forward_pre_hook(note, with_kwargs=True)
     samples = world.sets.by_name["forget"]
-    reference_logps(world.loaded.model, samples, reference_pass(tmp_path, batch_size=2))
+    reference_logps(inferring(world.loaded.model), samples, reference_pass(tmp_path, batch_size=2))
     lengths = sorted(len(sample.ids) for sample in samples.samples)
     assert sorted(widths) == [(lengths[i + 1], lengths[i]) for i in range(0, len(lengths), 2)]
 
@@ -144,7 +144,9 @@ def test_reference_leaves_the_model_in_training(
     build: Callable[[str], World], tmp_path: Path
 ) -> None:
     world = build("lora")
-    reference_logps(world.loaded.model, world.sets.by_name["forget"], reference_pass(tmp_path))
+    reference_logps(
+        inferring(world.loaded.model), world.sets.by_name["forget"], reference_pass(tmp_path)
+    )
     assert world.loaded.model.training
 
 
