@@ -23,9 +23,13 @@ from transformers import (
     Qwen2VLImageProcessorPil,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
-from safemirage.models.families import LLAVA, LLAVA_NEXT, QWEN2_5_VL, QWEN2_VL, Family
+from safemirage.models.families import LLAVA, LLAVA_NEXT, QWEN2_5_VL, QWEN2_VL, QWEN3_VL, Family
 from tests.tiny import build_tiny_llava, make_tokenizer, tiny_tokenizer
 
 QWEN_TOKENS = (
@@ -126,6 +130,33 @@ def tiny_qwen2_5_vl() -> TinyMember:
     return TinyMember(QWEN2_5_VL, _ending(model), _qwen_processor(Qwen2_5_VLProcessor))
 
 
+def tiny_qwen3_vl() -> TinyMember:
+    text = _qwen_text(tie_word_embeddings=False)
+    text["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [6, 5, 5],
+    }
+    config = Qwen3VLConfig(
+        text_config={**text, "head_dim": 32},
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "out_hidden_size": 64,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "patch_size": 8,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0],
+        },
+        tie_word_embeddings=False,
+        **_QWEN_IDS,
+    )
+    model = _seeded(lambda: Qwen3VLForConditionalGeneration(config))
+    processor = _qwen_processor(Qwen3VLProcessor, QWEN3_VL, Qwen3VLVideoProcessor)
+    return TinyMember(QWEN3_VL, _ending(model), processor)
+
+
 def tiny_llava() -> TinyMember:
     tiny = build_tiny_llava()
     return TinyMember(LLAVA, tiny.model, tiny.processor)
@@ -136,6 +167,7 @@ TINY_MEMBERS: dict[str, Callable[[], TinyMember]] = {
     "llava_next": tiny_llava_next,
     "qwen2_vl": tiny_qwen2_vl,
     "qwen2_5_vl": tiny_qwen2_5_vl,
+    "qwen3_vl": tiny_qwen3_vl,
 }
 
 
@@ -187,7 +219,9 @@ def _qwen_text(*, tie_word_embeddings: bool) -> dict[str, Any]:
     }
 
 
-def _qwen_processor(kind: type) -> Any:
+def _qwen_processor(
+    kind: type, family: Family = QWEN2_VL, videos: type = Qwen2VLVideoProcessor
+) -> Any:
     # From 2 x 2 to 6 x 6 tokens an image, of 16 x 16 pixels each.
     size = {"shortest_edge": 32 * 32, "longest_edge": 96 * 96}
     patches = {"patch_size": 8, "temporal_patch_size": 2, "merge_size": 2, "size": size}
@@ -195,8 +229,8 @@ def _qwen_processor(kind: type) -> Any:
     return kind(
         image_processor=Qwen2VLImageProcessorPil(**patches),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**patches),
-        chat_template=QWEN2_VL.chat_template,
+        video_processor=videos(**patches),
+        chat_template=family.chat_template,
     )
 
 

@@ -179,6 +179,7 @@ def _assert_public_layout(export: Path, family: str) -> None:
         "llava_next": {"image_newline", "language_model.model.", "vision_tower.vision_model."},
         "qwen2_vl": {"model.layers.", "visual.merger."},
         "qwen2_5_vl": {"model.layers.", "visual.merger.", "lm_head."},
+        "qwen3_vl": {"model.language_model.layers.", "model.visual.merger.", "lm_head."},
     }[family]
     for first in firsts:
         assert any(name.startswith(first) for name in names), first

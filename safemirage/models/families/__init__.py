@@ -10,6 +10,7 @@ from safemirage.models.families.llava import LLAVA
 from safemirage.models.families.llava_next import LLAVA_NEXT
 from safemirage.models.families.qwen2_5_vl import QWEN2_5_VL
 from safemirage.models.families.qwen2_vl import QWEN2_VL
+from safemirage.models.families.qwen3_vl import QWEN3_VL
 
 __all__ = [
     "FAMILIES",
@@ -17,13 +18,14 @@ __all__ = [
     "LLAVA_NEXT",
     "QWEN2_5_VL",
     "QWEN2_VL",
+    "QWEN3_VL",
     "Family",
     "UnknownFamilyError",
     "family_of",
 ]
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (LLAVA, LLAVA_NEXT, QWEN2_VL, QWEN2_5_VL)
+    family.name: family for family in (LLAVA, LLAVA_NEXT, QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
 }
 
 

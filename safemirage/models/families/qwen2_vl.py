@@ -3,9 +3,6 @@
 from safemirage.models.families.family import Family
 
 CHATML = (
-    "{%- if messages[0]['role'] != 'system' -%}"
-    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
-    "{%- endif -%}"
     "{%- for message in messages -%}"
     "{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{%- if message['content'] is string -%}{{ message['content'] }}"
@@ -18,6 +15,12 @@ CHATML = (
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
 """ChatML, an image between two vision tokens."""
+_ASSISTANT = (
+    "{%- if messages[0]['role'] != 'system' -%}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
+    "{%- endif -%}"
+)
+"""What Qwen2-VL begins every conversation with that brings no system message of its own."""
 
 QWEN2_VL = Family(
     name="qwen2_vl",
@@ -38,6 +41,6 @@ QWEN2_VL = Family(
         ("image_processor.merge_size", "vision_config.spatial_merge_size"),
         ("image_processor.temporal_patch_size", "vision_config.temporal_patch_size"),
     ),
-    chat_template=CHATML,
+    chat_template=_ASSISTANT + CHATML,
     video_processor="Qwen2VLVideoProcessor",
 )

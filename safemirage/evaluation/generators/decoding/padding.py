@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators.decoding.choice import sampling_processors
@@ -76,8 +75,7 @@ class PaddedDecoder:
             input_ids_BT[row, length - len(prompt.ids) :] = torch.tensor(prompt.ids)
             attention_mask_BT[row, length - len(prompt.ids) :] = 1
         shown = [name for prompt in batch if prompt.image for name in prompt.image.split("+")]
-        seen = features.of(shown)
-        encoded = {"image": BaseModelOutputWithPooling(pooler_output=seen)} if seen else {}
+        encoded = {"image": features.encoder_output(shown)} if shown else {}
         sampling = sampling_processors([prompt.seed for prompt in batch], decoding)
         first = [hearing] if hearing is not None else []
         output_BT = self._model.generate(

@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL.Image import Image
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from safemirage.evaluation.generators.decoding.choice import RowChoice
 from safemirage.evaluation.types import ChatRequest, Choice, Generation, Request
@@ -62,6 +64,8 @@ class _Encoded:
     features: Tensor
     """The image's tokens in the language model's space, (tokens, H)."""
     pixels: dict[str, Tensor]
+    deep: tuple[Tensor, ...] = ()
+    """Features of their own for the first decoder layers (Qwen3-VL), each (tokens, H)."""
 
 
 class ImageFeatures:
@@ -83,6 +87,16 @@ class ImageFeatures:
             self._encode(missing)
         return [self._kept[digest].features for digest in wanted]
 
+    def encoder_output(self, wanted: Sequence[str]) -> Any:
+        """What the model's image encoder would give for these images together: for `generate`, in place of pixels."""
+        features = self.of(wanted)
+        levels = list(zip(*(self._kept[digest].deep for digest in wanted), strict=True))
+        if not levels:
+            return BaseModelOutputWithPooling(pooler_output=features)
+        return BaseModelOutputWithDeepstackFeatures(
+            pooler_output=features, deepstack_features=levels
+        )
+
     def position_inputs(self, input_ids_BT: Tensor, shown: Sequence[str]) -> dict[str, Tensor]:
         """What `generate` takes to give image tokens their positions; `shown` are the images that `of` gave last, in
         the rows' order."""
@@ -93,10 +107,14 @@ class ImageFeatures:
     def _encode(self, digests: Sequence[str]) -> None:
         pixels = [self._prompter.pixels(self._images[name]) for name in digests]
         inputs = {name: self._on_device(tensor) for name, tensor in cat_pixels(pixels).items()}
-        encoded = self._model.get_image_features(**inputs, return_dict=True).pooler_output
+        encoded = self._model.get_image_features(**inputs, return_dict=True)
+        levels = getattr(encoded, "deepstack_features", None) or []
+        deep = list(zip(*levels, strict=True)) if levels else [()] * len(digests)
         self._kept |= {
-            digest: _Encoded(features=features, pixels=one)
-            for digest, features, one in zip(digests, encoded, pixels, strict=True)
+            digest: _Encoded(features=features, pixels=one, deep=tuple(own))
+            for digest, features, one, own in zip(
+                digests, encoded.pooler_output, pixels, deep, strict=True
+            )
         }
         self.num_encoded += len(digests)
 
