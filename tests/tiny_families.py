@@ -14,10 +14,16 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessorPil,
     LlavaNextProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessorPil,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
     PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
+    Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
@@ -27,9 +33,18 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
+    SiglipVisionConfig,
 )
 
-from safemirage.models.families import LLAVA, LLAVA_NEXT, QWEN2_5_VL, QWEN2_VL, QWEN3_VL, Family
+from safemirage.models.families import (
+    LLAVA,
+    LLAVA_NEXT,
+    LLAVA_ONEVISION,
+    QWEN2_5_VL,
+    QWEN2_VL,
+    QWEN3_VL,
+    Family,
+)
 from tests.tiny import build_tiny_llava, make_tokenizer, tiny_tokenizer
 
 QWEN_TOKENS = (
@@ -89,6 +104,44 @@ def tiny_llava_next() -> TinyMember:
     model = _seeded(lambda: LlavaNextForConditionalGeneration(config))
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=3)
     return TinyMember(LLAVA_NEXT, model, processor)
+
+
+def tiny_llava_onevision() -> TinyMember:
+    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
+    config = LlavaOnevisionConfig(
+        vision_config=SiglipVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+            vision_use_head=False,
+        ),
+        text_config=Qwen2Config(
+            **_text(),
+            num_key_value_heads=1,
+            bos_token_id=0,
+            eos_token_id=2,
+            pad_token_id=0,
+            tie_word_embeddings=False,
+        ),
+        image_token_index=special.index("<image>"),
+        video_token_index=special.index("<video>"),
+        image_grid_pinpoints=_GRID,
+        tie_word_embeddings=False,
+    )
+    size = {"height": 32, "width": 32}
+    processor = LlavaOnevisionProcessor(
+        image_processor=LlavaOnevisionImageProcessorPil(size=size, image_grid_pinpoints=_GRID),
+        tokenizer=make_tokenizer(special, eos="<|im_end|>", pad="<|endoftext|>"),
+        video_processor=LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=LLAVA_ONEVISION.chat_template,
+    )
+    model = _seeded(lambda: LlavaOnevisionForConditionalGeneration(config))
+    return TinyMember(LLAVA_ONEVISION, _ending(model), processor)
 
 
 def tiny_qwen2_vl() -> TinyMember:
@@ -165,6 +218,7 @@ def tiny_llava() -> TinyMember:
 TINY_MEMBERS: dict[str, Callable[[], TinyMember]] = {
     "llava": tiny_llava,
     "llava_next": tiny_llava_next,
+    "llava_onevision": tiny_llava_onevision,
     "qwen2_vl": tiny_qwen2_vl,
     "qwen2_5_vl": tiny_qwen2_5_vl,
     "qwen3_vl": tiny_qwen3_vl,

@@ -8,6 +8,7 @@ from typing import Protocol
 from safemirage.models.families.family import Family
 from safemirage.models.families.llava import LLAVA
 from safemirage.models.families.llava_next import LLAVA_NEXT
+from safemirage.models.families.llava_onevision import LLAVA_ONEVISION
 from safemirage.models.families.qwen2_5_vl import QWEN2_5_VL
 from safemirage.models.families.qwen2_vl import QWEN2_VL
 from safemirage.models.families.qwen3_vl import QWEN3_VL
@@ -16,6 +17,7 @@ __all__ = [
     "FAMILIES",
     "LLAVA",
     "LLAVA_NEXT",
+    "LLAVA_ONEVISION",
     "QWEN2_5_VL",
     "QWEN2_VL",
     "QWEN3_VL",
@@ -25,7 +27,8 @@ __all__ = [
 ]
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (LLAVA, LLAVA_NEXT, QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
+    family.name: family
+    for family in (LLAVA, LLAVA_NEXT, LLAVA_ONEVISION, QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
 }
 
 
