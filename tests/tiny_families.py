@@ -9,6 +9,12 @@ import torch
 from transformers import (
     CLIPVisionConfig,
     GenerationConfig,
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    InternVLVisionConfig,
     LlamaConfig,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
@@ -37,6 +43,7 @@ from transformers import (
 )
 
 from safemirage.models.families import (
+    INTERNVL,
     LLAVA,
     LLAVA_NEXT,
     LLAVA_ONEVISION,
@@ -144,6 +151,51 @@ def tiny_llava_onevision() -> TinyMember:
     return TinyMember(LLAVA_ONEVISION, _ending(model), processor)
 
 
+def tiny_internvl() -> TinyMember:
+    special = (
+        "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>", "<video>",
+    )  # fmt: skip
+    config = InternVLConfig(
+        vision_config=InternVLVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+        ),
+        text_config=Qwen2Config(
+            **_text(),
+            num_key_value_heads=1,
+            bos_token_id=0,
+            eos_token_id=2,
+            pad_token_id=0,
+            tie_word_embeddings=False,
+        ),
+        image_token_id=special.index("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )
+    size = {"height": 32, "width": 32}
+    processor = InternVLProcessor(
+        image_processor=GotOcr2ImageProcessorPil(size=size, max_patches=4),
+        tokenizer=make_tokenizer(
+            special,
+            eos="<|im_end|>",
+            pad="<|endoftext|>",
+            context_image="<IMG_CONTEXT>",
+            start_image="<img>",
+            end_image="</img>",
+            video="<video>",
+        ),
+        video_processor=InternVLVideoProcessor(size=size),
+        image_seq_length=4,
+        chat_template=INTERNVL.chat_template,
+    )
+    model = _seeded(lambda: InternVLForConditionalGeneration(config))
+    return TinyMember(INTERNVL, _ending(model), processor)
+
+
 def tiny_qwen2_vl() -> TinyMember:
     """Its embedding serves as output layer too, as in the 2B."""
     config = Qwen2VLConfig(
@@ -222,6 +274,7 @@ TINY_MEMBERS: dict[str, Callable[[], TinyMember]] = {
     "qwen2_vl": tiny_qwen2_vl,
     "qwen2_5_vl": tiny_qwen2_5_vl,
     "qwen3_vl": tiny_qwen3_vl,
+    "internvl": tiny_internvl,
 }
 
 

@@ -25,6 +25,9 @@ IGNORED = -100
 _LONGEST = 1000
 """Sides of an image, long to short: most processors scale the short one up first, here to some hundred million pixels."""
 
+_FOR_PROCESSOR = ("num_patches", "num_crops", "rows", "cols")
+"""What an image processor tells its processor and no model takes."""
+
 
 class PromptError(ValueError):
     """A text, or an image's shape, that cannot be put to the model; the message says what and why."""
@@ -52,7 +55,11 @@ class Prompter:
         self.pad_token_id: int = self.eos_token_id if pad is None else pad
         self._control_tokens = ControlTokens(self._tokenizer, self.image_token)
         self._marks_images = "mm_token_type_ids" in processor.model_input_names
-        self._num_image_tokens = lru_cache(maxsize=None)(self._measure)
+        # A processor may prepare images otherwise than its image processor does by itself: InternVL cuts tiles. What it
+        # passes on is told by the defaults of its arguments, as transformers 5 has them.
+        defaults = getattr(processor.valid_processor_kwargs, "_defaults", {})
+        self._image_options: dict[str, Any] = defaults.get("images_kwargs", {})
+        self._image_text = lru_cache(maxsize=None)(self._written)
 
     def prompt(
         self,
@@ -137,8 +144,12 @@ class Prompter:
             PromptError: the image processor cannot prepare it.
         """
         with _preparing(image.size):
-            encoded = self._processor.image_processor(images=[image], return_tensors="pt")
-        return {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
+            encoded = self._prepared(image)
+        return {
+            name: value
+            for name, value in encoded.items()
+            if isinstance(value, Tensor) and name not in _FOR_PROCESSOR
+        }
 
     def token_types(self, input_ids_BT: Tensor) -> dict[str, Tensor]:
         """What the forward takes beside the ids where it must be told the image tokens: 1 for those, 0 for text.
@@ -173,7 +184,7 @@ class Prompter:
         Raises:
             PromptError: the image processor cannot prepare one of that size.
         """
-        return self._num_image_tokens(size)
+        return self._image_text(size).count(self.image_token)
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
@@ -186,11 +197,18 @@ class Prompter:
         text: str = self._tokenizer.decode([self.eos_token_id, token])
         return text.removeprefix(before)
 
-    def _measure(self, size: tuple[int, int]) -> int:
-        blank = Image.new("RGB", size)
+    def _prepared(self, image: Image.Image) -> Any:
+        return self._processor.image_processor(
+            images=[image], return_tensors="pt", **self._image_options
+        )
+
+    def _written(self, size: tuple[int, int]) -> str:
+        """What the processor writes in place of an image's mark: its tokens, in some families with others around them."""
         with _preparing(size):
-            encoded = self._processor(text=[self.image_token], images=[blank], return_tensors="pt")
-        return int((encoded["input_ids"] == self.image_token_id).sum())
+            text: str = self._processor.replace_image_token(
+                self._prepared(Image.new("RGB", size)), image_idx=0
+            )
+        return text
 
     def _expanded(self, texts: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[str]:
         """The rendered texts with each of their image tokens as often as its image takes it."""
@@ -199,11 +217,10 @@ class Prompter:
             raise PromptError(
                 f"the chat template writes {self.image_token!r} {found} times for {len(sizes)} image(s)"
             )
-        counts = iter([self.num_image_tokens(size) for size in sizes])
+        written = iter([self._image_text(size) for size in sizes])
         parted = [text.split(self.image_token) for text in texts]
         return [
-            first + "".join(self.image_token * next(counts) + part for part in others)
-            for first, *others in parted
+            first + "".join(next(written) + part for part in others) for first, *others in parted
         ]
 
     def _encode(self, rendered: Sequence[str]) -> tuple[Encoding, list[str]]:

@@ -6,6 +6,7 @@
 from typing import Protocol
 
 from safemirage.models.families.family import Family
+from safemirage.models.families.internvl import INTERNVL
 from safemirage.models.families.llava import LLAVA
 from safemirage.models.families.llava_next import LLAVA_NEXT
 from safemirage.models.families.llava_onevision import LLAVA_ONEVISION
@@ -15,6 +16,7 @@ from safemirage.models.families.qwen3_vl import QWEN3_VL
 
 __all__ = [
     "FAMILIES",
+    "INTERNVL",
     "LLAVA",
     "LLAVA_NEXT",
     "LLAVA_ONEVISION",
@@ -28,7 +30,7 @@ __all__ = [
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (LLAVA, LLAVA_NEXT, LLAVA_ONEVISION, QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
+    for family in (LLAVA, LLAVA_NEXT, LLAVA_ONEVISION, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL)
 }
 
 

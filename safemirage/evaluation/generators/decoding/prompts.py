@@ -106,17 +106,25 @@ class ImageFeatures:
 
     def _encode(self, digests: Sequence[str]) -> None:
         pixels = [self._prompter.pixels(self._images[name]) for name in digests]
-        inputs = {name: self._on_device(tensor) for name, tensor in cat_pixels(pixels).items()}
-        encoded = self._model.get_image_features(**inputs, return_dict=True)
+        encoded = self._features(cat_pixels(pixels))
+        if isinstance(encoded.pooler_output, Tensor) and len(digests) > 1:
+            # Some encoders do not say which features are which image's (InternVL): one image at a time, then.
+            for digest in digests:
+                self._encode([digest])
+            return
         levels = getattr(encoded, "deepstack_features", None) or []
         deep = list(zip(*levels, strict=True)) if levels else [()] * len(digests)
         self._kept |= {
             digest: _Encoded(features=features, pixels=one, deep=tuple(own))
             for digest, features, one, own in zip(
-                digests, encoded.pooler_output, pixels, deep, strict=True
+                digests, _by_image(encoded.pooler_output), pixels, deep, strict=True
             )
         }
         self.num_encoded += len(digests)
+
+    def _features(self, pixels: Mapping[str, Tensor]) -> Any:
+        inputs = {name: self._on_device(tensor) for name, tensor in pixels.items()}
+        return self._model.get_image_features(**inputs, return_dict=True)
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         dtype = self._model.dtype if tensor.is_floating_point() else None
@@ -170,6 +178,11 @@ def common_prefix(texts: Sequence[tuple[int, ...]]) -> int:
     limit = min(len(text) for text in texts) - 1
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), limit)
     return min(same, limit)
+
+
+def _by_image(pooled: Any) -> Sequence[Tensor]:
+    """Features (tokens, H) of each image; those of an image's tiles follow on each other."""
+    return [pooled.flatten(0, 1)] if isinstance(pooled, Tensor) else list(pooled)
 
 
 def sampling_seed(prompt: str, image_digest: str | None, seed: int) -> int:
