@@ -10,6 +10,10 @@ from transformers import (
     CLIPVisionConfig,
     GenerationConfig,
     GotOcr2ImageProcessorPil,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessorPil,
+    Idefics3Processor,
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLProcessor,
@@ -43,6 +47,7 @@ from transformers import (
 )
 
 from safemirage.models.families import (
+    IDEFICS3,
     INTERNVL,
     LLAVA,
     LLAVA_NEXT,
@@ -196,6 +201,44 @@ def tiny_internvl() -> TinyMember:
     return TinyMember(INTERNVL, _ending(model), processor)
 
 
+def tiny_idefics3() -> TinyMember:
+    around = ("<image>", "<fake_token_around_image>", "<global-img>")
+    tiles = tuple(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2))
+    special = ("<|endoftext|>", "<|im_start|>", "<end_of_utterance>", *around, *tiles)
+    config = Idefics3Config(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        text_config=LlamaConfig(
+            **{**_text(), "vocab_size": 268},
+            num_key_value_heads=2,
+            bos_token_id=0,
+            eos_token_id=2,
+            pad_token_id=0,
+            tie_word_embeddings=False,
+        ),
+        image_token_id=special.index("<image>"),
+        scale_factor=2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    processor = Idefics3Processor(
+        image_processor=Idefics3ImageProcessorPil(
+            size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
+        ),
+        tokenizer=make_tokenizer(special, eos="<end_of_utterance>", pad="<|endoftext|>"),
+        image_seq_len=4,
+        chat_template=IDEFICS3.chat_template,
+    )
+    model = _seeded(lambda: Idefics3ForConditionalGeneration(config))
+    return TinyMember(IDEFICS3, _ending(model), processor)
+
+
 def tiny_qwen2_vl() -> TinyMember:
     """Its embedding serves as output layer too, as in the 2B."""
     config = Qwen2VLConfig(
@@ -275,6 +318,7 @@ TINY_MEMBERS: dict[str, Callable[[], TinyMember]] = {
     "qwen2_5_vl": tiny_qwen2_5_vl,
     "qwen3_vl": tiny_qwen3_vl,
     "internvl": tiny_internvl,
+    "idefics3": tiny_idefics3,
 }
 
 
@@ -351,7 +395,7 @@ def _seeded(build: Callable[[], Any]) -> Any:
         torch.manual_seed(0)
         model = build()
         for name, weight in model.named_parameters():
-            if ".visual." in name or ".vision_tower." in name:
+            if ".visual." in name or ".vision_tower." in name or ".vision_model." in name:
                 # A vision tower of the usual tiny spread gives every image the same features.
                 torch.nn.init.normal_(weight, std=0.2) if weight.ndim > 1 else None
     return model.eval()

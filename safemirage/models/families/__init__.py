@@ -6,6 +6,7 @@
 from typing import Protocol
 
 from safemirage.models.families.family import Family
+from safemirage.models.families.idefics3 import IDEFICS3
 from safemirage.models.families.internvl import INTERNVL
 from safemirage.models.families.llava import LLAVA
 from safemirage.models.families.llava_next import LLAVA_NEXT
@@ -16,6 +17,7 @@ from safemirage.models.families.qwen3_vl import QWEN3_VL
 
 __all__ = [
     "FAMILIES",
+    "IDEFICS3",
     "INTERNVL",
     "LLAVA",
     "LLAVA_NEXT",
@@ -30,7 +32,16 @@ __all__ = [
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (LLAVA, LLAVA_NEXT, LLAVA_ONEVISION, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL)
+    for family in (
+        LLAVA,
+        LLAVA_NEXT,
+        LLAVA_ONEVISION,
+        QWEN2_VL,
+        QWEN2_5_VL,
+        QWEN3_VL,
+        INTERNVL,
+        IDEFICS3,
+    )
 }
 
 
