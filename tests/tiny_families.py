@@ -44,6 +44,11 @@ from transformers import (
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessorPil,
+    SmolVLMProcessor,
+    SmolVLMVideoProcessor,
 )
 
 from safemirage.models.families import (
@@ -55,6 +60,7 @@ from safemirage.models.families import (
     QWEN2_5_VL,
     QWEN2_VL,
     QWEN3_VL,
+    SMOLVLM,
     Family,
 )
 from tests.tiny import build_tiny_llava, make_tokenizer, tiny_tokenizer
@@ -67,6 +73,11 @@ QWEN_TOKENS = (
     "<|vision_end|>",
     "<|image_pad|>",
     "<|video_pad|>",
+)
+_IDEFICS_TOKENS = (
+    *("<|endoftext|>", "<|im_start|>", "<end_of_utterance>"),
+    *("<image>", "<fake_token_around_image>", "<global-img>"),
+    *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)),
 )
 _GRID = [[32, 64], [64, 32], [64, 64]]
 _VOCABULARY = 264
@@ -202,11 +213,33 @@ def tiny_internvl() -> TinyMember:
 
 
 def tiny_idefics3() -> TinyMember:
-    around = ("<image>", "<fake_token_around_image>", "<global-img>")
-    tiles = tuple(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2))
-    special = ("<|endoftext|>", "<|im_start|>", "<end_of_utterance>", *around, *tiles)
-    config = Idefics3Config(
-        vision_config={
+    processor = Idefics3Processor(**_idefics_parts(Idefics3ImageProcessorPil))
+    config = Idefics3Config(**_idefics_config())
+    model = _seeded(lambda: Idefics3ForConditionalGeneration(config))
+    return TinyMember(IDEFICS3, _ending(model), processor)
+
+
+def tiny_smolvlm() -> TinyMember:
+    video = SmolVLMVideoProcessor(size={"longest_edge": 32}, max_image_size={"longest_edge": 32})
+    parts = _idefics_parts(SmolVLMImageProcessorPil)
+    processor = SmolVLMProcessor(**parts, video_processor=video)
+    config = SmolVLMConfig(**_idefics_config())
+    model = _seeded(lambda: SmolVLMForConditionalGeneration(config))
+    return TinyMember(SMOLVLM, _ending(model), processor)
+
+
+def _idefics_parts(images: type) -> dict[str, Any]:
+    return {
+        "image_processor": images(size={"longest_edge": 64}, max_image_size={"longest_edge": 32}),
+        "tokenizer": make_tokenizer(_IDEFICS_TOKENS, eos="<end_of_utterance>", pad="<|endoftext|>"),
+        "image_seq_len": 4,
+        "chat_template": IDEFICS3.chat_template,
+    }
+
+
+def _idefics_config() -> dict[str, Any]:
+    return {
+        "vision_config": {
             "hidden_size": 32,
             "intermediate_size": 64,
             "num_hidden_layers": 2,
@@ -214,7 +247,7 @@ def tiny_idefics3() -> TinyMember:
             "image_size": 32,
             "patch_size": 8,
         },
-        text_config=LlamaConfig(
+        "text_config": LlamaConfig(
             **{**_text(), "vocab_size": 268},
             num_key_value_heads=2,
             bos_token_id=0,
@@ -222,21 +255,11 @@ def tiny_idefics3() -> TinyMember:
             pad_token_id=0,
             tie_word_embeddings=False,
         ),
-        image_token_id=special.index("<image>"),
-        scale_factor=2,
-        pad_token_id=0,
-        tie_word_embeddings=False,
-    )
-    processor = Idefics3Processor(
-        image_processor=Idefics3ImageProcessorPil(
-            size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
-        ),
-        tokenizer=make_tokenizer(special, eos="<end_of_utterance>", pad="<|endoftext|>"),
-        image_seq_len=4,
-        chat_template=IDEFICS3.chat_template,
-    )
-    model = _seeded(lambda: Idefics3ForConditionalGeneration(config))
-    return TinyMember(IDEFICS3, _ending(model), processor)
+        "image_token_id": _IDEFICS_TOKENS.index("<image>"),
+        "scale_factor": 2,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+    }
 
 
 def tiny_qwen2_vl() -> TinyMember:
@@ -319,6 +342,7 @@ TINY_MEMBERS: dict[str, Callable[[], TinyMember]] = {
     "qwen3_vl": tiny_qwen3_vl,
     "internvl": tiny_internvl,
     "idefics3": tiny_idefics3,
+    "smolvlm": tiny_smolvlm,
 }
 
 

@@ -179,6 +179,7 @@ def _assert_public_layout(export: Path, family: str) -> None:
         "llava_next": {"image_newline", "language_model.model.", "vision_tower.vision_model."},
         "llava_onevision": {"image_newline", "language_model.model.", "vision_tower.vision_model."},
         "idefics3": {"model.text_model.layers.", "model.vision_model.encoder.", "lm_head."},
+        "smolvlm": {"model.text_model.layers.", "model.vision_model.encoder.", "lm_head."},
         "internvl": {"language_model.model.", "language_model.lm_head.", "vision_tower.encoder."},
         "qwen2_vl": {"model.layers.", "visual.merger."},
         "qwen2_5_vl": {"model.layers.", "visual.merger.", "lm_head."},

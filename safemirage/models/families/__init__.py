@@ -14,6 +14,7 @@ from safemirage.models.families.llava_onevision import LLAVA_ONEVISION
 from safemirage.models.families.qwen2_5_vl import QWEN2_5_VL
 from safemirage.models.families.qwen2_vl import QWEN2_VL
 from safemirage.models.families.qwen3_vl import QWEN3_VL
+from safemirage.models.families.smolvlm import SMOLVLM
 
 __all__ = [
     "FAMILIES",
@@ -25,6 +26,7 @@ __all__ = [
     "QWEN2_5_VL",
     "QWEN2_VL",
     "QWEN3_VL",
+    "SMOLVLM",
     "Family",
     "UnknownFamilyError",
     "family_of",
@@ -41,6 +43,7 @@ FAMILIES: dict[str, Family] = {
         QWEN3_VL,
         INTERNVL,
         IDEFICS3,
+        SMOLVLM,
     )
 }
 
