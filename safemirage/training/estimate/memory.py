@@ -115,7 +115,8 @@ def estimate_memory(config: TrainConfig, shape: ModelShape, *, tokens: int) -> M
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        reference=shape.copied * size,
+        # The method's copies are divided as the weights are.
+        reference=_part(shape.copied * size, workers if stage == 3 else 1),
         activations=_activations(config, shape, tokens) * size,
         logits=_logits(config, shape, tokens),
         buffers=_buffers(config, shape, stage) * size,
