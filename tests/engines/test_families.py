@@ -29,7 +29,13 @@ def export(folder: Path, member: TinyMember) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family", [name for name in TINY_MEMBERS if name != "llava"])
+NOT_TRIED = ("qwen3_vl", "llava_onevision", "internvl", "idefics3", "smolvlm")
+"""Families whose exports no vLLM has read yet; docs/reference/models.md says so."""
+
+
+@pytest.mark.parametrize(
+    "family", [name for name in TINY_MEMBERS if name not in ("llava", *NOT_TRIED)]
+)
 def test_member_answers_alike_in_vllm_and_in_transformers(family: str, tmp_path: Path) -> None:
     folder = export(tmp_path / "export", TINY_MEMBERS[family]())
     expected = by_transformers(folder)
