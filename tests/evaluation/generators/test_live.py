@@ -8,11 +8,13 @@ import pytest
 
 from safemirage.config.generators import DecodingConfig
 from safemirage.evaluation.generators import RequestRejected
+from safemirage.evaluation.generators.decoding.padding import PaddedDecoder
 from safemirage.evaluation.generators.live import LiveTransformers
 from safemirage.evaluation.generators.speech import Delta, Speech, whole
 from safemirage.evaluation.generators.transformers import TransformersGenerator
 from safemirage.evaluation.types import ChatOptions, ChatRequest, ImageInput, Request, Turn
 from tests.tiny import make_tiny_llava, tiny_image
+from tests.tiny_families import make_tiny_member
 
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
 GREEDY = DecodingConfig(max_new_tokens=12)
@@ -125,6 +127,34 @@ async def test_conversation_with_several_images_is_put_to_the_model_whole(
     )
     assert other.prompt_tokens > one.prompt_tokens
     assert last.images == (blue, red)
+
+
+async def test_family_without_shared_prefixes_is_live_batch_by_batch(tmp_path: Path) -> None:
+    folder = make_tiny_member(tmp_path / "model", "qwen2_vl")
+    plain = TransformersGenerator.load(folder)
+    live = LiveTransformers(TransformersGenerator.load(folder, batch_size=4))
+    try:
+        assert isinstance(live._generator.decoder, PaddedDecoder)
+        sampled = DecodingConfig(max_new_tokens=6, temperature=0.9, seed=5)
+        for decoding in (GREEDY, sampled):
+            alone = await plain.generate(REQUESTS[:6], decoding)
+            asked = (live.answer(request, decoding) for request in REQUESTS[:6])
+            assert [answer.generation for answer in await asyncio.gather(*asked)] == alone
+        deltas = await streamed(live, REQUESTS[1], GREEDY)
+        assert whole(deltas).text == (await plain.generate(REQUESTS[1:2], GREEDY))[0].text
+        assert [delta.completion_tokens for delta in deltas] == list(range(1, len(deltas) + 1))
+        options = ChatOptions(top_logprobs=1, presence_penalty=1000.0)
+        told = await live.answer(ChatRequest(question="what", options=options), GREEDY)
+        assert len(told.chances) == told.completion_tokens
+        leaving = live.stream(REQUESTS[0], DecodingConfig(max_new_tokens=200))
+        await anext(leaving)
+        before = live._generator.decoder.num_steps
+        await leaving.aclose()  # type: ignore[attr-defined]
+        await live.answer(REQUESTS[1], DecodingConfig(max_new_tokens=2))
+        assert live._generator.decoder.num_steps - before < 50
+    finally:
+        live.close()
+        plain.close()
 
 
 async def test_caller_that_leaves_frees_its_row_at_once(live: LiveTransformers) -> None:
