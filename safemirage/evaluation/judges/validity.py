@@ -40,7 +40,7 @@ VALIDITY: Mapping[str, tuple[Validity, ...]] = {
     ),
     RefusalRulesJudge.name: (
         Validity(data=_VLGUARD, missed=3, refusals=1000, flagged=5, others=558),
-        Validity(data=_XSTEST, missed=7, refusals=441, flagged=11, others=406),
+        Validity(data=_XSTEST, missed=7, refusals=441, flagged=10, others=406),
     ),
 }
 """Of judges that are the same everywhere; tests count them again."""
