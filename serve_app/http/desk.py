@@ -145,13 +145,6 @@ class Desk:
             )
         if is_restricted(model, self._restricted):
             self._audit.write("unredacted", caller.name, door="chat", model=model)
-        if len(questions) > self.limits.choices:
-            raise ApiError(
-                400,
-                f"n: {len(questions)} answers in one request; the limit is {self.limits.choices}",
-                param="n",
-                code="invalid_value",
-            )
         wants_schema = any(one.request.schema is not None for one in questions)
         if wants_schema and not self._follows_schemas:
             raise ApiError(
@@ -160,6 +153,16 @@ class Desk:
                 "serve with checkpoints.engine=vllm.",
                 param="response_format",
                 code="unsupported_value",
+            )
+
+    def check_choices(self, count: int) -> None:
+        """Raises ApiError where a request asks for more answers than the limit; before there is anything of each."""
+        if count > self.limits.choices:
+            raise ApiError(
+                400,
+                f"n: {str(count)[:20]} answers in one request; the limit is {self.limits.choices}",
+                param="n",
+                code="invalid_value",
             )
 
     def decoding(

@@ -75,6 +75,7 @@ async def chat(desk: Desk, body: ChatBody, caller: Caller) -> dict[str, Any]:
 
 def read_chat(desk: Desk, body: ChatBody) -> list[Question]:
     """What a chat asks, once a choice. Raises ApiError."""
+    desk.check_choices(body.n or 1)
     top = (body.top_logprobs or 0) if body.logprobs else None
     request = desk.conversation(
         body.messages,
@@ -115,6 +116,7 @@ async def completion(desk: Desk, body: CompletionBody, caller: Caller) -> dict[s
 def read_completion(desk: Desk, body: CompletionBody) -> list[Question]:
     """What a completion asks, `n` times a prompt. Raises ApiError."""
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    desk.check_choices(len(prompts) * (body.n or 1))
     longest = max(map(len, prompts))
     if longest > desk.limits.prompt_characters or not all(prompts):
         raise ApiError(

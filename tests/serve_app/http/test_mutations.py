@@ -111,7 +111,7 @@ def mutated(rng: random.Random, tree: Any) -> Any:
             case 1 if isinstance(owner, dict):
                 owner[f"{last}_"] = owner[last]
             case _:
-                owner[last] = rng.choice(VALUES)
+                owner[last] = copy.deepcopy(rng.choice(VALUES))
         if not places(tree)[1:]:
             break
     return tree

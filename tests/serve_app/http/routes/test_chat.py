@@ -138,6 +138,7 @@ async def test_chat_with_a_model_that_is_a_path_is_refused(client: Client, model
     [
         ({"n": 0}, "n", "invalid_value"),
         ({"n": 17}, "n", "invalid_value"),
+        ({"n": 2**70}, "n", "invalid_value"),
         ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
         ({"stop": ["a"] * 5}, "stop", "invalid_value"),
