@@ -99,8 +99,8 @@ def run_block(block: Block, folder: Path, changes: Mapping[str, str], **variable
 
 
 def lines(section: str = "On a cluster") -> list[str]:
-    """The lines of the first block of a section of README, as they are written."""
+    """The lines of the first block of a section of README, as they are written; continued lines are joined."""
     text = README.read_text(encoding="utf-8").partition(f"## {section}\n")[2]
     block = re.search(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     assert block is not None, section
-    return [line for line in block[1].splitlines() if line]
+    return [line for line in block[1].replace("\\\n", " ").splitlines() if line]

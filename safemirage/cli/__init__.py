@@ -85,6 +85,7 @@ app.command("demo", rich_help_panel=_WHOLE)(jobs.demo)
 app.command("reproduce", rich_help_panel=_WHOLE)(jobs.reproduce)
 app.command("serve", rich_help_panel=_WHOLE)(jobs.serve)
 app.add_typer(token.app, name="token", rich_help_panel=_WHOLE)
+app.command("submit", rich_help_panel=_WHOLE)(jobs.submit)
 app.command("job-env", rich_help_panel=_WHOLE)(jobs.job_env)
 
 _BAD_INPUT = (

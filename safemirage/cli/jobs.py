@@ -1,4 +1,4 @@
-"""`safemirage train | search | reproduce | serve | demo`: what runs on Ray, and `job-env`, what a submitted job needs.
+"""`safemirage train | search | reproduce | serve | demo | submit`: what runs on Ray; `job-env`, what a submitted job needs.
 
 Their code lies in `ray_jobs` and `serve_app`, which import this package. It is therefore loaded by name, and only when a
 command is called: `JOBS` is the one place that knows these names.
@@ -7,7 +7,8 @@ command is called: `JOBS` is the one place that knows these names.
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +22,7 @@ JOBS = {
     "reproduce": "ray_jobs.reproduce:run_command",
     "demo": "ray_jobs.demo:run_command",
     "serve": "serve_app.app:run_command",
+    "submit": "ray_jobs.submit:run_command",
 }
 """Command -> module and function."""
 
@@ -106,3 +108,43 @@ def job_env() -> None:
 
     json.dump({"env_vars": read_settings().job_variables()}, sys.stdout)
     sys.stdout.write("\n")
+
+
+def submit(  # noqa: PLR0913 - options of a command
+    command: Annotated[
+        Literal["train", "search", "evaluate", "reproduce"],
+        typer.Argument(metavar="COMMAND", help="train, search, evaluate or reproduce."),
+    ],
+    config: RunFileArgument,
+    overrides: OverridesArgument = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the cluster's dashboard, http://HOST:8265. Default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, a head on "
+            "this machine."
+        ),
+    ] = None,
+    upload: Annotated[
+        bool,
+        typer.Option(
+            help="Upload the code and run files of the current folder, as .rayignore says; --no-upload is for clusters "
+            "where safemirage is installed."
+        ),
+    ] = True,
+    python: Annotated[
+        str, typer.Option(help="The interpreter on the head; default: this one's path.")
+    ] = sys.executable,
+    wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
+) -> None:
+    """Submit a run to a cluster, with the settings of this shell, and follow its log.
+
+    Ctrl-C leaves the job running. Exits with 0 when the job has succeeded, 1 when it failed, 2 when it was not taken.
+    """
+    options = {
+        "address": address,
+        "working_dir": Path.cwd() if upload else None,
+        "python": python,
+        "wait": wait,
+    }
+    module = JOBS[command].partition(":")[0]
+    raise typer.Exit(job("submit")(module, [str(config), *(overrides or ())], **options))

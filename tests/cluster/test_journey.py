@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -124,7 +125,7 @@ def _wait_for_dashboard(process: subprocess.Popen[bytes], log: Path) -> None:
 def shell(
     text: str, project: Path, home: Path, **exported: str
 ) -> subprocess.CompletedProcess[str]:
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH") if name in os.environ}
     return subprocess.run(
         ["bash", "-e", "-c", text],
         cwd=project, env={**kept, "HOME": str(home), **exported},
@@ -135,7 +136,7 @@ def shell(
 def test_jobs_of_readme_run_as_written(
     project: Path, home: Path, head: None, tmp_path: Path
 ) -> None:
-    starts = ("source", "export", "submit")
+    starts = ("source", "export", "safemirage submit", "ray job submit")
     text = "\n".join(line for line in lines() if line.startswith(starts))
     for file, stand_in in STAND_INS.items():
         assert file in text
@@ -146,6 +147,7 @@ def test_jobs_of_readme_run_as_written(
     assert walked.returncode == 0, said
     assert "finished after 6 steps" in said
     assert "chosen: method.beta=" in said
+    assert re.search(r"^job raysubmit_\w+: succeeded$", said, re.MULTILINE)
     assert {"store.db", "mlflow.db", "studies.db"} <= {item.name for item in storage.iterdir()}
     exports = list((storage / "exports").glob("*/manifest.json"))
     assert len(exports) == 2
@@ -160,3 +162,9 @@ def test_jobs_of_readme_run_as_written(
     assert refused.returncode != 0
     assert "data.retain: 'data/retain.json' is relative" in refused.stdout + refused.stderr
     assert "SAFEMIRAGE_DATA" in refused.stdout + refused.stderr
+
+    elsewhere = "safemirage submit --address http://127.0.0.1:9 train tiny.yaml"
+    refused = shell(f"source .venv/bin/activate\n{elsewhere}", project, home)
+    assert refused.returncode == 2
+    assert "--address: http://127.0.0.1:9" in refused.stderr
+    assert "Traceback" not in refused.stderr
