@@ -282,7 +282,7 @@ class BatchesAnswer(Listed):
 class Deleted(Answer):
     id: str
     object: Literal["file"]
-    deleted: bool
+    deleted: Literal[True]
 
 
 class Health(Answer):
@@ -291,16 +291,10 @@ class Health(Answer):
     instance: str
 
 
-class Check(Answer):
-    what: str
-    fine: bool
-    found: str
-
-
 class Readiness(Answer):
     status: Literal["ready", "not ready"]
     parts: dict[str, bool]
-    checks: list[Check]
+    checks: list[dict[str, str | bool]]
 
 
 _EVENTS = "text/event-stream"
