@@ -379,3 +379,21 @@ def test_pages_come_without_a_token(service: Service) -> None:
     for path in ("/", "/docs", "/healthz"):
         assert httpx.get(f"{service.url}{path}").status_code == 200
     assert httpx.get(f"{service.url}/v1/models").status_code == 401
+
+
+def test_operators_are_told_of_the_whole_service(service: Service) -> None:
+    service.openai().chat.completions.create(
+        model=MODELS[0], messages=question(), temperature=0, max_tokens=4
+    )
+    with service.http() as http:
+        ready = http.get("/readyz").json()
+        text = http.get("/metrics").raise_for_status().text
+    assert ready["status"] == "ready"
+    found = {check["what"]: check for check in ready["checks"]}
+    assert found["ray's token mode"]["found"] == "RAY_AUTH_MODE=token"
+    assert all(check["fine"] for check in found.values())
+    assert "safemirage_batch_rows_count" in text
+    # Told by the replica that runs evaluations.
+    assert 'safemirage_evaluation_samples{kind="asked"}' in text
+    database = service.storage.root / "store.db"
+    assert database.stat().st_mode & 0o077 == 0
