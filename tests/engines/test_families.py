@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from safemirage.config.loading.load import ConfigError
+from safemirage.evaluation.generators.vllm import VLLMGenerator
 from safemirage.models.export import write_export
+from safemirage.models.families import FAMILIES
 from safemirage.models.processor import square_images
 from tests.engines.test_vllm import GREEDY, by_transformers, in_own_process, record
 from tests.tiny_families import TINY_MEMBERS, TinyMember
@@ -29,12 +32,8 @@ def export(folder: Path, member: TinyMember) -> Path:
     return folder
 
 
-NOT_TRIED = ("qwen3_vl", "llava_onevision", "internvl", "idefics3", "smolvlm")
-"""Families whose exports no vLLM has read yet; docs/reference/models.md says so."""
-
-
 @pytest.mark.parametrize(
-    "family", [name for name in TINY_MEMBERS if name not in ("llava", *NOT_TRIED)]
+    "family", [name for name in TINY_MEMBERS if name != "llava" and FAMILIES[name].alike_in_vllm]
 )
 def test_member_answers_alike_in_vllm_and_in_transformers(family: str, tmp_path: Path) -> None:
     folder = export(tmp_path / "export", TINY_MEMBERS[family]())
@@ -51,3 +50,12 @@ def test_padded_images_are_the_same_in_vllm_and_in_transformers(tmp_path: Path) 
     expected = by_transformers(folder)
     assert expected != plain
     assert in_own_process(folder, GREEDY).answers[0] == expected
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if not FAMILIES[name].alike_in_vllm])
+def test_family_that_vllm_answers_otherwise_for_is_refused_by_vllm(
+    family: str, tmp_path: Path
+) -> None:
+    folder = export(tmp_path / "export", TINY_MEMBERS[family]())
+    with pytest.raises(ConfigError, match=f"family {family}.*name: transformers"):
+        VLLMGenerator.load(folder)

@@ -18,6 +18,7 @@ import torch
 from transformers import AutoConfig
 
 from safemirage.config.generators import DecodingConfig
+from safemirage.config.loading.load import ConfigError
 from safemirage.config.model import Presets
 from safemirage.evaluation.generators import RequestRejected
 from safemirage.evaluation.generators.decoding.choice import RowChoice
@@ -118,7 +119,8 @@ class VLLMGenerator:
             max_images: images of one conversation; vLLM keeps memory for as many.
 
         Raises:
-            ConfigError: nothing at `path`, or presets that its family does not have.
+            ConfigError: nothing at `path`, presets that its family does not have, or a family that vLLM answers for
+                otherwise than transformers does.
             ExportError: the folder is not what its manifest says.
         """
         folder = resolve_model(str(path))
@@ -126,7 +128,13 @@ class VLLMGenerator:
             folder = merge_export(folder, dtype=dtype)
         known = verify_export(folder).files if (folder / MANIFEST_NAME).is_file() else None
         config = AutoConfig.from_pretrained(folder)
-        processor = load_processor(folder, family_of(config), config, presets=presets)
+        family = family_of(config)
+        if not family.alike_in_vllm:
+            raise ConfigError(
+                f"{path}: vLLM does not give the answers that transformers gives for models of the family {family.name}, "
+                "so it is not used for them; take name: transformers (engine: transformers in a service's file)"
+            )
+        processor = load_processor(folder, family, config, presets=presets)
         view = None
         if presets != _AS_SAVED:
             # vLLM prepares images by the processor that it reads from the model's folder, also after its start.

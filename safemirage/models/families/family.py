@@ -40,6 +40,8 @@ class Family:
     `model.image_preprocessing`. Families that take images as they are have no use for either."""
     patch_size_in_model: bool = False
     """Processors saved before transformers 4.46 leave patch size and feature selection to the model's config."""
+    alike_in_vllm: bool = True
+    """Whether vLLM was seen to give the text that transformers gives; vLLM is refused where it was not."""
     video_processor: str | None = None
     """The class of its processor's part for videos. None is ever read here, but the processor loads it."""
 

@@ -32,4 +32,5 @@ IDEFICS3 = Family(
         "{%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}"
     ),
     supports_shared_prefix=True,
+    alike_in_vllm=False,
 )

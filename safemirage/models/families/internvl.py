@@ -24,5 +24,6 @@ INTERNVL = Family(
     # ChatML without vision tokens: the processor writes its own around each image.
     chat_template=CHATML.replace("<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\n"),
     supports_shared_prefix=True,
+    alike_in_vllm=False,
     video_processor="InternVLVideoProcessor",
 )

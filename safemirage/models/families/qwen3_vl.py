@@ -18,5 +18,6 @@ QWEN3_VL = replace(
         ("lm_head.", "lm_head."),
     ),
     chat_template=CHATML,
+    alike_in_vllm=False,
     video_processor="Qwen3VLVideoProcessor",
 )
