@@ -51,6 +51,7 @@ from transformers import (
     SmolVLMVideoProcessor,
 )
 
+from safemirage.models.export import ExportRecord, write_export
 from safemirage.models.families import (
     IDEFICS3,
     INTERNVL,
@@ -351,6 +352,27 @@ def make_tiny_member(folder: Path, family: str) -> Path:
     member = TINY_MEMBERS[family]()
     member.model.save_pretrained(folder)
     member.processor.save_pretrained(folder)
+    return folder
+
+
+def export_member(folder: Path, member: TinyMember) -> Path:
+    """Writes model and processor as the export of a run; returns the folder."""
+    write_export(
+        folder,
+        model=member.model,
+        processor=member.processor,
+        state_dict=None,
+        family=member.family,
+        record=ExportRecord(
+            run_id="run",
+            identity="1" * 64,
+            method="sft",
+            base=None,
+            config={},
+            metrics={},
+            git_commit=None,
+        ),
+    )
     return folder
 
 

@@ -222,21 +222,23 @@ def _load_in_parts(folder: Path, dtype: DtypeName, attention: Attention, take: T
     model.tie_weights()
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    stored = _stored_tensors(folder, family_of(model.config))
+    family = family_of(model.config)
+    files = _files_of_tensors(folder)
     for name, parameter in model.named_parameters():
-        if name not in stored:
+        key = next((key for key in family.stored_names(name) if key in files), None)
+        if key is None:
             raise ExportError(f"{folder}: holds no weight {name!r}")
-        take(parameter, partial(_read_tensor, *stored[name], parameter.dtype))
+        take(parameter, partial(_read_tensor, files[key], key, parameter.dtype))
     known = manifest.files if manifest is not None else None
     return _Weights(model=model, digest=weights_digest(folder, known=known))
 
 
-def _stored_tensors(folder: Path, family: Family) -> dict[str, tuple[Path, str]]:
-    """The file of each weight and its name there, by its name in the model."""
-    found: dict[str, tuple[Path, str]] = {}
+def _files_of_tensors(folder: Path) -> dict[str, Path]:
+    """The file of each stored tensor, by the name that it has there."""
+    found: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            found |= {family.loaded_name(key): (file, key) for key in tensors.keys()}  # noqa: SIM118
+            found |= dict.fromkeys(tensors.keys(), file)
     return found
 
 

@@ -89,7 +89,9 @@ def test_grey_of_16_bits_reaches_black_and_white() -> None:
 
 
 @pytest.mark.parametrize(
-    "image", [grey(70_000, "int32"), grey(-1, "int32"), grey(1, "float32")], ids=str
+    "image",
+    [grey(70_000, "int32"), grey(-1, "int32"), grey(1, "float32")],
+    ids=["too-bright", "negative", "float"],
 )
 def test_grey_of_32_bits_is_refused_with_the_way_out(image: Image.Image, tmp_path: Path) -> None:
     path = tmp_path / "depth.tiff"

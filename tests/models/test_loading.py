@@ -16,7 +16,7 @@ from safemirage.models.loading import (
 )
 from safemirage.models.processor import load_processor
 from tests.tiny import make_tiny_llava, tiny_config
-from tests.tiny_families import TINY_MEMBERS, make_tiny_member
+from tests.tiny_families import TINY_MEMBERS, export_member, make_tiny_member
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +200,19 @@ def test_processor_from_before_it_held_patches_takes_them_from_the_model(tmp_pat
     assert [getattr(processor, name) for name in names] == [8, "default", 1]
 
 
-@pytest.mark.parametrize("family", TINY_MEMBERS)
-def test_loading_in_parts_gives_the_model_that_is_loaded_whole(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "layout"),
+    [("llava", "as saved"), *((name, "as published") for name in TINY_MEMBERS)],
+)
+def test_loading_in_parts_gives_the_model_that_is_loaded_whole(
+    family: str, layout: str, tmp_path: Path
+) -> None:
     """The parameters are handed over one by one; nothing else of a parameter was in memory before."""
-    config = ModelConfig(path=str(make_tiny_member(tmp_path / "model", family)))
+    if layout == "as saved":
+        make_tiny_member(tmp_path / "model", family)
+    else:
+        export_member(tmp_path / "model", TINY_MEMBERS[family]())
+    config = ModelConfig(path=str(tmp_path / "model"))
     taken: list[int] = []
 
     def take(parameter: nn.Parameter, read: Callable[[], Tensor]) -> None:

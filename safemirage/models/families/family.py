@@ -57,6 +57,14 @@ class Family:
         known = ", ".join(loaded for loaded, _ in self.hub_prefixes)
         raise ValueError(f"parameter {name!r} belongs to no part of a {self.name} model: {known}")
 
+    def stored_names(self, name: str) -> tuple[str, ...]:
+        """What a parameter may be called in a file: as in the public layout, as in the model, or without its first prefix.
+
+        Asked in this direction because several parameters may have one public prefix: of CLIP's tower transformers drops
+        the inner one on load, and which of the two a model has is not seen in the file.
+        """
+        return self.hub_name(name), name, name.removeprefix("model.")
+
     def loaded_name(self, name: str) -> str:
         """A parameter's name inside the model, given its name in a file, in the public layout or the model's own."""
         if any(name.startswith(loaded) for loaded, _ in self.hub_prefixes):
