@@ -74,6 +74,10 @@ def _files(settings: Settings) -> Finding:
     store = (
         [Path(database)] if settings.store_url.drivername.startswith("sqlite") and database else []
     )
+    for path in store:
+        # SQLite gives its journals the mode of the database, so a fresh one is made before anybody opens it.
+        if not path.exists() and path.parent.is_dir():
+            path.touch(mode=0o600)
     journals = [one.with_name(one.name + end) for one in store for end in ("-wal", "-shm")]
     for path in (*store, *journals):
         if path.exists() and _is_open(path) and path.stat().st_uid == os.geteuid():

@@ -15,6 +15,10 @@ from tests.vlguard_files import WriteJson
 # Read when torch is imported. Tiny models gain nothing from more threads, and threads that wait by spinning take the
 # cores from the other processes of a test: with one thread a test of many small forwards ran in a tenth of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# GNU readline, which pytest imports, exports these two to the processes that pytest-xdist starts. Tables would then be as
+# narrow as a terminal that is not there.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 VLGUARD = Path(
     os.environ.get("SAFEMIRAGE_VLGUARD")

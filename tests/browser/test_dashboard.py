@@ -183,7 +183,7 @@ def test_dashboard_shows_no_harmful_text_unless_the_token_may(site: Site, page: 
     expect(samples.nth(1)).to_contain_text("redacted")
     assert "take the" not in page.content()
     page.get_by_label("Show answers to unsafe questions").check()
-    expect(page.locator("#samples-error")).to_contain_text("'reader'")
+    expect(page.locator("#samples-error")).to_contain_text("'unredacted'")
     assert "take the" not in page.content()
     page.get_by_role("button", name="Forget the token").click()
     page.get_by_label("Bearer token").fill(UNREDACTED)
