@@ -56,11 +56,11 @@ quick: env
 	$(PYTEST) $(TWO) --quick -m "not slow and not postgres and not processes and not model"
 
 test: env
-	@echo "tests: about 15 minutes"
+	@echo "tests: about 10 minutes"
 	$(PYTEST) $(TWO) -m "not slow and not gpu" --durations 15
 
 test-slow: env
-	@echo "slow tests: about 22 minutes"
+	@echo "slow tests: about 25 minutes"
 	$(PYTEST) -m "slow or gpu" --durations 15
 
 test-all: test test-slow
