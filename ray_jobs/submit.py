@@ -9,11 +9,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safemirage.config.loading.load import ConfigError
 from safemirage.settings import read_settings
 
-TOKEN_MODE = "RAY_AUTH_MODE"
 _TOKEN_FILE = Path("~/.ray/auth_token")
 
 
@@ -43,7 +43,7 @@ def run_command(
     if _TOKEN_FILE.expanduser().is_file():
         # A head that finds the file asks for the token without being told; a client sends it only when it is told.
         # Ray reads the variable once, when it is imported.
-        os.environ.setdefault(TOKEN_MODE, "token")
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     environment = {"env_vars": read_settings().job_variables()}
@@ -74,8 +74,8 @@ def run_command(
     return 0 if status == JobStatus.SUCCEEDED else 1
 
 
-async def _follow(client: object, job: str) -> None:
-    async for text in client.tail_job_logs(job):  # type: ignore[attr-defined]
+async def _follow(client: Any, job: str) -> None:
+    async for text in client.tail_job_logs(job):
         sys.stdout.write(text)
         sys.stdout.flush()
 
